@@ -1,0 +1,1 @@
+"""What the spectra of weights and updates look like."""

@@ -1,0 +1,1 @@
+"""Training recipes and the comparison of optimizers on them."""
