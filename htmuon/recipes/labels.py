@@ -1,0 +1,65 @@
+"""How optimizers are named, explained and coloured: the same in the table, the figures and the terminal."""
+
+import re
+from dataclasses import dataclass
+
+# Okabe and Ito's palette, told apart under all common colour-vision deficiencies; its yellow and black are left out
+# because one vanishes on a light page and the other on a dark one.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_MARKERS = ("o", "s", "^", "D", "v", "P")
+
+_NAMES = {
+    "adamw": "AdamW",
+    "muon": "Muon",
+    "htmuon": "HTMuon",
+    "normuon": "NorMuon",
+    "adamuon": "AdaMuon",
+    "htnormuon": "HTNorMuon",
+    "htadamuon": "HTAdaMuon",
+}
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one optimizer is drawn: a color, a marker and a line style, so that color is never the only sign."""
+
+    label: str
+    color: str
+    marker: str
+    linestyle: str
+
+
+def label(spec: str) -> str:
+    """The optimizer's name for readers.
+
+    Example:
+        >>> label("htmuon:power=0.25,normalization=rms")
+        'HTMuon (power=0.25, normalization=rms)'
+    """
+    name, _, settings = spec.partition(":")
+    shown = _NAMES.get(name, name)
+    return f"{shown} ({settings.replace(',', ', ')})" if settings else shown
+
+
+def slug(spec: str) -> str:
+    """The optimizer's name in paths.
+
+    Example:
+        >>> slug("htmuon:power=0.25,normalization=rms")
+        'htmuon-power=0.25-normalization=rms'
+    """
+    return re.sub(r"[^A-Za-z0-9.=_]+", "-", spec)
+
+
+def styles(specs: tuple[str, ...]) -> dict[str, Style]:
+    """A style for each optimizer, fixed by its place in the comparison."""
+    dashes = ("-", "--", ":", "-.")
+    return {
+        spec: Style(
+            label=label(spec),
+            color=_COLORS[i % len(_COLORS)],
+            marker=_MARKERS[i % len(_MARKERS)],
+            linestyle=dashes[i // len(_COLORS) % len(dashes)],
+        )
+        for i, spec in enumerate(specs)
+    }

@@ -1,0 +1,124 @@
+"""Figures of spectra: singular values of weights and updates by layer type, power-law exponents by layer."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from htmuon.analysis import Estimator, PowerLawFit
+from htmuon.analysis.plots import plot_alphas, plot_spectra
+from htmuon.recipes.figures import Figure, Panel
+from htmuon.recipes.labels import Style
+from htmuon.recipes.run_record import Records, RunRecord, SpectrumKind
+from htmuon.recipes.summary import weight_fits
+
+_INITIAL_COLOR = "#8c959f"
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a hidden matrix sits in the model, read from its parameter name."""
+
+    depth: int
+    layer_type: str
+
+    @classmethod
+    def of(cls, name: str) -> "_Place":
+        parts = name.removesuffix(".weight").split(".")
+        depth = next((int(part) for part in parts if part.isdigit()), 0)
+        return cls(depth, parts[-1])
+
+
+def spectra_figure(records: Records, styles: Mapping[str, Style], kind: SpectrumKind) -> Figure:
+    """Singular values of the final weights or of the last updates, one panel for each type of layer."""
+    by_type: dict[str, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
+    for spec, runs in records.items():
+        for run in runs:
+            for name, sigma in run.spectra[kind].items():
+                by_type[_Place.of(name).layer_type][spec].append(sigma)
+    initial: dict[str, list[Tensor]] = defaultdict(list)
+    if kind == "weights":
+        # Runs of one seed start from the same weights: those of the first optimizer stand for all.
+        for run in next(iter(records.values())):
+            for name, sigma in run.spectra["initial_weights"].items():
+                initial[_Place.of(name).layer_type].append(sigma)
+    what = "final weights" if kind == "weights" else "last update"
+    relative = "" if kind == "weights" else ", divided by the largest"
+    dashed = " Dashed grey: before training." if initial else ""
+    return Figure(
+        name=f"spectra-of-{kind}",
+        title=f"Singular values of the {what}",
+        caption=f"Singular values{relative}, in descending order, for each type of layer: median over layers and "
+        f"seeds, and their range.{dashed}",
+        panels=tuple(
+            Panel(
+                title=layer_type,
+                draw=partial(
+                    _draw_spectra, spectra=spectra, initial=initial.get(layer_type, []), styles=styles, kind=kind
+                ),
+            )
+            for layer_type, spectra in by_type.items()
+        ),
+        small=True,
+    )
+
+
+def _draw_spectra(
+    ax: Axes,
+    *,
+    spectra: Mapping[str, Sequence[Tensor]],
+    initial: Sequence[Tensor],
+    styles: Mapping[str, Style],
+    kind: SpectrumKind,
+) -> None:
+    if initial:
+        plot_spectra(ax, initial, label="before training", color=_INITIAL_COLOR, linestyle="--")
+    for spec, sigmas in spectra.items():
+        style = styles[spec]
+        plot_spectra(
+            ax, sigmas, label=style.label, color=style.color, relative=kind == "updates", linestyle=style.linestyle
+        )
+    ax.set_xlabel("index")
+
+
+def alpha_figure(records: Records, styles: Mapping[str, Style]) -> Figure:
+    """Power-law exponent of the final weights by layer, one panel for each estimator."""
+    names: dict[Estimator, str] = {"ks": "KS estimator (WeightWatcher's)", "hill": "median Hill estimator"}
+    draw: Callable[..., None] = partial(_draw_alphas, records=records, styles=styles)
+    return Figure(
+        name="alpha-by-layer",
+        title="Heavy tails of the weights: alpha by layer",
+        caption="Exponent alpha of a power law fitted to the eigenvalues of W^T W of the final weights: a smaller alpha "
+        "is a heavier tail. Points are matrices, lines their means, dashed grey is before training. The two estimators are not "
+        "comparable with each other.",
+        panels=tuple(
+            Panel(title=f"alpha, {name}", draw=partial(draw, estimator=estimator)) for estimator, name in names.items()
+        ),
+    )
+
+
+def _draw_alphas(ax: Axes, *, records: Records, styles: Mapping[str, Style], estimator: Estimator) -> None:
+    first = next(iter(records.values()))
+    initial = _fits_by_depth(first, estimator, initial=True)
+    if initial:
+        plot_alphas(ax, initial, label="before training", color=_INITIAL_COLOR, marker="")
+    for spec, runs in records.items():
+        style = styles[spec]
+        plot_alphas(ax, _fits_by_depth(runs, estimator), label=style.label, color=style.color, marker=style.marker)
+    ax.set(xlabel="layer", ylabel="alpha")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.legend()
+
+
+def _fits_by_depth(
+    runs: Sequence[RunRecord], estimator: Estimator, initial: bool = False
+) -> dict[int, list[PowerLawFit]]:
+    fits: dict[int, list[PowerLawFit]] = defaultdict(list)
+    for run in runs:
+        for name, fit in weight_fits(run, estimator, initial=initial).items():
+            fits[_Place.of(name).depth].append(fit)
+    return fits

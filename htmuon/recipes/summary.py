@@ -1,0 +1,207 @@
+"""The table of a comparison: one row of measured numbers for each optimizer."""
+
+import csv
+import io
+import json
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from htmuon.analysis import Estimator, PowerLawFit, fit_power_law
+from htmuon.recipes.run_record import Curve, Records, RunRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSummary:
+    """Measurements of one optimizer over its report runs; lists go by seed.
+
+    Attributes:
+        spec: the optimizer as given, such as "htmuon:power=0.25".
+        lr: tuned learning rate of the matrix parameters (of all parameters for AdamW).
+        adamw_lr: learning rate of the other parameters.
+        seeds: seeds of the finished runs.
+        losses: final validation losses in nats per token; infinite where the run diverged.
+        differences: losses minus those of the baseline with the same seed; empty where there is none.
+        seconds_per_step: median over the runs.
+        optimizer_seconds_per_step: the part of it spent in the optimizer.
+        optimizer_state_bytes: size of the optimizer's state.
+        peak_memory_bytes: largest over the runs; None where it was not measured.
+        alpha_ks: mean over matrices and seeds of the power-law exponent of the final weights, KS estimator.
+        alpha_hill: the same, median Hill estimator.
+        steps_to_baseline: first step at which the mean validation loss is at most the baseline's final one, by linear
+            interpolation between evaluations; None if it never is.
+        tokens_to_baseline: tokens seen by then.
+        skipped_steps: steps skipped for a gradient that was not finite, over all runs.
+    """
+
+    spec: str
+    lr: float
+    adamw_lr: float
+    seeds: tuple[int, ...]
+    losses: tuple[float, ...]
+    differences: tuple[float, ...]
+    seconds_per_step: float
+    optimizer_seconds_per_step: float
+    optimizer_state_bytes: int
+    peak_memory_bytes: int | None
+    alpha_ks: float
+    alpha_hill: float
+    steps_to_baseline: float | None
+    tokens_to_baseline: float | None
+    skipped_steps: int
+
+    @property
+    def loss(self) -> float:
+        """Mean validation loss over the seeds; infinite if any run diverged."""
+        return statistics.fmean(self.losses)
+
+    @property
+    def spread(self) -> float | None:
+        """Sample standard deviation of the loss over the seeds; None for a single or a diverged run."""
+        return sample_spread(self.losses)
+
+    @property
+    def perplexity(self) -> float:
+        """Exponential of the mean loss."""
+        return math.exp(self.loss) if self.loss < 700 else math.inf
+
+    @property
+    def difference(self) -> float | None:
+        """Mean over seeds of the loss minus the baseline's of the same seed."""
+        return statistics.fmean(self.differences) if self.differences else None
+
+    @property
+    def difference_spread(self) -> float | None:
+        """Sample standard deviation of the paired differences."""
+        return sample_spread(self.differences)
+
+    @property
+    def optimizer_share(self) -> float:
+        """Part of the step time spent in the optimizer, between 0 and 1."""
+        return self.optimizer_seconds_per_step / self.seconds_per_step if self.seconds_per_step > 0 else 0.0
+
+    @property
+    def diverged(self) -> int:
+        """Number of runs that diverged."""
+        return sum(not math.isfinite(loss) for loss in self.losses)
+
+
+def sample_spread(values: Sequence[float]) -> float | None:
+    """Sample standard deviation; None for fewer than two values or for values that are not finite."""
+    if len(values) < 2 or not all(map(math.isfinite, values)):
+        return None
+    return statistics.stdev(values)
+
+
+def summarize(records: Records) -> list[OptimizerSummary]:
+    """Summaries of optimizers from their report runs; the first optimizer that has runs is the baseline."""
+    summaries: list[OptimizerSummary] = []
+    baseline_records: Sequence[RunRecord] = ()
+    for spec, runs in records.items():
+        if not runs:
+            continue
+        baseline_records = baseline_records or runs
+        summaries.append(_summarize_one(spec, runs, baseline_records))
+    return summaries
+
+
+def _summarize_one(spec: str, runs: Sequence[RunRecord], baseline: Sequence[RunRecord]) -> OptimizerSummary:
+    results = [run.result for run in runs]
+    target = statistics.fmean(run.final_loss for run in baseline)
+    steps = None if runs is baseline else first_crossing(mean_curve([r.curve("evaluation") for r in runs]), target)
+    peaks = [result["peak_memory_bytes"] for result in results if result["peak_memory_bytes"]]
+    return OptimizerSummary(
+        spec=spec,
+        lr=results[0]["lr"],
+        adamw_lr=results[0]["adamw_lr"],
+        seeds=tuple(result["seed"] for result in results),
+        losses=tuple(run.final_loss for run in runs),
+        differences=() if runs is baseline else _paired_differences(runs, baseline),
+        seconds_per_step=statistics.median(result["seconds_per_step"] for result in results),
+        optimizer_seconds_per_step=statistics.median(result["optimizer_seconds_per_step"] for result in results),
+        optimizer_state_bytes=results[0]["optimizer_state_bytes"],
+        peak_memory_bytes=max(peaks, default=None),
+        alpha_ks=mean_alpha(runs, "ks"),
+        alpha_hill=mean_alpha(runs, "hill"),
+        steps_to_baseline=steps,
+        tokens_to_baseline=None if steps is None else steps * results[0]["tokens"] / max(results[0]["steps"], 1),
+        skipped_steps=sum(result["skipped_steps"] for result in results),
+    )
+
+
+def _paired_differences(runs: Sequence[RunRecord], baseline: Sequence[RunRecord]) -> tuple[float, ...]:
+    of_seed = {run.result["seed"]: run.final_loss for run in baseline}
+    pairs = [(run.final_loss, of_seed.get(run.result["seed"], math.inf)) for run in runs]
+    return tuple(loss - other for loss, other in pairs if math.isfinite(loss) and math.isfinite(other))
+
+
+def weight_fits(run: RunRecord, estimator: Estimator, initial: bool = False) -> dict[str, PowerLawFit]:
+    """Power-law fits of the hidden matrices of a run, by parameter name."""
+    sigmas = run.spectra["initial_weights" if initial else "weights"]
+    return {name: fit_power_law(sigma.double().square(), estimator=estimator) for name, sigma in sigmas.items()}
+
+
+def mean_alpha(runs: Iterable[RunRecord], estimator: Estimator) -> float:
+    """Mean exponent over the hidden matrices of all runs; NaN where nothing could be fitted."""
+    alphas = [fit.alpha for run in runs for fit in weight_fits(run, estimator).values() if fit.ok]
+    return statistics.fmean(alphas) if alphas else math.nan
+
+
+def mean_curve(curves: Sequence[Curve]) -> Curve:
+    """Mean over runs at the steps that all of them have."""
+    tables = [dict(zip(curve.steps, curve.values, strict=True)) for curve in curves]
+    common = sorted(set.intersection(*map(set, tables))) if tables else []
+    return Curve(common, [statistics.fmean(table[step] for table in tables) for step in common])
+
+
+def first_crossing(curve: Curve, target: float) -> float | None:
+    """The step at which a curve first comes down to `target`, interpolated linearly.
+
+    Example:
+        >>> first_crossing(Curve([0, 100, 200], [5.0, 4.0, 3.0]), 3.5)
+        150.0
+    """
+    if not math.isfinite(target):
+        return None
+    before: tuple[int, float] | None = None
+    for step, value in zip(curve.steps, curve.values, strict=True):
+        if value <= target:
+            if before is None:
+                return float(step)
+            return before[0] + (step - before[0]) * (before[1] - target) / (before[1] - value)
+        before = (step, value)
+    return None
+
+
+def summary_to_json(summaries: Sequence[OptimizerSummary], about: Mapping[str, Any]) -> str:
+    """The text of summary.json: what was compared, and one object for each optimizer; null where there is no number."""
+    rows = [_plain(summary) for summary in summaries]
+    return json.dumps({**about, "optimizers": rows}, indent=2, allow_nan=False) + "\n"
+
+
+def summary_to_csv(summaries: Sequence[OptimizerSummary]) -> str:
+    """The text of summary.csv: one line for each optimizer; lists joined by spaces, empty where there is no number."""
+    text = io.StringIO()
+    rows = [_plain(summary) for summary in summaries]
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        cells = {key: " ".join(map(str, value)) if isinstance(value, list) else value for key, value in row.items()}
+        writer.writerow(cells)
+    return text.getvalue()
+
+
+def _plain(summary: OptimizerSummary) -> dict[str, Any]:
+    computed = {
+        name: getattr(summary, name)
+        for name in ("loss", "spread", "perplexity", "difference", "difference_spread", "optimizer_share", "diverged")
+    }
+    return {key: _finite_or_none(value) for key, value in {**asdict(summary), **computed}.items()}
+
+
+def _finite_or_none(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_finite_or_none(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,65 @@
+"""The result of a comparison in plain sentences, computed from the numbers, whoever wins."""
+
+import math
+from collections.abc import Sequence
+
+from htmuon.recipes.labels import label
+from htmuon.recipes.summary import OptimizerSummary, sample_spread
+
+
+def verdict(summaries: Sequence[OptimizerSummary]) -> list[str]:
+    """Sentences: the headline, then who beats whom and by how much, what diverged, what a step costs."""
+    ranked = sorted((s for s in summaries if not s.diverged), key=lambda s: s.loss)
+    diverged = [label(s.spec) for s in summaries if s.diverged]
+    failures = [f"Diverged in at least one run: {', '.join(diverged)}."] if diverged else []
+    if not ranked:
+        return failures
+    best = ranked[0]
+    article = "the lowest" if len(summaries) > 1 else "a"
+    numbers = f"{best.loss:.4f} (perplexity {best.perplexity:.2f})"
+    sentences = [f"{label(best.spec)} reaches {article} validation loss of {numbers}."]
+    sentences.extend(_against(best, other) for other in ranked[1:])
+    sentences.extend(failures)
+    if len(best.seeds) < 3 and len(ranked) > 1:
+        count = "One seed gives" if len(best.seeds) == 1 else "Two seeds give"
+        sentences.append(f"{count} an indication, not a proof: add seeds before drawing a conclusion.")
+    sentences.extend(_cost(other, summaries[0]) for other in summaries[1:])
+    return sentences
+
+
+def exceeds_spread(best: OptimizerSummary, other: OptimizerSummary) -> bool | None:
+    """Whether `best` beats `other` on every seed and by more than the spread over seeds; None where there is no spread.
+
+    The spread is the largest of three sample standard deviations: the losses of each, and their paired differences.
+    """
+    paired = _paired(best, other)
+    spreads = [spread for spread in (best.spread, other.spread, sample_spread(paired)) if spread is not None]
+    if len(spreads) < 3:
+        return None
+    return all(difference > 0 for difference in paired) and other.loss - best.loss > max(spreads)
+
+
+def _against(best: OptimizerSummary, other: OptimizerSummary) -> str:
+    gap = f"That is {other.loss - best.loss:.4f} below {label(other.spec)} ({other.loss:.4f})"
+    paired = _paired(best, other)
+    clear = exceeds_spread(best, other)
+    if clear is None:
+        return f"{gap}; with a single seed nothing can be said about chance."
+    if clear:
+        return f"{gap}, more than the spread over seeds, and better on all {len(paired)} seeds."
+    wins = sum(difference > 0 for difference in paired)
+    return f"{gap}, better on {wins} of {len(paired)} seeds: not more than the spread over seeds, so this is a tie."
+
+
+def _paired(best: OptimizerSummary, other: OptimizerSummary) -> list[float]:
+    of_seed = dict(zip(other.seeds, other.losses, strict=True))
+    return [of_seed[seed] - loss for seed, loss in zip(best.seeds, best.losses, strict=True) if seed in of_seed]
+
+
+def _cost(summary: OptimizerSummary, baseline: OptimizerSummary) -> str:
+    ratio = summary.seconds_per_step / baseline.seconds_per_step if baseline.seconds_per_step > 0 else math.nan
+    sentence = f"A step of {label(summary.spec)} takes {ratio:.2f} times as long as one of {label(baseline.spec)}"
+    steps = summary.steps_to_baseline
+    if steps is None:
+        return f"{sentence}."
+    return f"{sentence}; it reaches {label(baseline.spec)}'s final loss after {steps:.0f} steps."
