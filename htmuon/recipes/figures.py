@@ -84,6 +84,9 @@ class Figure:
             canvas = Canvas(figsize=(columns * width, rows * height), layout="constrained")
             for i, panel in enumerate(self.panels):
                 _draw(panel, canvas.add_subplot(rows, columns, i + 1))
+            # One legend for all panels; the report has its own above them.
+            handles, labels = canvas.axes[0].get_legend_handles_labels()
+            canvas.legend(handles, labels, loc="outside upper left", ncols=4)
             image = io.BytesIO()
             canvas.savefig(image, format="png", dpi=140, facecolor="white")
         return image.getvalue()

@@ -1,7 +1,11 @@
 """How optimizers are named, explained and coloured: the same in the table, the figures and the terminal."""
 
+import inspect
 import re
 from dataclasses import dataclass
+
+from htmuon.optim import OPTIMIZERS
+from htmuon.recipes.optimizers import ADAMW, parse_spec
 
 # Okabe and Ito's palette, told apart under all common colour-vision deficiencies; its yellow and black are left out
 # because one vanishes on a light page and the other on a dark one.
@@ -63,3 +67,14 @@ def styles(specs: tuple[str, ...]) -> dict[str, Style]:
         )
         for i, spec in enumerate(specs)
     }
+
+
+def update_rule(spec: str) -> str:
+    """One line on how an optimizer updates a hidden matrix."""
+    name, settings = parse_spec(spec)
+    if name == ADAMW:
+        return "Adam's element-wise rule with decoupled weight decay, for all parameters: no spectrum involved."
+    optimizer = OPTIMIZERS[name]
+    power = settings.get("power", inspect.signature(optimizer).parameters["power"].default)
+    described = (optimizer.__doc__ or "").partition("\n")[0]
+    return f"{described} Here p = {power:g}." if power else described

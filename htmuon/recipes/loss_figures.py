@@ -50,27 +50,26 @@ def _draw_curves(
         visible += _draw_band(ax, curves, styles[spec])
     zoom(ax, visible)
     ax.set(xlabel="step", ylabel="loss (nats per token)")
-    ax.legend()
 
 
 def _draw_by_time(ax: Axes, *, records: Records, styles: Mapping[str, Style]) -> None:
     visible: list[float] = []
     for spec, runs in records.items():
         # The mean over seeds at equal steps, at the optimizer's own pace: seeds differ in pace by noise only.
-        pace = sum(run.result["seconds_per_step"] for run in runs) / len(runs)
+        pace = sum(run.result.seconds_per_step for run in runs) / len(runs)
         visible += _draw_band(ax, [run.curve("evaluation") for run in runs], styles[spec], seconds_per_step=pace)
     zoom(ax, visible)
     ax.set(xlabel="seconds of training (without evaluation)", ylabel="loss (nats per token)")
 
 
 def _draw_differences(ax: Axes, *, records: Records, styles: Mapping[str, Style]) -> None:
-    baseline = {run.result["seed"]: run.curve("evaluation") for run in next(iter(records.values()))}
+    baseline = {run.result.seed: run.curve("evaluation") for run in next(iter(records.values()))}
     visible = [0.0]
     for spec, runs in records.items():
         curves = [
-            _difference(run.curve("evaluation"), baseline[run.result["seed"]])
+            _difference(run.curve("evaluation"), baseline[run.result.seed])
             for run in runs
-            if run.result["seed"] in baseline
+            if run.result.seed in baseline
         ]
         visible += _draw_band(ax, curves, styles[spec])
     zoom(ax, visible)
@@ -151,7 +150,6 @@ def _draw_sensitivity(ax: Axes, *, tuned: Mapping[str, TunedOptimizer], styles: 
             ax.plot([found.lr], [inside[found.lr]], color=style.color, linestyle="", **ring)  # type: ignore[arg-type]
     ax.set_xscale("log")
     ax.set(xlabel="learning rate", ylabel="loss (nats per token)")
-    ax.legend()
 
 
 def cost(summaries: Sequence[OptimizerSummary], styles: Mapping[str, Style]) -> Figure:
@@ -171,7 +169,7 @@ def _draw_cost(ax: Axes, *, summaries: Sequence[OptimizerSummary], styles: Mappi
         total = 1e3 * summary.seconds_per_step
         optimizer = 1e3 * summary.optimizer_seconds_per_step
         ax.barh(row, total - optimizer, color=color, alpha=0.35, height=0.55)
-        ax.barh(row, optimizer, left=total - optimizer, color=color, height=0.55)
+        ax.barh(row, optimizer, left=total - optimizer, color=color, height=0.55, label=styles[summary.spec].label)
         note = f" {total:.3g} ms, optimizer {100 * summary.optimizer_share:.0f} %"
         ax.text(0, row - 0.32, f"{styles[summary.spec].label}:{note}", va="bottom", fontsize=9)
     ax.set_xlim(0, 1.05e3 * longest)

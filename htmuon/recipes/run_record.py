@@ -12,6 +12,8 @@ from typing import Any, Literal
 from safetensors.torch import load_file
 from torch import Tensor
 
+from htmuon.recipes.result import RunResult
+
 SpectrumKind = Literal["weights", "initial_weights", "updates"]
 
 
@@ -34,17 +36,15 @@ class RunRecord:
     folder: Path
 
     @cached_property
-    def result(self) -> dict[str, Any]:
-        """The content of result.json."""
-        result: dict[str, Any] = json.loads((self.folder / "result.json").read_text(encoding="utf-8"))
-        return result
+    def result(self) -> RunResult:
+        """The measurements of the run."""
+        return RunResult.from_dict(json.loads((self.folder / "result.json").read_text(encoding="utf-8")))
 
     @property
     def final_loss(self) -> float:
         """Validation loss of the final weights in nats per token; infinite if the run diverged."""
-        loss = self.result["final_loss"]
-        diverged = self.result["diverged"] or loss is None or not math.isfinite(loss)
-        return math.inf if diverged else float(loss)
+        result = self.result
+        return math.inf if result.diverged or not math.isfinite(result.final_loss) else result.final_loss
 
     @cached_property
     def _metrics(self) -> dict[str, dict[int, dict[str, Any]]]:

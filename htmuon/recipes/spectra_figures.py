@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from torch import Tensor
 
 from htmuon.analysis import Estimator, PowerLawFit
@@ -83,6 +83,10 @@ def _draw_spectra(
             ax, sigmas, label=style.label, color=style.color, relative=kind == "updates", linestyle=style.linestyle
         )
     ax.set_xlabel("index")
+    low, high = ax.get_ylim()
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 100 else (1,)))
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def alpha_figure(records: Records, styles: Mapping[str, Style]) -> Figure:
@@ -92,9 +96,9 @@ def alpha_figure(records: Records, styles: Mapping[str, Style]) -> Figure:
     return Figure(
         name="alpha-by-layer",
         title="Heavy tails of the weights: alpha by layer",
-        caption="Exponent alpha of a power law fitted to the eigenvalues of W^T W of the final weights: a smaller alpha "
-        "is a heavier tail. Points are matrices, lines their means, dashed grey is before training. The two estimators are not "
-        "comparable with each other.",
+        caption="Exponent alpha of a power law fitted to the eigenvalues of W^T W of the final weights: a smaller "
+        "alpha is a heavier tail. Points are matrices, lines their means, grey is before training. The two estimators "
+        "are not comparable with each other.",
         panels=tuple(
             Panel(title=f"alpha, {name}", draw=partial(draw, estimator=estimator)) for estimator, name in names.items()
         ),
@@ -111,7 +115,6 @@ def _draw_alphas(ax: Axes, *, records: Records, styles: Mapping[str, Style], est
         plot_alphas(ax, _fits_by_depth(runs, estimator), label=style.label, color=style.color, marker=style.marker)
     ax.set(xlabel="layer", ylabel="alpha")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.legend()
 
 
 def _fits_by_depth(

@@ -2,14 +2,14 @@
 
 import csv
 import io
-import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from htmuon.analysis import Estimator, PowerLawFit, fit_power_law
+from htmuon.recipes.files import finite
 from htmuon.recipes.run_record import Curve, Records, RunRecord
 
 
@@ -111,29 +111,29 @@ def _summarize_one(spec: str, runs: Sequence[RunRecord], baseline: Sequence[RunR
     results = [run.result for run in runs]
     target = statistics.fmean(run.final_loss for run in baseline)
     steps = None if runs is baseline else first_crossing(mean_curve([r.curve("evaluation") for r in runs]), target)
-    peaks = [result["peak_memory_bytes"] for result in results if result["peak_memory_bytes"]]
+    peaks = [result.peak_memory_bytes for result in results if result.peak_memory_bytes]
     return OptimizerSummary(
         spec=spec,
-        lr=results[0]["lr"],
-        adamw_lr=results[0]["adamw_lr"],
-        seeds=tuple(result["seed"] for result in results),
+        lr=results[0].lr,
+        adamw_lr=results[0].adamw_lr,
+        seeds=tuple(result.seed for result in results),
         losses=tuple(run.final_loss for run in runs),
         differences=() if runs is baseline else _paired_differences(runs, baseline),
-        seconds_per_step=statistics.median(result["seconds_per_step"] for result in results),
-        optimizer_seconds_per_step=statistics.median(result["optimizer_seconds_per_step"] for result in results),
-        optimizer_state_bytes=results[0]["optimizer_state_bytes"],
+        seconds_per_step=statistics.median(result.seconds_per_step for result in results),
+        optimizer_seconds_per_step=statistics.median(result.optimizer_seconds_per_step for result in results),
+        optimizer_state_bytes=results[0].optimizer_state_bytes,
         peak_memory_bytes=max(peaks, default=None),
         alpha_ks=mean_alpha(runs, "ks"),
         alpha_hill=mean_alpha(runs, "hill"),
         steps_to_baseline=steps,
-        tokens_to_baseline=None if steps is None else steps * results[0]["tokens"] / max(results[0]["steps"], 1),
-        skipped_steps=sum(result["skipped_steps"] for result in results),
+        tokens_to_baseline=None if steps is None else steps * results[0].tokens / max(results[0].steps, 1),
+        skipped_steps=sum(result.skipped_steps for result in results),
     )
 
 
 def _paired_differences(runs: Sequence[RunRecord], baseline: Sequence[RunRecord]) -> tuple[float, ...]:
-    of_seed = {run.result["seed"]: run.final_loss for run in baseline}
-    pairs = [(run.final_loss, of_seed.get(run.result["seed"], math.inf)) for run in runs]
+    of_seed = {run.result.seed: run.final_loss for run in baseline}
+    pairs = [(run.final_loss, of_seed.get(run.result.seed, math.inf)) for run in runs]
     return tuple(loss - other for loss, other in pairs if math.isfinite(loss) and math.isfinite(other))
 
 
@@ -175,16 +175,10 @@ def first_crossing(curve: Curve, target: float) -> float | None:
     return None
 
 
-def summary_to_json(summaries: Sequence[OptimizerSummary], about: Mapping[str, Any]) -> str:
-    """The text of summary.json: what was compared, and one object for each optimizer; null where there is no number."""
-    rows = [_plain(summary) for summary in summaries]
-    return json.dumps({**about, "optimizers": rows}, indent=2, allow_nan=False) + "\n"
-
-
 def summary_to_csv(summaries: Sequence[OptimizerSummary]) -> str:
     """The text of summary.csv: one line for each optimizer; lists joined by spaces, empty where there is no number."""
     text = io.StringIO()
-    rows = [_plain(summary) for summary in summaries]
+    rows = [summary_to_dict(summary) for summary in summaries]
     writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
     for row in rows:
@@ -193,15 +187,10 @@ def summary_to_csv(summaries: Sequence[OptimizerSummary]) -> str:
     return text.getvalue()
 
 
-def _plain(summary: OptimizerSummary) -> dict[str, Any]:
-    computed = {
-        name: getattr(summary, name)
-        for name in ("loss", "spread", "perplexity", "difference", "difference_spread", "optimizer_share", "diverged")
-    }
-    return {key: _finite_or_none(value) for key, value in {**asdict(summary), **computed}.items()}
-
-
-def _finite_or_none(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_finite_or_none(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def summary_to_dict(summary: OptimizerSummary) -> dict[str, Any]:
+    """All numbers of a summary, the derived ones too, as plain values; None where there is no finite number."""
+    derived = ("loss", "spread", "perplexity", "difference", "difference_spread", "optimizer_share", "diverged")
+    values = {**asdict(summary), **{name: getattr(summary, name) for name in derived}}
+    plain = finite({key: list(value) if isinstance(value, tuple) else value for key, value in values.items()})
+    assert isinstance(plain, dict)
+    return plain

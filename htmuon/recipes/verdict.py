@@ -40,15 +40,15 @@ def exceeds_spread(best: OptimizerSummary, other: OptimizerSummary) -> bool | No
 
 
 def _against(best: OptimizerSummary, other: OptimizerSummary) -> str:
-    gap = f"That is {other.loss - best.loss:.4f} below {label(other.spec)} ({other.loss:.4f})"
+    gap = f"Against {label(other.spec)} ({other.loss:.4f}) it is {other.loss - best.loss:.4f} lower"
     paired = _paired(best, other)
     clear = exceeds_spread(best, other)
     if clear is None:
-        return f"{gap}; with a single seed nothing can be said about chance."
+        return f"{gap}; a single seed says nothing about chance."
     if clear:
-        return f"{gap}, more than the spread over seeds, and better on all {len(paired)} seeds."
+        return f"{gap}: more than the spread over seeds, and lower on each of the {len(paired)} seeds."
     wins = sum(difference > 0 for difference in paired)
-    return f"{gap}, better on {wins} of {len(paired)} seeds: not more than the spread over seeds, so this is a tie."
+    return f"{gap}, on {wins} of {len(paired)} seeds: not clearly more than the spread over seeds, so call it a tie."
 
 
 def _paired(best: OptimizerSummary, other: OptimizerSummary) -> list[float]:

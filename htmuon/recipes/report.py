@@ -1,0 +1,143 @@
+"""The report of a comparison: summary.json, summary.csv, figures and one self-contained report.html."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined, select_autoescape
+
+from htmuon.recipes import loss_figures, spectra_figures
+from htmuon.recipes.config import RunConfig
+from htmuon.recipes.figures import Figure
+from htmuon.recipes.files import new_file, write_json
+from htmuon.recipes.labels import label, styles, update_rule
+from htmuon.recipes.learning_rates import TunedOptimizer
+from htmuon.recipes.run_record import Records
+from htmuon.recipes.summary import OptimizerSummary, summarize, summary_to_csv, summary_to_dict
+from htmuon.recipes.table import columns
+from htmuon.recipes.verdict import verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Everything that a report is made from.
+
+    Attributes:
+        run: the settings that all runs share.
+        seeds: seeds of the report runs.
+        tuned: how the learning rate of each optimizer was found, by spec, in the order of the report.
+        tuning_seeds: seeds of the tuning runs.
+        tuning_command: what was typed to find the learning rates.
+        command: what was typed to make this comparison.
+        records: the finished report runs by spec; the first optimizer is the baseline.
+        warnings: what the reader must know before trusting the numbers.
+    """
+
+    run: RunConfig
+    seeds: tuple[int, ...]
+    tuned: Mapping[str, TunedOptimizer]
+    tuning_seeds: tuple[int, ...]
+    tuning_command: str
+    command: str
+    records: Records
+    warnings: tuple[str, ...] = ()
+
+
+def write_report(comparison: Comparison, folder: Path) -> list[OptimizerSummary]:
+    """Write summary.json, summary.csv, figures/*.png and report.html, each whole or not at all.
+
+    Args:
+        comparison: at least one optimizer must have a finished run.
+        folder: an existing folder.
+
+    Returns:
+        The summaries, in the order of the comparison.
+    """
+    summaries = write_summary(comparison, folder)
+    figures = build_figures(comparison, summaries)
+    (folder / "figures").mkdir(exist_ok=True)
+    for figure in figures:
+        with new_file(folder / "figures" / f"{figure.name}.png") as path:
+            path.write_bytes(figure.png())
+    _write_text(folder / "report.html", render_html(comparison, summaries, figures))
+    return summaries
+
+
+def write_summary(comparison: Comparison, folder: Path) -> list[OptimizerSummary]:
+    """Write summary.json and summary.csv, and return the summaries."""
+    summaries = summarize(comparison.records)
+    about = {
+        "recipe": comparison.run.recipe,
+        "command": comparison.command,
+        "baseline": summaries[0].spec,
+        "verdict": verdict(summaries),
+        "warnings": list(comparison.warnings),
+    }
+    write_json(folder / "summary.json", {**about, "optimizers": [summary_to_dict(summary) for summary in summaries]})
+    _write_text(folder / "summary.csv", summary_to_csv(summaries))
+    return summaries
+
+
+def build_figures(comparison: Comparison, summaries: list[OptimizerSummary]) -> list[Figure]:
+    """The figures for which there is something to draw, in the order of the report."""
+    style = styles(tuple(comparison.records))
+    records = {spec: runs for spec, runs in comparison.records.items() if runs}
+    tuned = {spec: comparison.tuned[spec] for spec in records}
+    figures = [
+        loss_figures.learning_curves(records, style),
+        loss_figures.sensitivity(tuned, style),
+        loss_figures.cost(summaries, style),
+    ]
+    if any(run.spectra["weights"] for runs in records.values() for run in runs):
+        figures += [
+            spectra_figures.spectra_figure(records, style, "weights"),
+            spectra_figures.spectra_figure(records, style, "updates"),
+            spectra_figures.alpha_figure(records, style),
+        ]
+    return figures
+
+
+def render_html(comparison: Comparison, summaries: list[OptimizerSummary], figures: list[Figure]) -> str:
+    """The text of report.html."""
+    environment = Environment(
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = environment.from_string((files("htmuon.recipes") / "report.html").read_text(encoding="utf-8"))
+    result = next(runs for runs in comparison.records.values() if runs)[0].result
+    return template.render(
+        run=comparison.run,
+        result=result,
+        comparison=comparison,
+        summaries=summaries,
+        verdict=verdict(summaries),
+        styles=styles(tuple(comparison.records)),
+        rules={summary.spec: update_rule(summary.spec) for summary in summaries},
+        columns=columns(label(summaries[0].spec)),
+        best=min(summaries, key=lambda summary: summary.loss).spec,
+        figures=figures,
+        settings=flat_settings(comparison.run.to_dict()),
+        not_interior=[label(spec) for spec in comparison.records if not comparison.tuned[spec].interior],
+    )
+
+
+def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name.
+
+    Example:
+        >>> flat_settings({"steps": 3, "data": {"path": ""}})
+        {'steps': 3, 'data.path': ''}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= flat_settings(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _write_text(path: Path, text: str) -> None:
+    with new_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

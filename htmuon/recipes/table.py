@@ -1,0 +1,96 @@
+"""The columns of the comparison's table: the same numbers in the terminal and in the report."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from htmuon.recipes.summary import OptimizerSummary
+
+_NONE = "-"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column.
+
+    Attributes:
+        header: its heading.
+        meaning: one sentence for the reader of the report.
+        text: the cell of a summary.
+        brief: whether the terminal shows it too.
+    """
+
+    header: str
+    meaning: str
+    text: Callable[[OptimizerSummary], str]
+    brief: bool = True
+
+
+def format_bytes(size: int | None) -> str:
+    """A size with three digits and a decimal unit.
+
+    Example:
+        >>> format_bytes(12_345_678), format_bytes(999), format_bytes(None)
+        ('12.3 MB', '999 B', '-')
+    """
+    if size is None:
+        return _NONE
+    value, units = float(size), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 999.5 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.3g} {units[0]}"
+
+
+def _loss(summary: OptimizerSummary) -> str:
+    if summary.diverged:
+        return f"diverged ({summary.diverged} of {len(summary.losses)})"
+    return _with_spread(f"{summary.loss:.4f}", summary.spread)
+
+
+def _difference(summary: OptimizerSummary) -> str:
+    if summary.difference is None or summary.diverged:
+        return _NONE
+    return _with_spread(f"{summary.difference:+.4f}", summary.difference_spread)
+
+
+def _with_spread(value: str, spread: float | None) -> str:
+    return value if spread is None else f"{value} ± {spread:.4f}"
+
+
+def _alpha(value: float) -> str:
+    return f"{value:.2f}" if math.isfinite(value) else _NONE
+
+
+def _perplexity(summary: OptimizerSummary) -> str:
+    return f"{summary.perplexity:.2f}" if math.isfinite(summary.perplexity) else _NONE
+
+
+def _steps(summary: OptimizerSummary) -> str:
+    return _NONE if summary.steps_to_baseline is None else f"{summary.steps_to_baseline:.0f}"
+
+
+def _tokens(summary: OptimizerSummary) -> str:
+    return _NONE if summary.tokens_to_baseline is None else f"{summary.tokens_to_baseline:,.0f}"
+
+
+def columns(baseline: str) -> tuple[Column, ...]:
+    """The columns of a comparison with the optimizer called `baseline`."""
+    return (
+        Column("validation loss", "Nats per token, report documents: mean ± standard deviation over seeds.", _loss),
+        Column("perplexity", "Exponential of the mean loss.", _perplexity),
+        Column(f"vs {baseline}", f"Loss minus {baseline}'s, paired by seed: mean ± standard deviation.", _difference),
+        Column("lr", "Peak learning rate of the hidden matrices.", lambda s: f"{s.lr:.3g}"),
+        Column("ms/step", "Median time of a training step.", lambda s: f"{1e3 * s.seconds_per_step:.3g}"),
+        Column("optimizer", "Share of the optimizer in that time.", lambda s: f"{100 * s.optimizer_share:.0f} %"),
+        Column("state", "Size of the optimizer's state.", lambda s: format_bytes(s.optimizer_state_bytes), brief=False),
+        Column("peak memory", "Highest over the runs.", lambda s: format_bytes(s.peak_memory_bytes), brief=False),
+        Column("alpha (KS)", "Mean power-law exponent of the weights, KS estimator.", lambda s: _alpha(s.alpha_ks)),
+        Column(
+            "alpha (Hill)",
+            "The same by the median Hill estimator; the two are not comparable.",
+            lambda s: _alpha(s.alpha_hill),
+            brief=False,
+        ),
+        Column(f"steps to {baseline}", f"Steps to reach {baseline}'s final validation loss.", _steps, brief=False),
+        Column(f"tokens to {baseline}", "The same in training tokens.", _tokens, brief=False),
+    )

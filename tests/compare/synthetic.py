@@ -1,0 +1,83 @@
+"""Run folders with known numbers, in the format that the trainer writes."""
+
+import json
+import math
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from htmuon.recipes.files import write_json
+from htmuon.recipes.result import RunResult
+
+LAYER_TYPES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
+MLP_TYPES = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+
+
+def write_run(
+    folder: Path,
+    *,
+    optimizer: str,
+    seed: int,
+    final_loss: float,
+    lr: float = 0.02,
+    steps: int = 200,
+    seconds: float = 0.1,
+    optimizer_seconds: float = 0.02,
+    exponent: float = 0.125,
+    diverged: bool = False,
+) -> None:
+    """A finished run whose loss falls like exp(-4 step / steps) to `final_loss`, and whose updates are i^-exponent."""
+    folder.mkdir(parents=True)
+    noise = torch.randn(steps + 1, generator=torch.Generator().manual_seed(seed))
+    lines = []
+    for step in range(1, steps + 1):
+        loss = final_loss + 5 * (math.exp(-4 * step / steps) - math.exp(-4))
+        entry = {"kind": "train", "step": step, "loss": loss + 0.05 * float(noise[step]), "lr": lr}
+        lines.append(
+            {**entry, "seconds_per_step": seconds, "optimizer_seconds": optimizer_seconds, "tokens": 100 * step}
+        )
+        if step % (steps // 10) == 0:
+            lines.append({"kind": "evaluation", "step": step, "loss": loss, "documents": "report"})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = RunResult(
+        final_loss=math.nan if diverged else final_loss,
+        documents="report",
+        steps=steps,
+        tokens=100 * steps,
+        seconds_per_step=seconds,
+        optimizer_seconds_per_step=optimizer_seconds,
+        peak_memory_bytes=10**9,
+        optimizer_state_bytes=2 * 10**7,
+        skipped_steps=0,
+        parameters=10**6,
+        hidden_parameters=8 * 10**5,
+        versions={"python": "3.12", "torch": "2.9"},
+        device="cpu",
+        threads=1,
+        precision="float32",
+        optimizer=optimizer,
+        lr=lr,
+        adamw_lr=0.004,
+        weight_decay=0.1,
+        seed=seed,
+        diverged=diverged,
+        data_fingerprint="synthetic",
+    )
+    write_json(folder / "result.json", result.to_dict())
+    if not diverged:
+        save_file(_spectra(exponent, seed), folder / "spectra.safetensors")
+
+
+def _spectra(exponent: float, seed: int) -> dict[str, torch.Tensor]:
+    index = torch.arange(1, 65, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(seed)
+    spectra = {}
+    for layer in range(3):
+        for layer_type in (*LAYER_TYPES, *MLP_TYPES):
+            name = f"model.layers.{layer}.{layer_type}.weight"
+            random = torch.linalg.svdvals(torch.randn(64, 96, generator=generator) / 10)
+            spectra[f"initial_weights/{name}"] = random
+            spectra[f"weights/{name}"] = random + 3 * (layer + 1) * index ** -(0.5 + exponent)
+            spectra[f"updates/{name}"] = index**-exponent
+    return spectra
