@@ -3,7 +3,7 @@
 from typing import Literal, get_args
 
 Normalization = Literal["none", "spectral", "rms", "lmo"]
-AdjustLrFn = Literal["original", "match_rms_adamw", "none"]
+AdjustLrFn = Literal["original", "match_rms_adamw"]
 MatrixView = Literal["linear", "transposed", "conv", "conv_transpose"]
 
 NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)

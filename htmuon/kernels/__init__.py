@@ -1,0 +1,8 @@
+"""Device code behind a few verbs; every verb has a plain torch twin.
+
+The verbs say what an algorithm needs, not how a device does it: `linalg` is written once in them.
+"""
+
+from htmuon.kernels.symmetric import gram as gram
+
+__all__ = ["gram"]

@@ -1,0 +1,20 @@
+"""How a function of the singular values is computed: pure functions on stacks `[*batch, m, n]`."""
+
+from htmuon.linalg.base import METHODS, Accuracy, Mapped, Method, ScalarFunction
+from htmuon.linalg.eigh import Eigh
+from htmuon.linalg.newton_schulz import NewtonSchulz
+from htmuon.linalg.select import check_method, select_method
+from htmuon.linalg.svd import SVD
+
+__all__ = [
+    "METHODS",
+    "SVD",
+    "Accuracy",
+    "Eigh",
+    "Mapped",
+    "Method",
+    "NewtonSchulz",
+    "ScalarFunction",
+    "check_method",
+    "select_method",
+]

@@ -1,0 +1,127 @@
+"""How a function of the singular values is computed.
+
+Three ideas. A *scalar function* `g` says what weight a direction gets, as a function of its relative singular value
+`sigma / sigma_1` in (0, 1]. A *method* computes `U g(S / sigma_1) V^T` from `M = U S V^T`: by a decomposition (`svd`,
+`eigh`) or by matrix products alone (`newton_schulz`). What it returns is a `Mapped` matrix, together with `sigma_1` and
+the rank, from which the size of the result can be fixed in any way afterwards.
+
+Everything is relative to `sigma_1`, so no method ever sees the scale of its input, and zero directions map to zero for
+every `g` (the convention of the pseudo-inverse, which makes negative powers finite).
+"""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from htmuon._registry import Registry
+
+
+class ScalarFunction(Protocol):
+    """A function of the relative singular values.
+
+    `power` is the exponent where the function is `x -> x^power`, and None where it is any other function; methods that
+    are made of products alone can compute only what they have a recipe for, and ask for it.
+    """
+
+    @property
+    def power(self) -> float | Tensor | None:
+        """The exponent of `x -> x^power`, or None."""
+
+    def __call__(self, relative: Tensor) -> Tensor:
+        """Weights `[*batch, r]` of directions with relative singular values `[*batch, r]` in (0, 1], in any order."""
+
+
+class Mapped(NamedTuple):
+    """`U g(S / sigma_1) V^T`, and what is needed to fix its size.
+
+    Attributes:
+        matrix: `[*batch, m, n]`, float32 or float64; zero where the input was zero.
+        sigma_1: `[*batch, 1, 1]`, the largest singular value of the input.
+        rank: `[*batch, 1, 1]`, how many directions the method kept.
+    """
+
+    matrix: Tensor
+    sigma_1: Tensor
+    rank: Tensor
+
+
+class Accuracy(NamedTuple):
+    """Where a method keeps its promise.
+
+    Attributes:
+        tolerance: largest relative error of the weight of a direction.
+        smallest: the smallest `sigma / sigma_1` for which that holds. Below it the result is finite and, for p > 0, no
+            direction weighs more than one at this value.
+    """
+
+    tolerance: float
+    smallest: float
+
+
+class Method(ABC):
+    """One way of computing `U g(S / sigma_1) V^T` on finite real matrices `[*batch, m, n]`."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def __call__(self, matrix: Tensor, function: ScalarFunction) -> Mapped:
+        """Apply `function` to the relative singular values of every matrix of a stack `[*batch, m, n]`."""
+
+    @abstractmethod
+    def accuracy(self, matrix: Tensor, power: float) -> Accuracy:
+        """The error that this method promises for matrices like `matrix` (its shape and dtype) at exponent `power`."""
+
+    def require(self, power: float | Tensor | None) -> None:  # noqa: B027 - most methods compute every function
+        """Raise ValueError if the method has no recipe for `power` (None: a function that is not a power)."""
+
+
+METHODS: Registry[Method] = Registry("method")
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """float64 where the device has it (Apple's MPS has not), float32 elsewhere."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def working(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of results: float64 stays float64, everything narrower is worked on in float32."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def short_side_first(matrix: Tensor) -> tuple[Tensor, bool]:
+    """`[*batch, m, n]` as a matrix with m <= n, and whether it had to be transposed for that."""
+    tall = matrix.shape[-2] > matrix.shape[-1]
+    return (matrix.mT if tall else matrix), tall
+
+
+def positive(value: Tensor) -> Tensor:
+    """`value`, with 1 where it is zero: a divisor that leaves zero matrices zero."""
+    return torch.where(value > 0, value, torch.ones_like(value))
+
+
+def unit_scale(matrix: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """`(matrix / largest entry, largest entry)` in `dtype`: products of the first neither overflow nor vanish."""
+    wide = matrix.to(dtype)
+    scale = positive(wide.abs().amax(dim=(-2, -1), keepdim=True))
+    return wide / scale, scale
+
+
+def direction_weights(sigma: Tensor, function: ScalarFunction, cutoff: float) -> tuple[Tensor, Tensor, Tensor]:
+    """What each direction weighs, given all singular values.
+
+    Args:
+        sigma: `[*batch, r]`, non-negative, in any order.
+        function: the scalar function.
+        cutoff: relative singular values at or below this are rounding, and count as zero.
+
+    Returns:
+        `g(sigma / sigma_1)` as `[*batch, r]`, `sigma_1` and the rank as `[*batch, 1, 1]`.
+    """
+    sigma_1 = sigma.amax(dim=-1, keepdim=True)
+    relative = sigma / positive(sigma_1)
+    kept = relative > cutoff
+    # The clamp keeps x^p finite where the result is thrown away.
+    weights = torch.where(kept, function(relative.clamp(min=cutoff)), 0.0)
+    return weights, sigma_1.unsqueeze(-1), kept.sum(dim=-1, keepdim=True).unsqueeze(-1)

@@ -1,0 +1,56 @@
+"""The CPU default: an eigendecomposition of the Gram matrix on the short side."""
+
+import torch
+from torch import Tensor
+
+from htmuon.kernels import gram
+from htmuon.linalg.base import (
+    METHODS,
+    Accuracy,
+    Mapped,
+    Method,
+    ScalarFunction,
+    direction_weights,
+    positive,
+    short_side_first,
+    unit_scale,
+    widest,
+    working,
+)
+
+
+class Eigh(Method):
+    """Eigendecomposition of the short-side Gram matrix in float64; two to three times as fast as an SVD.
+
+    For `M` with m <= n: `M M^T = U S^2 U^T`, then `B = U^T M`, whose rows are `sigma_i v_i^T`. The singular values are
+    taken from the lengths of these rows and not from the eigenvalues: an eigenvalue carries an error of `eps sigma_1^2`,
+    which drowns every `sigma < sqrt(eps) sigma_1`, while a row carries `eps sigma_1`. The eigenvectors are needed in
+    float64 for the same reason: in float32 a trace of the first direction in the last ones is as large as their own
+    length at condition 1e4. The last product, of factors that are all of order one, is done in the dtype of the result.
+
+    Not for matrices whose condition exceeds 1e6: use `svd`.
+    """
+
+    name = "eigh"
+
+    def __call__(self, matrix: Tensor, function: ScalarFunction) -> Mapped:
+        """Apply `function` to the relative singular values."""
+        wide, tall = short_side_first(matrix)
+        scaled, scale = unit_scale(wide, widest(matrix.device))
+        _, u = torch.linalg.eigh(gram(scaled))
+        rows = u.mT @ scaled
+        sigma = torch.linalg.vector_norm(rows, dim=-1)
+        cutoff = torch.finfo(scaled.dtype).eps * max(matrix.shape[-2:])
+        weights, sigma_1, rank = direction_weights(sigma, function, cutoff)
+        dtype = working(matrix.dtype)
+        mapped = u.to(dtype) @ (rows * (weights / positive(sigma)).unsqueeze(-1)).to(dtype)
+        return Mapped(mapped.mT if tall else mapped, (sigma_1 * scale).to(dtype), rank)
+
+    def accuracy(self, matrix: Tensor, power: float) -> Accuracy:
+        """Rows of neighbouring small directions mix by `eps / x^2`, which sets the range for a given tolerance."""
+        tolerance = 1e-3
+        eps = torch.finfo(widest(matrix.device)).eps * min(matrix.shape[-2:]) ** 0.5
+        return Accuracy(tolerance, (eps / tolerance) ** 0.5)
+
+
+METHODS.register(Eigh.name)(Eigh())

@@ -1,0 +1,135 @@
+"""The published products-only recipes: Muon's polar factor, and a correct form of HTMuon_NS."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from htmuon.kernels import gram
+from htmuon.linalg.base import (
+    METHODS,
+    Accuracy,
+    Mapped,
+    Method,
+    ScalarFunction,
+    positive,
+    short_side_first,
+    unit_scale,
+    widest,
+    working,
+)
+from htmuon.linalg.norms import spectral_norm_of_gram
+
+# Keller Jordan's quintic (https://kellerjordan.github.io/posts/muon/), the default of torch.optim.Muon.
+QUINTIC = (3.4445, -4.7750, 2.0315)
+QUINTIC_STEPS = 5
+
+# Polar Express (arXiv 2505.16932), the quintics for singular values in [1e-3, 1]; the last one is the Newton-Schulz
+# quintic to which the sequence converges. Each is divided by 1.01 so that rounding cannot push a value above 1.
+POLAR_EXPRESS = (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+    (2.300652019954817, -1.6689039845749493, 0.4188073119525673),
+    (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
+    (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
+    (1.875, -1.25, 0.375),
+)
+SAFETY = 1.01
+POLISHING_STEPS = 2
+
+
+def quintic_polar(wide: Tensor) -> Tensor:
+    """Five quintic Newton-Schulz steps in bfloat16: `X <- a X + (b A + c A^2) X`, `A = X X^T`, as `torch.optim.Muon`."""
+    a, b, c = QUINTIC
+    norm = positive(torch.linalg.matrix_norm(wide, keepdim=True))
+    x = (wide / norm).to(torch.bfloat16)
+    for _ in range(QUINTIC_STEPS):
+        outer = gram(x)
+        x = a * x + (b * outer + c * outer @ outer) @ x
+    return x.to(wide.dtype)
+
+
+def coupled_square_root(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """`(A^(1/2), A^(-1/2))` of symmetric matrices with eigenvalues in (0, 1], by products alone.
+
+    With `E = Z Y` and `h(E) = a I + b E + c E^2`: `Y <- Y h(E)`, `Z <- h(E) Z` from `Y = A`, `Z = I`. The eigenvalues of
+    `E` follow the scalar iteration `x <- x h(x^2)` of the polar factor, so its coefficients serve here too (Higham,
+    Functions of Matrices, 2008, section 6.7).
+    """
+    identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    y, z = matrix, identity.expand_as(matrix)
+    safe = [(a / SAFETY, b / SAFETY**3, c / SAFETY**5) for a, b, c in POLAR_EXPRESS[:-1]]
+    for a, b, c in [*safe, *[POLAR_EXPRESS[-1]] * POLISHING_STEPS]:
+        e = z @ y
+        h = a * identity + b * e + c * e @ e
+        y, z = y @ h, h @ z
+    return y, z
+
+
+def nested_root(matrix: Tensor, roots: int) -> tuple[Tensor, Tensor]:
+    """`(A^(2^-roots), A^(-1/2))`: square roots of square roots, and the inverse of the first.
+
+    Rounding can leave eigenvalues of a Gram matrix slightly below zero, from where the iteration diverges: a shift by a
+    hundred units of rounding keeps all of them above.
+    """
+    shift = 100 * torch.finfo(matrix.dtype).eps
+    identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    root, inverse = coupled_square_root((matrix + shift * identity) / (1 + shift))
+    for _ in range(roots - 1):
+        root, _ = coupled_square_root(root)
+    return root, inverse
+
+
+class NewtonSchulz(Method):
+    """The paper's HTMuon_NS made correct: for p = 0, and for p = 2^-k with k = 0, 1, 2, ...
+
+    At p = 0 it is Muon's own recipe: five quintic steps in bfloat16, which leave singular values between 0.68 and 1.13.
+    At p = 2^-k it is `(M M^T)^(p/2) (M M^T)^(-1/2) M` with k + 1 nested square roots of the short-side Gram matrix in
+    float64, each run to convergence (HTMuon_NS, arXiv 2603.10067, stops after five steps of each and rounds p).
+
+    For reproducing published results. Not for speed: `eigh` is as fast, more exact, and takes any p. The exponent is
+    read on the host, which waits for the device where a power schedule runs on an accelerator.
+    """
+
+    name = "newton_schulz"
+
+    def require(self, power: float | Tensor | None) -> None:
+        """Raise ValueError unless the exponent is 0 or 2^-k."""
+        power = None if power is None else float(power)
+        if power is None or (power != 0 and (power < 0 or power > 1 or not math.log2(power).is_integer())):
+            given = "a map that is not a power" if power is None else f"power={power}"
+            raise ValueError(
+                f"method 'newton_schulz' needs power 0 or 2^-k (1, 1/2, 1/4, 1/8, ...); got {given}. "
+                "Use method='eigh', which computes every function."
+            )
+
+    def __call__(self, matrix: Tensor, function: ScalarFunction) -> Mapped:
+        """Apply the power to the relative singular values."""
+        self.require(function.power)
+        assert function.power is not None
+        power = float(function.power)
+        dtype = working(matrix.dtype)
+        wide, tall = short_side_first(matrix)
+        scaled, scale = unit_scale(wide, widest(matrix.device))
+        outer = gram(scaled)
+        estimate, bound = spectral_norm_of_gram(outer)
+        if power == 0:
+            mapped = quintic_polar(scaled.to(dtype))
+            rank = torch.full_like(scale, min(matrix.shape[-2:])) * (estimate > 0)
+        else:
+            root, inverse = nested_root(outer / positive(bound), roots=1 - int(math.log2(power)))
+            polar = inverse @ (scaled / positive(bound).sqrt())
+            mapped = (root @ polar * (positive(bound) / positive(estimate)) ** (power / 2)).to(dtype)
+            rank = torch.linalg.matrix_norm(polar, keepdim=True).square().round()
+        return Mapped(mapped.mT if tall else mapped, (estimate.sqrt() * scale).to(dtype), rank)
+
+    def accuracy(self, matrix: Tensor, power: float) -> Accuracy:
+        """The quintic's band at p = 0; for the nested roots, the range of the Polar Express coefficients."""
+        if power == 0:
+            return Accuracy(0.35, min(1.0, 0.01 * min(matrix.shape[-2:]) ** 0.5))
+        return Accuracy(0.02, 2e-3)
+
+
+METHODS.register(NewtonSchulz.name)(NewtonSchulz())

@@ -1,0 +1,126 @@
+"""AdaMuon and HTAdaMuon: the sign of the momentum is mapped, and elements are adapted by their own statistics."""
+
+from dataclasses import dataclass
+from typing import Unpack
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from htmuon._typing import AdjustLrFn
+from htmuon.layouts import State
+from htmuon.linalg.base import positive
+from htmuon.optim.htmuon import OPTIMIZERS, HTMuon
+from htmuon.optim.settings import Group, ScaledSettings, check_number
+
+# The constant of the paper's algorithm, added to a root mean square.
+EPS = 1e-8
+
+
+class Sign:
+    """The sign of every entry: an input for the map whose scale says nothing."""
+
+    def __call__(self, direction: Tensor) -> Tensor:
+        """`sign(direction)`."""
+        return direction.sign()
+
+
+@dataclass(frozen=True)
+class ElementStatistics:
+    """Divide each element by its running root mean square, and give the result a fixed size.
+
+        v <- beta2 v + (1 - beta2) O^2,  O' = O / (v^0.5 + eps),  O'' = O' min(m, n)^0.5 / norm_F(O')
+
+    Args:
+        beta2: decay of the running mean square, in [0, 1).
+    """
+
+    beta2: float
+
+    def state_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """One number per element."""
+        return {"second_momentum_buffer": shape}
+
+    def __call__(self, update: Tensor, state: State) -> tuple[Tensor, State]:
+        """Adapt `update` `[stack, *batch, m, n]`."""
+        second = state["second_momentum_buffer"].lerp(update.square(), 1 - self.beta2)
+        adapted = update / (second.sqrt() + EPS)
+        size = min(update.shape[-2:]) ** 0.5
+        adapted = adapted * (size / positive(torch.linalg.matrix_norm(adapted, keepdim=True)))
+        return adapted, {"second_momentum_buffer": second}
+
+
+@OPTIMIZERS.register("adamuon")
+class AdaMuon(HTMuon):
+    """AdaMuon: Muon on the sign of the momentum, with element-wise second moments after the map.
+
+    The rescaling fixes the size of the update, so `normalization` has nothing to decide here; with the default scale
+    `match_rms_adamw` the update has the root mean square 0.2 of the paper (`0.2 (mn)^0.5 / norm_F`), and AdamW's learning
+    rates apply: hence the smaller default of `lr`.
+
+    Memory: one number per element beside the momentum.
+
+    Args:
+        params: as for `HTMuon`.
+        lr: learning rate of the matrices, of the size of AdamW's.
+        power: the exponent p, in [-0.5, 1].
+        beta2: decay of the element statistics, in [0, 1).
+        adjust_lr_fn: as for `HTMuon`.
+        **settings: every other argument of `HTMuon`.
+
+    Raises:
+        TypeError: as for `HTMuon`.
+        ValueError: as for `HTMuon`.
+
+    Example:
+        >>> import torch, htmuon
+        >>> weight = torch.nn.Parameter(torch.eye(3))
+        >>> optimizer = htmuon.AdaMuon([weight], lr=1e-3, weight_decay=0.0)
+        >>> weight.sum().backward(); optimizer.step()
+        >>> round((weight - torch.eye(3)).square().mean().sqrt().item(), 6)
+        0.0002
+
+    Reference:
+        Si et al., AdaMuon: Adaptive Muon Optimizer, arXiv 2507.11005.
+    """
+
+    sets_size = True
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        *,
+        power: float = 0.0,
+        beta2: float = 0.95,
+        adjust_lr_fn: AdjustLrFn = "match_rms_adamw",
+        **settings: Unpack[ScaledSettings],
+    ) -> None:
+        check_number("beta2", beta2, 0.0, 1.0, "Pass a float such as 0.95.", below=True)
+        super().__init__(params, lr, power=power, adjust_lr_fn=adjust_lr_fn, **settings)
+        self._add_setting("beta2", beta2)
+
+    def precondition(self, group: Group) -> Sign:
+        """The sign of the direction."""
+        return Sign()
+
+    def adaptation(self, group: Group) -> ElementStatistics:
+        """Element statistics with the group's `beta2`."""
+        return ElementStatistics(group["beta2"])
+
+
+@OPTIMIZERS.register("htadamuon")
+class HTAdaMuon(AdaMuon):
+    """HTAdaMuon: AdaMuon on heavy-tailed updates, `power=0.125`; all else as `AdaMuon`."""
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        *,
+        power: float = 0.125,
+        beta2: float = 0.95,
+        adjust_lr_fn: AdjustLrFn = "match_rms_adamw",
+        **settings: Unpack[ScaledSettings],
+    ) -> None:
+        super().__init__(params, lr, power=power, beta2=beta2, adjust_lr_fn=adjust_lr_fn, **settings)

@@ -1,0 +1,251 @@
+"""One optimizer step, read aloud.
+
+    gradient -> update momentum (EMA, Nesterov)
+             -> [ precondition -> spectral map -> normalize -> adapt -> update scale ]
+             -> weight
+
+The bracket works on whole matrices, stacked by shape; `layout.apply` wraps it, so nothing here knows that ranks exist.
+Known optimizers are choices of what stands in the slots:
+
+| optimizer | precondition | spectral map | adapt | update scale |
+|---|---|---|---|---|
+| Muon | - | sigma^0 | - | max(1, out/in)^0.5 |
+| HTMuon | - | sigma^p | - | max(1, out/in)^0.5 |
+| NorMuon, HTNorMuon | - | sigma^0, sigma^p | row statistics | max(1, out/in)^0.5 |
+| AdaMuon, HTAdaMuon | sign | sigma^0, sigma^p | element statistics | 0.2 max(out, in)^0.5 |
+
+Nobody overrides `step`. Rules that hold for all of them: `p.grad` is never written; a parameter without a gradient is
+left alone, decay included; a zero matrix maps to zero; narrow dtypes are decayed and updated in float32 and rounded once.
+One gradient that is not finite masks the whole step, on the device: no parameter, state, counter or schedule moves.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+from itertools import chain
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+from torch.optim.adamw import adamw
+from torch.optim.optimizer import ParamsT
+
+from htmuon.layouts import Bracket, Layout, Single, State
+from htmuon.linalg.base import widest, working
+from htmuon.optim.scale import update_scale
+from htmuon.optim.schedules import schedule_from_dict
+from htmuon.optim.settings import Group, check_gradients, check_parameters, check_settings
+from htmuon.optim.slots import Adaptation, Identity, Precondition, Unadapted
+from htmuon.optim.views import default_view, matrix_shape, matrix_view, undo_matrix_view
+from htmuon.spectral import MAPS, apply_map
+
+COUNTERS = ("step", "skipped_steps")
+
+
+class SpectralOptimizer(Optimizer):
+    """The step loop that every named optimizer of this library runs; see `HTMuon` for the arguments.
+
+    Args:
+        params: tensors, named tensors, or dict groups; a group with `use_muon=False` takes AdamW.
+        defaults: every setting of a group, with its default.
+        other_defaults: what replaces `lr` and `weight_decay` in groups with `use_muon=False`.
+    """
+
+    layout: ClassVar[Layout] = Single()
+    # Whether the adaptation gives the update the Frobenius norm sqrt(min(m, n)), whatever the normalization.
+    sets_size: ClassVar[bool] = False
+
+    def __init__(self, params: ParamsT, defaults: Group, other_defaults: Group) -> None:
+        self.other_defaults = other_defaults
+        super().__init__(params, defaults)
+
+    def precondition(self, group: Group) -> Precondition:
+        """Slot: what happens to the momentum direction before the map."""
+        return Identity()
+
+    def adaptation(self, group: Group) -> Adaptation:
+        """Slot: what happens to the update after the map."""
+        return Unadapted()
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add a group of parameters; settings it does not name take the optimizer's defaults.
+
+        Raises:
+            TypeError: a setting or parameter has the wrong type.
+            ValueError: a setting is out of range, settings contradict each other, a parameter is already in another
+                group, or a group of matrices holds a vector. The optimizer is left as it was.
+        """
+        given = dict(param_group)
+        if given.get("use_muon", self.defaults["use_muon"]) is False:
+            given = {**self.other_defaults, **given}
+        check_settings({**self.defaults, **given}, sets_size=self.sets_size)
+        super().add_param_group(given)
+        group = self.param_groups[-1]
+        try:
+            check_parameters(group)
+        except (TypeError, ValueError):
+            self.param_groups.pop()
+            raise
+        for counter in COUNTERS:
+            group[counter] = torch.zeros((), dtype=torch.int64, device=group["params"][0].device)
+        self._set_power(group)
+
+    @property
+    def skipped_steps(self) -> Tensor:
+        """How many steps were masked because a gradient was not finite: a 0-d tensor on the device of the parameters."""
+        return cast(Tensor, self.param_groups[0]["skipped_steps"])
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Update every parameter that has a gradient.
+
+        Args:
+            closure: evaluates the model again and returns the loss.
+
+        Raises:
+            ValueError: a gradient is sparse; nothing was changed.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        parameters = [p for p in chain.from_iterable(group["params"] for group in self.param_groups)]
+        check_gradients(parameters)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if not gradients:
+            return loss
+        # One flag for all gradients; as the largest magnitude is NaN or infinite where any entry is.
+        finite = self.layout.agree(get_total_norm(gradients, norm_type=float("inf")).isfinite())
+        for group in self.param_groups:
+            self._set_power(group)
+            buckets: dict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
+            for p in group["params"]:
+                if p.grad is not None:
+                    buckets[(p.shape if group["use_muon"] else None, p.dtype, p.device)].append(p)
+            for bucket in buckets.values():
+                update = self._spectral_update if group["use_muon"] else self._adamw_update
+                update(group, bucket, finite.to(bucket[0].device, non_blocking=True))
+            here = finite.to(group["step"].device, non_blocking=True)
+            group["step"].add_(here)
+            group["skipped_steps"].add_(~here)
+        return loss
+
+    def _set_power(self, group: Group) -> None:
+        """The power of the coming step: a number on the CPU, on an accelerator a tensor that the host never reads."""
+        if group["power_schedule"] is not None:
+            step = group["step"]
+            power = schedule_from_dict(group["power_schedule"])(step.to(widest(step.device)))
+            group["power"] = power.item() if power.device.type == "cpu" else power
+
+    def _spectral_update(self, group: Group, parameters: list[Tensor], finite: Tensor) -> None:
+        """Momentum, bracket and weights of equally shaped parameters, as one stack."""
+        shape, dtype = tuple(parameters[0].shape), working(parameters[0].dtype)
+        states = [self._spectral_state(group, p) for p in parameters]
+        stacked = {name: torch.stack([state[name] for state in states]) for name in states[0]}
+
+        gradient = torch.stack([cast(Tensor, p.grad) for p in parameters]).to(dtype)
+        buffer = stacked.pop("momentum_buffer").to(dtype)
+        gradient = torch.where(finite, gradient, buffer)
+        momentum = buffer.lerp(gradient, 1 - group["momentum"])
+        direction = gradient.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
+
+        update, adapted = self.layout.apply(self._bracket(group, shape), direction, stacked)
+
+        weight = torch.stack(parameters).to(dtype)
+        decayed = weight * (1 - group["lr"] * group["weight_decay"])
+        weight = torch.where(finite, decayed - group["lr"] * update, weight)
+
+        torch._foreach_copy_(parameters, list(weight.unbind()))
+        torch._foreach_copy_([state["momentum_buffer"] for state in states], list(momentum.unbind()))
+        for name, old in stacked.items():
+            new = torch.where(finite, adapted[name], old)
+            torch._foreach_copy_([state[name] for state in states], list(new.unbind()))
+
+    def _bracket(self, group: Group, shape: tuple[int, ...]) -> Bracket:
+        """The part of the step that needs whole matrices, for parameters of one shape."""
+        view = group["matrix_view"] or default_view(len(shape))
+        precondition, adapt = self.precondition(group), self.adaptation(group)
+        function = MAPS[group["spectral_map"]](group["power"])
+        scale = update_scale(matrix_shape(shape, view), group["adjust_lr_fn"])
+
+        def bracket(direction: Tensor, state: State) -> tuple[Tensor, State]:
+            matrix = precondition(matrix_view(direction, view, stacked=True))
+            update = apply_map(matrix, function, group["method"], group["normalization"])
+            update, state = adapt(update, state)
+            return undo_matrix_view(scale * update, view, shape), state
+
+        return bracket
+
+    def _spectral_state(self, group: Group, parameter: Tensor) -> dict[str, Tensor]:
+        """The state of a matrix parameter, allocated at its first gradient."""
+        state: dict[str, Tensor] = self.state[parameter]
+        if not state:
+            shape = tuple(parameter.shape)
+            state["momentum_buffer"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+            matrices = matrix_shape(shape, group["matrix_view"] or default_view(len(shape)))
+            for name, whole in self.adaptation(group).state_shapes(matrices).items():
+                state[name] = self.layout.allocate(parameter, whole, working(parameter.dtype))
+        return state
+
+    def _adamw_update(self, group: Group, parameters: list[Tensor], finite: Tensor) -> None:
+        """torch's fused AdamW, which masks the step by itself."""
+        for p in parameters:
+            state = self.state[p]
+            if not state:
+                state["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
+                state["exp_avg"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+                state["exp_avg_sq"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+        adamw(
+            parameters,
+            [cast(Tensor, p.grad) for p in parameters],
+            [self.state[p]["exp_avg"] for p in parameters],
+            [self.state[p]["exp_avg_sq"] for p in parameters],
+            [],
+            [self.state[p]["step"] for p in parameters],
+            fused=True,
+            found_inf=(~finite).to(torch.float32),
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` returned; every tensor keeps the dtype in which it was saved and is copied.
+
+        torch casts floating-point state to the dtype of the parameter, which would round float32 statistics of bfloat16
+        parameters; so the saved tensors are put back as they were. Settings that an older or another optimizer's
+        state_dict does not name take the defaults.
+        """
+        super().load_state_dict(state_dict)
+        ours = chain.from_iterable(group["params"] for group in self.param_groups)
+        theirs = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
+        for parameter, index in zip(ours, theirs, strict=True):
+            for name, value in state_dict["state"].get(index, {}).items():
+                if isinstance(value, Tensor):
+                    self.state[parameter][name] = value.detach().to(parameter.device, copy=True)
+        for group in self.param_groups:
+            for counter in COUNTERS:
+                group[counter] = group[counter].to(group["params"][0].device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
+        return {**state, "other_defaults": self.other_defaults}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
+            for counter in COUNTERS:
+                group.setdefault(counter, torch.zeros((), dtype=torch.int64))
+
+    def _add_setting(self, name: str, value: float) -> None:
+        """A setting that one variant alone has: in the defaults, and in every group that does not bring its own."""
+        self.defaults[name] = value
+        for group in self.param_groups:
+            group.setdefault(name, value)

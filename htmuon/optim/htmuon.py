@@ -1,0 +1,130 @@
+"""HTMuon and Muon: the step loop with nothing but the spectral map in its slots."""
+
+from typing import Unpack
+
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from htmuon._registry import Registry
+from htmuon._typing import AdjustLrFn, Normalization
+from htmuon.optim.base import SpectralOptimizer
+from htmuon.optim.schedules import ScheduleDict
+from htmuon.optim.settings import Settings
+
+OPTIMIZERS: Registry[type["HTMuon"]] = Registry("optimizer")
+
+
+@OPTIMIZERS.register("htmuon")
+class HTMuon(SpectralOptimizer):
+    """HTMuon: momentum matrices `U S V^T` become updates `U S^p V^T` (p = 1/8).
+
+    For a matrix parameter W with gradient G, `a = max(1, rows / columns)^0.5`:
+
+        M <- beta M + (1 - beta) G
+        N  = beta M + (1 - beta) G                  (Nesterov; else N = M)
+        O  = U S^p V^T,  N = U S V^T                (then normalized)
+        W <- (1 - lr weight_decay) W - lr a O
+
+    Strong directions stay strong and noisy ones are damped; p = 0 is Muon, p = 1 is SGD with momentum. Parameters in
+    groups with `use_muon=False` take torch's AdamW, in the same object. A convolution weight is the matrix
+    `[out, in * kernel]`, a stack `[experts, out, in]` is a batch of matrices.
+
+    Memory: one `momentum_buffer` per matrix, in the dtype of the parameter.
+
+    Args:
+        params: tensors or named tensors of two or more dimensions, or dict groups with `use_muon: bool`;
+            `htmuon.param_groups(model)` makes them. Groups may override every setting below.
+        lr: learning rate of the matrices.
+        power: the exponent p, in [-0.5, 1].
+        power_schedule: a dict made by `htmuon.power_schedule`, which then sets `group["power"]` at every step.
+        spectral_map: a name in `htmuon.spectral.MAPS`: `power` (sigma^p) or `rank_power` (i^-p).
+        momentum: beta, in [0, 1).
+        nesterov: look one step ahead.
+        weight_decay: decoupled, times `lr`.
+        normalization: what fixes the size of O: `none` (the published method: it moves with the p-th power of the
+            gradient's scale), `spectral`, `rms` (the size of Muon's update, so that its learning rates carry over), `lmo`.
+        adjust_lr_fn: the scale a by the names of `torch.optim.Muon`: `original`, or `match_rms_adamw`
+            (`0.2 max(rows, columns)^0.5`; needs `normalization="rms"`).
+        method: how the map is computed, a name in `htmuon.linalg.METHODS`, or `auto`.
+        adamw_lr: learning rate of groups with `use_muon=False` that name none.
+        adamw_betas: AdamW's betas.
+        adamw_eps: AdamW's epsilon.
+        adamw_weight_decay: decay of groups with `use_muon=False` that name none.
+
+    Raises:
+        TypeError: a setting or a parameter has the wrong type.
+        ValueError: a setting is out of range, or a group of matrices holds a vector.
+
+    Example:
+        >>> import torch, htmuon
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
+        >>> optimizer = htmuon.HTMuon(htmuon.param_groups(model), lr=0.02)
+        >>> model(torch.ones(3, 4)).square().mean().backward()
+        >>> optimizer.step()
+        >>> [group["use_muon"] for group in optimizer.param_groups]
+        [True, False, False]
+
+    Reference:
+        Pang et al., HTMuon: Improving Muon via Heavy-Tailed Spectral Correction, arXiv 2603.10067.
+
+    Not for embeddings, output heads, norms and biases as matrices, and not for sparse or complex gradients. A
+    `torch.amp.GradScaler` must unscale before the step: with `normalization="none"` a forgotten scale changes the update.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.02,
+        *,
+        power: float = 0.125,
+        power_schedule: ScheduleDict | None = None,
+        spectral_map: str = "power",
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        weight_decay: float = 0.1,
+        normalization: Normalization = "none",
+        adjust_lr_fn: AdjustLrFn = "original",
+        method: str = "auto",
+        adamw_lr: float | Tensor = 3e-4,
+        adamw_betas: tuple[float, float] = (0.9, 0.95),
+        adamw_eps: float = 1e-10,
+        adamw_weight_decay: float = 0.1,
+    ) -> None:
+        defaults = {
+            "use_muon": True,
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "power": power,
+            "power_schedule": power_schedule,
+            "spectral_map": spectral_map,
+            "momentum": momentum,
+            "nesterov": nesterov,
+            "normalization": normalization,
+            "adjust_lr_fn": adjust_lr_fn,
+            "method": method,
+            "matrix_view": None,
+            "betas": adamw_betas,
+            "eps": adamw_eps,
+        }
+        super().__init__(params, defaults, {"lr": adamw_lr, "weight_decay": adamw_weight_decay})
+
+
+@OPTIMIZERS.register("muon")
+class Muon(HTMuon):
+    """Muon: every direction of the momentum weighs the same, `U V^T`.
+
+    HTMuon with `power=0.0`; every other argument as there. `method="auto"` computes the polar factor to full precision,
+    `method="newton_schulz"` with the five bfloat16 steps of `torch.optim.Muon`, which this then matches step by step.
+
+    Example:
+        >>> import torch, htmuon
+        >>> optimizer = htmuon.Muon([torch.nn.Parameter(torch.eye(2))], lr=0.02, method="newton_schulz")
+
+    Reference:
+        Keller Jordan, Muon: An optimizer for hidden layers in neural networks, 2024.
+    """
+
+    def __init__(
+        self, params: ParamsT, lr: float | Tensor = 0.02, *, power: float = 0.0, **settings: Unpack[Settings]
+    ) -> None:
+        super().__init__(params, lr, power=power, **settings)

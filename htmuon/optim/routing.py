@@ -1,0 +1,301 @@
+"""Which parameters are matrices for the spectral side, and which take AdamW.
+
+Routing goes by what a parameter does in the model, not by its shape: a weight that maps hidden activations to hidden
+activations is a matrix; an embedding, an output head, a stem, a position table, a gain, a bias is not. Everything that is
+not recognized takes AdamW, and the listing (`print(htmuon.route(model))`) gives the reason for every parameter.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import nn
+from torch.nn import Parameter
+
+from htmuon._registry import unknown_name
+from htmuon._typing import MATRIX_VIEWS, MatrixView
+from htmuon.optim.settings import Group
+from htmuon.optim.views import MINIMUM_DIMS, default_view, matrix_shape
+
+# Modules that perform a linear map: the name of their matrix, and how they store it.
+MATRIX_MODULES: tuple[tuple[type[nn.Module], str, MatrixView], ...] = (
+    (nn.Linear, "weight", "linear"),
+    (nn.MultiheadAttention, "in_proj_weight", "linear"),
+    (nn.ConvTranspose1d, "weight", "conv_transpose"),
+    (nn.ConvTranspose2d, "weight", "conv_transpose"),
+    (nn.ConvTranspose3d, "weight", "conv_transpose"),
+    (nn.Conv1d, "weight", "conv"),
+    (nn.Conv2d, "weight", "conv"),
+    (nn.Conv3d, "weight", "conv"),
+)
+MULTIHEAD_PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+# Whole path components, never substrings: "head" must not match "headwise_gate".
+HEAD_NAMES = frozenset({"lm_head", "embed_out", "classifier", "score", "unembed", "unembedding", "to_logits", "logits"})
+# These name a head only outside of repeated blocks, where there is no number in the path.
+OUTER_HEAD_NAMES = frozenset({"head", "heads", "fc", "output", "out", "output_layer", "output_projection", "proj_out"})
+STEM_NAMES = frozenset(
+    {"patch_embed", "patch_embedding", "patch_embeddings", "to_patch_embedding", "stem", "conv_stem"}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """Where one parameter goes, and why.
+
+    Attributes:
+        name: the parameter's name in the model.
+        parameter: the parameter.
+        view: how it is a matrix, or None where it takes AdamW.
+        reason: one clause for the listing.
+    """
+
+    name: str
+    parameter: Parameter
+    view: MatrixView | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Where every trainable parameter of a model goes; `str()` of it is a table.
+
+    Attributes:
+        routes: one per parameter, in the order of the model.
+    """
+
+    routes: tuple[Route, ...]
+
+    def groups(self) -> list[Group]:
+        """Parameter groups: matrices (one group per view), other parameters, and vectors without weight decay."""
+        views = dict.fromkeys(route.view for route in self.routes if route.view is not None)
+        groups = [_group([r for r in self.routes if r.view == view], use_muon=True, matrix_view=view) for view in views]
+        others = [route for route in self.routes if route.view is None]
+        vectors = [route for route in others if route.parameter.ndim < 2]
+        tables = [route for route in others if route.parameter.ndim >= 2]
+        if tables:
+            groups.append(_group(tables, use_muon=False))
+        if vectors:
+            groups.append(_group(vectors, use_muon=False, weight_decay=0.0))
+        return groups
+
+    def __str__(self) -> str:
+        rows = [("parameter", "shape", "optimizer", "matrix [out, in]", "reason")]
+        for route in self.routes:
+            shape = tuple(route.parameter.shape)
+            matrix = "" if route.view is None else "x".join(map(str, matrix_shape(shape, route.view)))
+            side = "AdamW" if route.view is None else "spectral"
+            rows.append((route.name, "x".join(map(str, shape)) or "scalar", side, matrix, route.reason))
+        widths = [max(len(row[column]) for row in rows) for column in range(5)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        matrices = sum(route.parameter.numel() for route in self.routes if route.view is not None)
+        total = sum(route.parameter.numel() for route in self.routes)
+        lines.append(f"{matrices:,} of {total:,} parameters are matrices on the spectral side.")
+        return "\n".join(lines)
+
+
+def _group(routes: list[Route], **settings: Any) -> Group:
+    return {"params": [(route.name, route.parameter) for route in routes], **settings}
+
+
+def _is_transformers_conv1d(module: nn.Module) -> bool:
+    """transformers' Conv1D, told by name: the library need not be installed."""
+    kind = type(module)
+    return kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers.")
+
+
+def _module_view(module: nn.Module, attribute: str) -> MatrixView | None:
+    """How `module.attribute` stores a matrix; None where it is no matrix of a known kind of module."""
+    if _is_transformers_conv1d(module) and attribute == "weight":
+        return "transposed"
+    if isinstance(module, nn.MultiheadAttention) and attribute in MULTIHEAD_PROJECTIONS:
+        return "linear"
+    for kind, name, view in MATRIX_MODULES:
+        if isinstance(module, kind) and attribute == name:
+            return view
+    return None
+
+
+def _head_modules(model: nn.Module) -> set[nn.Module]:
+    """The output head: what the model says it is, else known names, else the last matrix outside repeated blocks."""
+    heads: set[nn.Module] = set()
+    get_output = getattr(model, "get_output_embeddings", None)
+    declared = get_output() if callable(get_output) else None
+    if isinstance(declared, nn.Module):
+        heads.add(declared)
+    matrices = [(name.split("."), m) for name, m in model.named_modules() if _module_view(m, "weight") is not None]
+    for path, module in matrices:
+        outside_blocks = not any(part.isdigit() for part in path)
+        if HEAD_NAMES.intersection(path) or (
+            OUTER_HEAD_NAMES.intersection(path) and (outside_blocks or path[0] in OUTER_HEAD_NAMES)
+        ):
+            heads.add(module)
+    if not heads and len(matrices) > 1:
+        path, module = matrices[-1]
+        if len(path) == 1:
+            heads.add(module)
+    return heads
+
+
+def _stem_modules(model: nn.Module) -> set[nn.Module]:
+    """Layers that read raw input: everything under a stem's name, and a convolution that comes before every other matrix."""
+    matrices = [(name, m) for name, m in model.named_modules() if _module_view(m, "weight") is not None]
+    stems = {module for name, module in matrices if STEM_NAMES.intersection(name.split("."))}
+    if len(matrices) > 1 and isinstance(matrices[0][1], nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        stems.add(matrices[0][1])
+    return stems
+
+
+def _reason_against(module: nn.Module, heads: set[nn.Module], stems: set[nn.Module]) -> str | None:
+    """Why a module's parameters take AdamW whatever their shape, or None."""
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        return "embedding"
+    if module in heads:
+        return "output head"
+    if module in stems:
+        return "patch or stem layer"
+    return None
+
+
+def _route_by_module(name: str, parameter: Parameter, owners: list[tuple[nn.Module, str]], reasons: list[str]) -> Route:
+    """The route of a parameter that no pattern names, from all the modules that hold it (several where it is tied)."""
+    if parameter.ndim < 2:
+        return Route(name=name, parameter=parameter, view=None, reason="vector")
+    if reasons:
+        tied = " (tied)" if len(owners) > 1 else ""
+        return Route(name=name, parameter=parameter, view=None, reason=reasons[0] + tied)
+    module, attribute = owners[0]
+    view = _module_view(module, attribute)
+    if view is None:
+        return Route(name=name, parameter=parameter, view=None, reason=f"bare parameter of {type(module).__name__}")
+    if min(matrix_shape(tuple(parameter.shape), view)[-2:]) == 1:
+        return Route(name=name, parameter=parameter, view=None, reason="matrix of one row or column")
+    return Route(name=name, parameter=parameter, view=view, reason=f"matrix of {type(module).__name__}")
+
+
+def _route_by_pattern(name: str, parameter: Parameter, pattern: str, view: MatrixView | None) -> Route:
+    """The route of a parameter that a pattern sends to the spectral side."""
+    view = view or default_view(parameter.ndim)
+    if parameter.ndim < MINIMUM_DIMS[view]:
+        raise ValueError(
+            f"pattern {pattern!r} sends {name!r} of shape {tuple(parameter.shape)} to the spectral side, whose view "
+            f"{view!r} needs {MINIMUM_DIMS[view]} or more dimensions. Make the pattern narrower."
+        )
+    return Route(name=name, parameter=parameter, view=view, reason=f"pattern {pattern!r}")
+
+
+def _check_patterns(patterns: Sequence[str], names: list[str], argument: str) -> None:
+    if isinstance(patterns, str):
+        raise TypeError(f"{argument} must be a list of patterns; got the string {patterns!r}. Write [{patterns!r}].")
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ValueError(
+                f"{argument} pattern {pattern!r} matches no trainable parameter. Patterns are shell-style over whole "
+                f"names such as {names[0]!r}: try {'*' + pattern + '*'!r}."
+            )
+
+
+def route(
+    model: nn.Module,
+    *,
+    spectral: Sequence[str] | Mapping[str, MatrixView] = (),
+    other: Sequence[str] = (),
+) -> Routing:
+    """Decide for every trainable parameter of a model whether it is a matrix for the spectral side or takes AdamW.
+
+    To AdamW go embeddings, the output head (tied or not), norms, biases, patch and stem layers, position tables, bare
+    `nn.Parameter`s, matrices of one row or column, and everything that is not recognized. To the spectral side go the
+    weights of linear and convolution layers (transposed ones and transformers' `Conv1D` in their own orientation).
+
+    Args:
+        model: any module.
+        spectral: shell-style patterns over parameter names that go to the spectral side all the same; a mapping
+            from pattern to view where a parameter is not stored as `[*batch, out, in]` (see `htmuon.matrix_view`).
+        other: patterns that go to AdamW.
+
+    Returns:
+        A `Routing`: `print` it for the listing, `.groups()` for an optimizer.
+
+    Raises:
+        TypeError: a single string in place of a list.
+        ValueError: a pattern matches nothing, two patterns contradict each other, a matched parameter is a vector, or
+            nothing in the model is trainable.
+
+    Example:
+        >>> import torch, htmuon
+        >>> model = torch.nn.Sequential(torch.nn.Embedding(9, 4), torch.nn.Linear(4, 4, bias=False), torch.nn.Linear(4, 9))
+        >>> print(htmuon.route(model))
+        parameter  shape  optimizer  matrix [out, in]  reason
+        0.weight   9x4    AdamW                        embedding
+        1.weight   4x4    spectral   4x4               matrix of Linear
+        2.weight   9x4    AdamW                        output head
+        2.bias     9      AdamW                        vector
+        16 of 97 parameters are matrices on the spectral side.
+    """
+    owners: dict[Parameter, list[tuple[nn.Module, str]]] = {}
+    for module in model.modules():
+        for attribute, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            owners.setdefault(parameter, []).append((module, attribute))
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    names = [name for name, _ in named]
+    if not names:
+        raise ValueError("the model must have at least one parameter with requires_grad=True; it has none.")
+    if isinstance(spectral, str):
+        _check_patterns(spectral, names, "spectral")
+    views: dict[str, MatrixView | None] = dict(spectral) if isinstance(spectral, Mapping) else dict.fromkeys(spectral)
+    for view in views.values():
+        if view is not None and view not in MATRIX_VIEWS:
+            raise unknown_name("matrix_view", view, list(MATRIX_VIEWS))
+    _check_patterns(list(views), names, "spectral")
+    _check_patterns(other, names, "other")
+
+    heads, stems = _head_modules(model), _stem_modules(model)
+    routes = []
+    for name, parameter in named:
+        wanted = [pattern for pattern in views if fnmatchcase(name, pattern)]
+        refused = [pattern for pattern in other if fnmatchcase(name, pattern)]
+        if wanted and refused:
+            raise ValueError(
+                f"parameter {name!r} matches both spectral={wanted[0]!r} and other={refused[0]!r}. Make one narrower."
+            )
+        if refused:
+            routes.append(Route(name=name, parameter=parameter, view=None, reason=f"pattern {refused[0]!r}"))
+        elif wanted:
+            routes.append(_route_by_pattern(name, parameter, wanted[0], views[wanted[0]]))
+        else:
+            against = [_reason_against(module, heads, stems) for module, _ in owners[parameter]]
+            routes.append(_route_by_module(name, parameter, owners[parameter], [r for r in against if r]))
+    return Routing(tuple(routes))
+
+
+def param_groups(
+    model: nn.Module,
+    *,
+    spectral: Sequence[str] | Mapping[str, MatrixView] = (),
+    other: Sequence[str] = (),
+) -> list[Group]:
+    """Parameter groups for any optimizer of this library: hidden matrices to the spectral side, the rest to AdamW.
+
+    The groups are plain dicts of named parameters: one with `use_muon=True` for each way of storing a matrix that occurs
+    in the model, then with `use_muon=False` one for tables and heads and one, without weight decay, for vectors.
+
+    Args:
+        model: any module; parameters with `requires_grad=False` are left out.
+        spectral: patterns that force parameters to the spectral side; see `htmuon.route`.
+        other: patterns that force parameters to AdamW.
+
+    Returns:
+        The groups; change their `lr`, `weight_decay`, `power`, ... at will.
+
+    Raises:
+        TypeError: as `htmuon.route`.
+        ValueError: as `htmuon.route`.
+
+    Example:
+        >>> import torch, htmuon
+        >>> model = torch.nn.Sequential(torch.nn.Embedding(9, 4), torch.nn.Linear(4, 4), torch.nn.Linear(4, 9))
+        >>> [[name for name, _ in group["params"]] for group in htmuon.param_groups(model)]
+        [['1.weight'], ['0.weight', '2.weight'], ['1.bias', '2.bias']]
+    """
+    return route(model, spectral=spectral, other=other).groups()

@@ -1,0 +1,22 @@
+"""Which function of the singular values becomes the update: spectral maps and normalizations."""
+
+from htmuon.spectral.apply import apply_map, spectral_map, spectral_power
+from htmuon.spectral.base import MAPS, POWER_RANGE, SpectralMap, check_power
+from htmuon.spectral.function import Function
+from htmuon.spectral.normalization import check_normalization
+from htmuon.spectral.power import Power
+from htmuon.spectral.rank_power import RankPower
+
+__all__ = [
+    "MAPS",
+    "POWER_RANGE",
+    "Function",
+    "Power",
+    "RankPower",
+    "SpectralMap",
+    "apply_map",
+    "check_normalization",
+    "check_power",
+    "spectral_map",
+    "spectral_power",
+]

@@ -1,0 +1,58 @@
+"""Which function of the singular values becomes the update.
+
+Two ideas. A *spectral map* gives every direction a weight, `g(sigma / sigma_1)`: `power` keeps a power of the spectrum,
+`rank_power` a power of the position, `function` anything that a Python function says. A *normalization* fixes the size of
+the result afterwards. A map knows nothing about how it is computed: that is the method's part (`htmuon.linalg`).
+"""
+
+from typing import Protocol
+
+from torch import Tensor
+
+from htmuon._registry import Registry
+from htmuon.linalg import ScalarFunction
+
+POWER_RANGE = (-0.5, 1.0)
+
+
+class SpectralMap(ScalarFunction, Protocol):
+    """A scalar function of the relative singular values that knows how it scales.
+
+    `degree` says by which power of the scale of `M` the mapped matrix grows when nothing is normalized: p for the power
+    map, 0 for every map that looks at `sigma / sigma_1` or at positions only.
+    """
+
+    @property
+    def degree(self) -> float | Tensor:
+        """The mapped matrix of `c M` is `c^degree` times that of `M`."""
+
+
+class SpectralMapFactory(Protocol):
+    """Makes the map of one family for an exponent: what `MAPS` holds, and what an optimizer's `spectral_map` names."""
+
+    def __call__(self, power: float | Tensor) -> SpectralMap:
+        """The member of the family with this exponent."""
+
+
+MAPS: Registry[SpectralMapFactory] = Registry("spectral_map")
+
+
+def check_power(power: object) -> None:
+    """Raise unless `power` is a real number in [-0.5, 1]; tensors are trusted, reading them would wait for the device."""
+    if isinstance(power, Tensor):
+        if power.ndim != 0 or not power.is_floating_point():
+            raise TypeError(
+                f"power must be a number or a 0-d floating-point tensor; got a tensor of shape {tuple(power.shape)} and "
+                f"dtype {power.dtype}. Pass a Python float such as 0.125."
+            )
+        return
+    if isinstance(power, bool) or not isinstance(power, int | float):
+        raise TypeError(
+            f"power must be a number; got {power!r} of type {type(power).__name__}. Pass a float such as 0.125."
+        )
+    low, high = POWER_RANGE
+    if not low <= power <= high:  # also refuses NaN
+        raise ValueError(
+            f"power must lie in [{low}, {high}]; got {power}. 0 is Muon, 0.125 is HTMuon, 1 is SGD with momentum, "
+            "negative values lift the weak directions."
+        )

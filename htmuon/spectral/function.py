@@ -1,0 +1,40 @@
+"""Any function of `sigma / sigma_1`, given as a Python function."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Function:
+    """The map of a Python function `f`: `U f(S / sigma_1) V^T`.
+
+    Not part of the registry by itself: state_dicts hold names, not functions. To train with it, give it a name:
+
+        >>> import htmuon
+        >>> @htmuon.spectral.MAPS.register("soft_sign")
+        ... def soft_sign(power):
+        ...     return htmuon.spectral.Function(lambda x: x / (x + 0.05))
+
+    after which `htmuon.HTMuon(groups, spectral_map="soft_sign")` uses it.
+
+    Args:
+        function: elementwise on tensors `[*batch, r]` of values in (0, 1]; it is not called with zeros, zero directions
+            stay zero.
+
+    Example:
+        >>> import torch
+        >>> halved = htmuon.spectral_map(torch.diag(torch.tensor([2.0, 1.0])), htmuon.spectral.Function(lambda x: 0.5 * x))
+        >>> halved.diagonal().tolist()
+        [0.5, 0.25]
+    """
+
+    function: Callable[[Tensor], Tensor]
+
+    power = None
+    degree = 0.0
+
+    def __call__(self, relative: Tensor) -> Tensor:
+        """`f(x)`."""
+        return self.function(relative)
