@@ -1,8 +1,8 @@
 """Where a whole matrix is assembled.
 
-One idea: an optimizer's elementwise work (momentum, decay) runs on whatever part of a parameter this rank holds, and only
-its *bracket* needs whole matrices. A layout gives the bracket whole matrices and takes the parts back, allocates the
-state that the bracket keeps, and lets the ranks agree on a flag. Nothing outside this room knows that ranks exist.
+One idea: an optimizer's elementwise work (momentum, decay) runs on whatever part of a parameter this rank holds, and
+only its *bracket* needs whole matrices. A layout gives the bracket whole matrices and takes the parts back, allocates
+the state that the bracket keeps, and lets the ranks agree on a flag. Nothing outside this room knows that ranks exist.
 """
 
 from typing import Protocol

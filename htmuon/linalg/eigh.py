@@ -23,10 +23,11 @@ class Eigh(Method):
     """Eigendecomposition of the short-side Gram matrix in float64; two to three times as fast as an SVD.
 
     For `M` with m <= n: `M M^T = U S^2 U^T`, then `B = U^T M`, whose rows are `sigma_i v_i^T`. The singular values are
-    taken from the lengths of these rows and not from the eigenvalues: an eigenvalue carries an error of `eps sigma_1^2`,
-    which drowns every `sigma < sqrt(eps) sigma_1`, while a row carries `eps sigma_1`. The eigenvectors are needed in
-    float64 for the same reason: in float32 a trace of the first direction in the last ones is as large as their own
-    length at condition 1e4. The last product, of factors that are all of order one, is done in the dtype of the result.
+    taken from the lengths of these rows and not from the eigenvalues: an eigenvalue carries an error of `eps
+    sigma_1^2`, which drowns every `sigma < sqrt(eps) sigma_1`, while a row carries `eps sigma_1`. The eigenvectors are
+    needed in float64 for the same reason: in float32 a trace of the first direction in the last ones is as large as
+    their own length at condition 1e4. The last product, of factors that are all of order one, is done in the dtype of
+    the result.
 
     Not for matrices whose condition exceeds 1e6: use `svd`.
     """

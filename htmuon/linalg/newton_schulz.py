@@ -41,7 +41,7 @@ POLISHING_STEPS = 2
 
 
 def quintic_polar(wide: Tensor) -> Tensor:
-    """Five quintic Newton-Schulz steps in bfloat16: `X <- a X + (b A + c A^2) X`, `A = X X^T`, as `torch.optim.Muon`."""
+    """Five quintic steps in bfloat16, as in `torch.optim.Muon`: `X <- a X + (b A + c A^2) X`, `A = X X^T`."""
     a, b, c = QUINTIC
     norm = positive(torch.linalg.matrix_norm(wide, keepdim=True))
     x = (wide / norm).to(torch.bfloat16)
@@ -54,8 +54,8 @@ def quintic_polar(wide: Tensor) -> Tensor:
 def coupled_square_root(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """`(A^(1/2), A^(-1/2))` of symmetric matrices with eigenvalues in (0, 1], by products alone.
 
-    With `E = Z Y` and `h(E) = a I + b E + c E^2`: `Y <- Y h(E)`, `Z <- h(E) Z` from `Y = A`, `Z = I`. The eigenvalues of
-    `E` follow the scalar iteration `x <- x h(x^2)` of the polar factor, so its coefficients serve here too (Higham,
+    With `E = Z Y` and `h(E) = a I + b E + c E^2`: `Y <- Y h(E)`, `Z <- h(E) Z` from `Y = A`, `Z = I`. The eigenvalues
+    of `E` follow the scalar iteration `x <- x h(x^2)` of the polar factor, so its coefficients serve here too (Higham,
     Functions of Matrices, 2008, section 6.7).
     """
     identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)

@@ -12,15 +12,15 @@ def spectral_norm_of_gram(gram: Tensor) -> tuple[Tensor, Tensor]:
     """An estimate of the largest eigenvalue of a Gram matrix, and an upper bound that is never below it.
 
     Three squarings give `B = A^8` (scaled by the trace at every step, so nothing overflows). The bound is
-    `norm_F(A^8)^(1/8) <= lambda_1 r^(1/16)`. The estimate is the Rayleigh quotient of `B^2 b`, `b` the column of `B` with the
-    largest diagonal entry: 24 power iterations from a start that contains the first direction.
+    `norm_F(A^8)^(1/8) <= lambda_1 r^(1/16)`. The estimate is the Rayleigh quotient of `B^2 b`, `b` the column of `B`
+    with the largest diagonal entry: 24 power iterations from a start that contains the first direction.
 
     Args:
         gram: `[*batch, m, m]`, symmetric positive semi-definite, of moderate scale.
 
     Returns:
-        `(estimate, bound)`, both `[*batch, 1, 1]`; zero for a zero matrix. The estimate is below `lambda_1` by at most a
-        few percent, and only where the leading eigenvalues are that close to each other.
+        `(estimate, bound)`, both `[*batch, 1, 1]`; zero for a zero matrix. The estimate is below `lambda_1` by at most
+        a few percent, and only where the leading eigenvalues are that close to each other.
 
     Example:
         >>> estimate, bound = spectral_norm_of_gram(torch.diag(torch.tensor([4.0, 1.0, 0.25])))

@@ -55,8 +55,8 @@ class AdaMuon(HTMuon):
     """AdaMuon: Muon on the sign of the momentum, with element-wise second moments after the map.
 
     The rescaling fixes the size of the update, so `normalization` has nothing to decide here; with the default scale
-    `match_rms_adamw` the update has the root mean square 0.2 of the paper (`0.2 (mn)^0.5 / norm_F`), and AdamW's learning
-    rates apply: hence the smaller default of `lr`.
+    `match_rms_adamw` the update has the root mean square 0.2 of the paper (`0.2 (mn)^0.5 / norm_F`), and AdamW's
+    learning rates apply: hence the smaller default of `lr`.
 
     Memory: one number per element beside the momentum.
 

@@ -15,8 +15,9 @@ Known optimizers are choices of what stands in the slots:
 | AdaMuon, HTAdaMuon | sign | sigma^0, sigma^p | element statistics | 0.2 max(out, in)^0.5 |
 
 Nobody overrides `step`. Rules that hold for all of them: `p.grad` is never written; a parameter without a gradient is
-left alone, decay included; a zero matrix maps to zero; narrow dtypes are decayed and updated in float32 and rounded once.
-One gradient that is not finite masks the whole step, on the device: no parameter, state, counter or schedule moves.
+left alone, decay included; a zero matrix maps to zero; narrow dtypes are decayed and updated in float32 and rounded
+once. One gradient that is not finite masks the whole step, on the device: no parameter, state, counter or schedule
+moves.
 """
 
 from collections import defaultdict
@@ -93,11 +94,11 @@ class SpectralOptimizer(Optimizer):
 
     @property
     def skipped_steps(self) -> Tensor:
-        """How many steps were masked because a gradient was not finite: a 0-d tensor on the device of the parameters."""
+        """How many steps were masked because a gradient was not finite: 0-d, on the device of the parameters."""
         return cast(Tensor, self.param_groups[0]["skipped_steps"])
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient.
 
         Args:
@@ -110,7 +111,7 @@ class SpectralOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        parameters = [p for p in chain.from_iterable(group["params"] for group in self.param_groups)]
+        parameters = list(chain.from_iterable(group["params"] for group in self.param_groups))
         check_gradients(parameters)
         gradients = [p.grad for p in parameters if p.grad is not None]
         if not gradients:
@@ -189,7 +190,7 @@ class SpectralOptimizer(Optimizer):
         return state
 
     def _adamw_update(self, group: Group, parameters: list[Tensor], finite: Tensor) -> None:
-        """torch's fused AdamW, which masks the step by itself."""
+        """The fused AdamW of torch, which masks the step by itself."""
         for p in parameters:
             state = self.state[p]
             if not state:
@@ -233,7 +234,7 @@ class SpectralOptimizer(Optimizer):
                 group[counter] = group[counter].to(group["params"][0].device)
 
     def __getstate__(self) -> dict[str, Any]:
-        state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
+        state: dict[str, Any] = super().__getstate__()
         return {**state, "other_defaults": self.other_defaults}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

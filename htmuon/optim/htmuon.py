@@ -42,7 +42,8 @@ class HTMuon(SpectralOptimizer):
         nesterov: look one step ahead.
         weight_decay: decoupled, times `lr`.
         normalization: what fixes the size of O: `none` (the published method: it moves with the p-th power of the
-            gradient's scale), `spectral`, `rms` (the size of Muon's update, so that its learning rates carry over), `lmo`.
+            gradient's scale), `spectral`, `rms` (the size of Muon's update, so that its learning rates carry over),
+            `lmo`.
         adjust_lr_fn: the scale a by the names of `torch.optim.Muon`: `original`, or `match_rms_adamw`
             (`0.2 max(rows, columns)^0.5`; needs `normalization="rms"`).
         method: how the map is computed, a name in `htmuon.linalg.METHODS`, or `auto`.
@@ -68,7 +69,8 @@ class HTMuon(SpectralOptimizer):
         Pang et al., HTMuon: Improving Muon via Heavy-Tailed Spectral Correction, arXiv 2603.10067.
 
     Not for embeddings, output heads, norms and biases as matrices, and not for sparse or complex gradients. A
-    `torch.amp.GradScaler` must unscale before the step: with `normalization="none"` a forgotten scale changes the update.
+    `torch.amp.GradScaler` must unscale before the step: with `normalization="none"` a forgotten scale changes the
+    update.
     """
 
     def __init__(

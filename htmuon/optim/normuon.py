@@ -46,9 +46,10 @@ class RowStatistics:
 class NorMuon(HTMuon):
     """NorMuon: Muon with row-wise (per-neuron) second moments after the map.
 
-    At `power=0` this is the authors' published code: the statistics keep the Frobenius norm of the mapped matrix, so they
-    change how an update is spread over rows and not how large it is. For a wide matrix of full rank all rows of `U V^T`
-    already have unit length, and only p > 0, tall matrices and inexact methods give the statistics something to do.
+    At `power=0` this is the authors' published code: the statistics keep the Frobenius norm of the mapped matrix, so
+    they change how an update is spread over rows and not how large it is. For a wide matrix of full rank all rows of
+    `U V^T` already have unit length, and only p > 0, tall matrices and inexact methods give the statistics something
+    to do.
 
     Memory: one number per row beside the momentum.
 

@@ -1,8 +1,8 @@
 """Which parameters are matrices for the spectral side, and which take AdamW.
 
 Routing goes by what a parameter does in the model, not by its shape: a weight that maps hidden activations to hidden
-activations is a matrix; an embedding, an output head, a stem, a position table, a gain, a bias is not. Everything that is
-not recognized takes AdamW, and the listing (`print(htmuon.route(model))`) gives the reason for every parameter.
+activations is a matrix; an embedding, an output head, a stem, a position table, a gain, a bias is not. Everything that
+is not recognized takes AdamW, and the listing (`print(htmuon.route(model))`) gives the reason for every parameter.
 """
 
 from collections.abc import Mapping, Sequence
@@ -100,7 +100,7 @@ def _group(routes: list[Route], **settings: Any) -> Group:
 
 
 def _is_transformers_conv1d(module: nn.Module) -> bool:
-    """transformers' Conv1D, told by name: the library need not be installed."""
+    """Conv1D of transformers, told by name: the library need not be installed."""
     kind = type(module)
     return kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers.")
 
@@ -139,7 +139,7 @@ def _head_modules(model: nn.Module) -> set[nn.Module]:
 
 
 def _stem_modules(model: nn.Module) -> set[nn.Module]:
-    """Layers that read raw input: everything under a stem's name, and a convolution that comes before every other matrix."""
+    """Layers that read raw input: what a stem's name covers, and a convolution before every other matrix."""
     matrices = [(name, m) for name, m in model.named_modules() if _module_view(m, "weight") is not None]
     stems = {module for name, module in matrices if STEM_NAMES.intersection(name.split("."))}
     if len(matrices) > 1 and isinstance(matrices[0][1], nn.Conv1d | nn.Conv2d | nn.Conv3d):
@@ -224,8 +224,8 @@ def route(
 
     Example:
         >>> import torch, htmuon
-        >>> model = torch.nn.Sequential(torch.nn.Embedding(9, 4), torch.nn.Linear(4, 4, bias=False), torch.nn.Linear(4, 9))
-        >>> print(htmuon.route(model))
+        >>> layers = torch.nn.Embedding(9, 4), torch.nn.Linear(4, 4, bias=False), torch.nn.Linear(4, 9)
+        >>> print(htmuon.route(torch.nn.Sequential(*layers)))
         parameter  shape  optimizer  matrix [out, in]  reason
         0.weight   9x4    AdamW                        embedding
         1.weight   4x4    spectral   4x4               matrix of Linear
@@ -277,8 +277,8 @@ def param_groups(
 ) -> list[Group]:
     """Parameter groups for any optimizer of this library: hidden matrices to the spectral side, the rest to AdamW.
 
-    The groups are plain dicts of named parameters: one with `use_muon=True` for each way of storing a matrix that occurs
-    in the model, then with `use_muon=False` one for tables and heads and one, without weight decay, for vectors.
+    The groups are plain dicts of named parameters: one with `use_muon=True` for each way of storing a matrix that
+    occurs in the model, then with `use_muon=False` one for tables and heads and one, without weight decay, for vectors.
 
     Args:
         model: any module; parameters with `requires_grad=False` are left out.

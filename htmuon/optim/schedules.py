@@ -187,5 +187,6 @@ def schedule_from_dict(settings: object) -> PowerSchedule:
         return kind(**values)
     except TypeError as error:
         raise ValueError(
-            f"power schedule {settings['name']!r} takes {', '.join(known)}; got {', '.join(values) or 'nothing'} ({error})."
+            f"power schedule {settings['name']!r} takes {', '.join(known)}; got {', '.join(values) or 'nothing'} "
+            f"({error})."
         ) from None

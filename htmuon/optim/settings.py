@@ -102,6 +102,8 @@ def check_settings(group: Group, *, sets_size: bool) -> None:
         raise TypeError(f"betas must be a pair of numbers; got {betas!r}. Pass (0.9, 0.95).")
     for beta in betas:
         check_number("betas", beta, 0.0, 1.0, "Pass (0.9, 0.95).", below=True)
+    if "beta2" in group:
+        check_number("beta2", group["beta2"], 0.0, 1.0, "Pass a float such as 0.95.", below=True)
     view = group["matrix_view"]
     if view is not None and view not in MATRIX_VIEWS:
         raise unknown_name("matrix_view", view, list(MATRIX_VIEWS))
@@ -134,5 +136,6 @@ def check_gradients(parameters: list[Tensor]) -> None:
         if parameter.grad is not None and parameter.grad.layout != torch.strided:
             raise ValueError(
                 f"gradients must be dense; got layout {parameter.grad.layout} for a parameter of shape "
-                f"{tuple(parameter.shape)}. Build the embedding with sparse=False, or give it to torch.optim.SparseAdam."
+                f"{tuple(parameter.shape)}. Build the embedding with sparse=False, or give it to "
+                "torch.optim.SparseAdam."
             )

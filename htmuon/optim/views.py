@@ -38,8 +38,10 @@ def matrix_view(tensor: Tensor, view: MatrixView, *, stacked: bool = False) -> T
 
     Example:
         >>> import torch
-        >>> matrix_view(torch.zeros(8, 3, 5, 5), "conv").shape, matrix_view(torch.zeros(8, 3, 5, 5), "conv_transpose").shape
-        (torch.Size([8, 75]), torch.Size([3, 200]))
+        >>> matrix_view(torch.zeros(8, 3, 5, 5), "conv").shape
+        torch.Size([8, 75])
+        >>> matrix_view(torch.zeros(8, 3, 5, 5), "conv_transpose").shape
+        torch.Size([3, 200])
     """
     first = int(stacked)
     if view == "linear":

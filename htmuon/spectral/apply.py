@@ -15,10 +15,7 @@ def check_matrix(matrix: object) -> None:
     if not isinstance(matrix, Tensor):
         raise TypeError(f"matrix must be a torch.Tensor [*batch, m, n]; got {type(matrix).__name__}.")
     if matrix.is_complex() or not matrix.is_floating_point():
-        raise TypeError(
-            f"matrix must be real floating point; got dtype {matrix.dtype}. Convert it, or map real and imaginary parts "
-            "as one real matrix."
-        )
+        raise TypeError(f"matrix must be real floating point; got dtype {matrix.dtype}. Convert it first.")
     if matrix.layout != torch.strided:
         raise TypeError(f"matrix must be dense; got layout {matrix.layout}. Call .to_dense() first.")
     if matrix.ndim < 2:
@@ -55,8 +52,8 @@ def spectral_map(
         normalization: what fixes the size of the result: `none`, `spectral`, `rms`, `lmo`.
 
     Returns:
-        `[*batch, m, n]` in the dtype of `matrix`. A zero matrix maps to zero. A matrix that holds NaN or infinity maps to
-        NaN and leaves the others of its batch alone.
+        `[*batch, m, n]` in the dtype of `matrix`. A zero matrix maps to zero. A matrix that holds NaN or infinity maps
+        to NaN and leaves the others of its batch alone.
 
     Raises:
         TypeError: `matrix` is not a dense real floating-point tensor.
@@ -64,7 +61,8 @@ def spectral_map(
 
     Example:
         >>> import torch, htmuon
-        >>> htmuon.spectral_map(torch.diag(torch.tensor([9.0, 4.0])), htmuon.spectral.RankPower(1.0)).diagonal().tolist()
+        >>> matrix = torch.diag(torch.tensor([9.0, 4.0]))
+        >>> htmuon.spectral_map(matrix, htmuon.spectral.RankPower(1.0)).diagonal().tolist()
         [1.0, 0.5]
     """
     check_matrix(matrix)

@@ -1,8 +1,8 @@
 """Which function of the singular values becomes the update.
 
 Two ideas. A *spectral map* gives every direction a weight, `g(sigma / sigma_1)`: `power` keeps a power of the spectrum,
-`rank_power` a power of the position, `function` anything that a Python function says. A *normalization* fixes the size of
-the result afterwards. A map knows nothing about how it is computed: that is the method's part (`htmuon.linalg`).
+`rank_power` a power of the position, `function` anything that a Python function says. A *normalization* fixes the size
+of the result afterwards. A map knows nothing about how it is computed: that is the method's part (`htmuon.linalg`).
 """
 
 from typing import Protocol
@@ -30,7 +30,7 @@ class SpectralMap(ScalarFunction, Protocol):
 class SpectralMapFactory(Protocol):
     """Makes the map of one family for an exponent: what `MAPS` holds, and what an optimizer's `spectral_map` names."""
 
-    def __call__(self, power: float | Tensor) -> SpectralMap:
+    def __call__(self, power: float | Tensor, /) -> SpectralMap:
         """The member of the family with this exponent."""
 
 
@@ -38,12 +38,12 @@ MAPS: Registry[SpectralMapFactory] = Registry("spectral_map")
 
 
 def check_power(power: object) -> None:
-    """Raise unless `power` is a real number in [-0.5, 1]; tensors are trusted, reading them would wait for the device."""
+    """Raise unless `power` is a real number in [-0.5, 1]; the value of a tensor is trusted, not read."""
     if isinstance(power, Tensor):
         if power.ndim != 0 or not power.is_floating_point():
             raise TypeError(
-                f"power must be a number or a 0-d floating-point tensor; got a tensor of shape {tuple(power.shape)} and "
-                f"dtype {power.dtype}. Pass a Python float such as 0.125."
+                f"power must be a number or a 0-d floating-point tensor; got shape {tuple(power.shape)} and dtype "
+                f"{power.dtype}. Pass a Python float such as 0.125."
             )
         return
     if isinstance(power, bool) or not isinstance(power, int | float):

@@ -25,8 +25,8 @@ class Function:
 
     Example:
         >>> import torch
-        >>> halved = htmuon.spectral_map(torch.diag(torch.tensor([2.0, 1.0])), htmuon.spectral.Function(lambda x: 0.5 * x))
-        >>> halved.diagonal().tolist()
+        >>> halve = htmuon.spectral.Function(lambda x: 0.5 * x)
+        >>> htmuon.spectral_map(torch.diag(torch.tensor([2.0, 1.0])), halve).diagonal().tolist()
         [0.5, 0.25]
     """
 

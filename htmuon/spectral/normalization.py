@@ -11,7 +11,7 @@ from htmuon.spectral.base import SpectralMap
 
 
 def check_normalization(name: str, *, power: object) -> None:
-    """Raise ValueError unless the normalization exists and is defined for the power (None: a map that is not a power)."""
+    """Raise ValueError unless the normalization exists and is defined for the power (None: any other map)."""
     if name not in NORMALIZATIONS:
         raise unknown_name("normalization", name, list(NORMALIZATIONS))
     if name == "lmo" and (power is None or (isinstance(power, int | float) and power < 0)):
