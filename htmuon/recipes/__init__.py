@@ -1,1 +1,27 @@
-"""Training recipes and the comparison of optimizers on them."""
+"""Training recipes and the comparison of optimizers on them.
+
+config = dataclasses.replace(RECIPES["llama-tiny"](), steps=100)
+result = train(config, "runs/first")
+"""
+
+from htmuon.recipes.config import DataConfig, ModelConfig, OptimizerConfig, RunConfig
+from htmuon.recipes.llm import llama_tiny as llama_tiny
+from htmuon.recipes.observer import Observer, SilentObserver
+from htmuon.recipes.optimizers import build_optimizer
+from htmuon.recipes.registry import RECIPES
+from htmuon.recipes.result import RunResult
+from htmuon.recipes.trainer import TrainingStopped, train
+
+__all__ = [
+    "RECIPES",
+    "DataConfig",
+    "ModelConfig",
+    "Observer",
+    "OptimizerConfig",
+    "RunConfig",
+    "RunResult",
+    "SilentObserver",
+    "TrainingStopped",
+    "build_optimizer",
+    "train",
+]

@@ -1,0 +1,202 @@
+"""The complete settings of one training run, and their JSON form."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, get_args
+
+from htmuon._registry import unknown_name
+
+T = TypeVar("T")
+
+HeldOut = Literal["tuning", "report"]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    r"""The text of a language-model run.
+
+    Args:
+        path: a text file, or a folder of `*.txt` files; "" is the State of the Union addresses inside the package.
+        separator: what stands between two documents of a file (`\n` may be spelled out); not used for path "".
+        vocab_size: entries of the byte-level BPE vocabulary, at least 257 (256 bytes and the end token).
+        sequence_length: tokens that the model sees at once.
+    """
+
+    path: str = ""
+    separator: str = "<|endoftext|>"
+    vocab_size: int = 4096
+    sequence_length: int = 128
+
+    def __post_init__(self) -> None:
+        _text("path", self.path)
+        _text("separator", self.separator)
+        if not self.separator:
+            raise ValueError("separator must not be empty; a blank line, for instance, is '\\n\\n'.")
+        _whole("vocab_size", self.vocab_size, 257)
+        _whole("sequence_length", self.sequence_length, 2)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The shape of a LLaMA with separate input and output embeddings.
+
+    Args:
+        hidden_size: width of the residual stream.
+        intermediate_size: width of the gated MLP.
+        num_layers: number of decoder blocks.
+        num_heads: attention heads; `hidden_size / num_heads` must be a whole even number.
+    """
+
+    hidden_size: int = 128
+    intermediate_size: int = 352
+    num_layers: int = 6
+    num_heads: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "intermediate_size", "num_layers", "num_heads"):
+            _whole(name, getattr(self, name), 1)
+        if self.hidden_size % (2 * self.num_heads):
+            raise ValueError(
+                f"hidden_size must be a multiple of 2 * num_heads, because rotary embeddings turn pairs of channels; "
+                f"got hidden_size={self.hidden_size}, num_heads={self.num_heads}."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """An optimizer and its learning rates.
+
+    Args:
+        name: a spec such as "htmuon" or "htmuon:power=0.25,normalization=rms"; see `build_optimizer`.
+        lr: peak learning rate of the hidden matrices (of every parameter for "adamw").
+        adamw_lr: peak learning rate of the other parameters; "adamw" does not use it.
+        weight_decay: decoupled weight decay of every parameter.
+    """
+
+    name: str = "htmuon"
+    lr: float = 0.02
+    adamw_lr: float = 3e-3
+    weight_decay: float = 0.1
+
+    def __post_init__(self) -> None:
+        _text("optimizer name", self.name)
+        _number("lr", self.lr, above=0.0)
+        _number("adamw_lr", self.adamw_lr, above=0.0)
+        _number("weight_decay", self.weight_decay)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides the result of a training run.
+
+    Args:
+        recipe: the name of the recipe that the run was made from.
+        data: the text.
+        model: the network.
+        optimizer: the optimizer.
+        steps: optimizer steps.
+        batch_size: sequences in one forward pass.
+        accumulation: forward passes whose gradients make one step.
+        warmup_fraction: share of the steps with a rising learning rate.
+        final_lr_fraction: learning rate of the last step, as a share of the peak.
+        seed: decides the initial weights and the order of the data.
+        evaluate_on: the held-out documents to evaluate on: "tuning" while settings are chosen, "report" for results.
+        precision: of the forward and backward pass; "auto" is bfloat16 autocast on CUDA and float32 elsewhere.
+            Weights are always float32.
+        device: "auto", "cpu", "cuda" or "cuda:<index>".
+        eval_interval: steps between evaluations; the last step is always evaluated.
+        log_interval: steps between lines of the training log.
+        checkpoint_interval: steps between checkpoints.
+        max_skipped_steps: the run stops when this many steps were skipped because of gradients that are not finite.
+        max_grad_norm: clip the norm of the whole gradient to this, if given.
+    """
+
+    recipe: str
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    steps: int
+    batch_size: int
+    accumulation: int = 1
+    warmup_fraction: float = 0.1
+    final_lr_fraction: float = 0.1
+    seed: int = 0
+    evaluate_on: HeldOut = "report"
+    precision: Precision = "auto"
+    device: str = "auto"
+    eval_interval: int
+    log_interval: int
+    checkpoint_interval: int
+    max_skipped_steps: int = 20
+    max_grad_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        _text("recipe", self.recipe)
+        _text("device", self.device)
+        counts = ("steps", "batch_size", "accumulation", "eval_interval", "log_interval", "checkpoint_interval")
+        for name in (*counts, "max_skipped_steps"):
+            _whole(name, getattr(self, name), 1)
+        _whole("seed", self.seed, 0)
+        _number("warmup_fraction", self.warmup_fraction, most=1.0)
+        _number("final_lr_fraction", self.final_lr_fraction, most=1.0)
+        if self.max_grad_norm is not None:
+            _number("max_grad_norm", self.max_grad_norm, above=0.0)
+        if self.evaluate_on not in get_args(HeldOut):
+            raise unknown_name("evaluate_on", self.evaluate_on, list(get_args(HeldOut)))
+        if self.precision not in get_args(Precision):
+            raise unknown_name("precision", self.precision, list(get_args(Precision)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as a dict of plain values that JSON can hold."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "RunConfig":
+        """The inverse of `to_dict`; settings left out take their defaults.
+
+        Raises:
+            ValueError: a setting is unknown, missing without a default, or not valid.
+
+        Example:
+            >>> from htmuon.recipes import RECIPES
+            >>> config = RECIPES["llama-tiny"]()
+            >>> RunConfig.from_dict(config.to_dict()) == config
+            True
+        """
+        parts = {"data": DataConfig, "model": ModelConfig, "optimizer": OptimizerConfig}
+        nested = {name: _from_mapping(part, values[name]) for name, part in parts.items() if name in values}
+        return _from_mapping(cls, {**values, **nested})
+
+
+def _from_mapping(cls: type[T], values: Mapping[str, Any]) -> T:
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    names = [field.name for field in fields]
+    for name in values:
+        if name not in names:
+            raise unknown_name(f"a setting of {cls.__name__}", name, names)
+    no_default = dataclasses.MISSING
+    needed = [f.name for f in fields if f.default is no_default and f.default_factory is no_default]
+    missing = [name for name in needed if name not in values]
+    if missing:
+        raise ValueError(f"{cls.__name__} needs {', '.join(missing)}, which have no default; add them.")
+    return cls(**values)
+
+
+def _text(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string; got {value!r}.")
+
+
+def _whole(name: str, value: object, least: int) -> None:
+    if type(value) is not int or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}; got {value!r}.")
+
+
+def _number(name: str, value: object, *, above: float | None = None, most: float = math.inf) -> None:
+    number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    if not math.isfinite(number) or number < 0 or number > most or (above is not None and number <= above):
+        lower = "at least 0" if above is None else f"greater than {above:g}"
+        upper = "" if math.isinf(most) else f" and at most {most:g}"
+        raise ValueError(f"{name} must be a finite number {lower}{upper}; got {value!r}.")

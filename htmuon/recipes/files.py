@@ -1,0 +1,97 @@
+"""Files and folders that are either complete or not there, whenever the process is killed."""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "manifest.json"
+
+
+class DamagedFolder(ValueError):
+    """A sealed folder whose content does not agree with its manifest."""
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; what is written there replaces `path` at the end, in one move."""
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        yield temporary
+        sync(temporary)
+        temporary.replace(path)
+        sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def sealed_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; at the end it gets a manifest of checksums and the name `path`.
+
+    Raises:
+        OSError: the folder cannot be written, or `path` exists and is not empty.
+    """
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield temporary
+        files = sorted(temporary.iterdir())
+        write_json(temporary / MANIFEST, {"sha256": {file.name: sha256(file) for file in files}})
+        for file in files:
+            sync(file)
+        sync(temporary)
+        temporary.replace(path)
+        sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def verify_sealed_folder(path: Path) -> None:
+    """Check a folder made by `sealed_folder` against its manifest.
+
+    Raises:
+        DamagedFolder: a file is missing, unreadable or changed.
+    """
+    try:
+        expected = json.loads((path / MANIFEST).read_text())["sha256"]
+        changed = [name for name, digest in expected.items() if sha256(path / name) != digest]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedFolder(f"{path} is not complete: {error}") from error
+    if changed:
+        raise DamagedFolder(f"{path} is damaged: {', '.join(changed)} changed after it was written")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON, in one move; floats that are not finite become null, because JSON has none."""
+    with new_file(path) as temporary:
+        temporary.write_text(json.dumps(finite(value), indent=2, allow_nan=False) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """`value` (a nest of dicts and lists) with None for each float that is not finite."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,103 @@
+"""Training batches as a pure function of the seed and the position, and windows for evaluation."""
+
+import torch
+from torch import Tensor
+
+from htmuon.recipes.llm.tokenizer import END_TOKEN
+
+# torch.nn.functional.cross_entropy leaves out targets of this value.
+NO_TARGET = -100
+
+
+class TrainingBatches:
+    """Non-overlapping chunks of the training tokens, in a new random order each epoch.
+
+    Sample i of a run is chunk `permutation(seed, i // chunks)[i % chunks]`, and batch k holds the samples from
+    k * batch_size on. So the data has no state, and the samples of a step depend neither on where a run was resumed
+    nor on how a step is divided into accumulated batches.
+
+    Args:
+        tokens: `[tokens]` integers.
+        sequence_length: inputs of one sequence; it reads one token more, its last target.
+        batch_size: sequences in a batch.
+        seed: of the order.
+
+    Raises:
+        ValueError: the tokens do not fill one batch.
+
+    Example:
+        >>> batches = TrainingBatches(torch.arange(41), sequence_length=10, batch_size=2, seed=0)
+        >>> inputs, targets = batches[0]
+        >>> inputs.shape, bool((targets == inputs + 1).all())
+        (torch.Size([2, 10]), True)
+    """
+
+    def __init__(self, tokens: Tensor, *, sequence_length: int, batch_size: int, seed: int) -> None:
+        self.chunks = (len(tokens) - 1) // sequence_length
+        if self.chunks < batch_size:
+            raise ValueError(
+                f"the training text must fill one batch of {batch_size} x {sequence_length} tokens; it has "
+                f"{len(tokens)}. Give more text, or a smaller batch size or sequence length."
+            )
+        self.tokens = tokens
+        self.sequence_length = sequence_length
+        self.batch_size = batch_size
+        self.seed = seed
+        self._epoch = -1
+        self._order = torch.empty(0, dtype=torch.int64)
+
+    def __getitem__(self, batch: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets `[batch_size, sequence_length]` (int64) of batch number `batch`, from 0 without end."""
+        starts = self._samples(batch * self.batch_size, self.batch_size) * self.sequence_length
+        offsets = torch.arange(self.sequence_length + 1, device=self.tokens.device)
+        sequences = self.tokens[starts[:, None] + offsets].long()
+        return sequences[:, :-1], sequences[:, 1:]
+
+    def _samples(self, first: int, count: int) -> Tensor:
+        epoch, offset = divmod(first, self.chunks)
+        head = self._permutation(epoch)[offset : offset + count]
+        if len(head) == count:
+            return head
+        return torch.cat([head, self._samples(first + len(head), count - len(head))])
+
+    def _permutation(self, epoch: int) -> Tensor:
+        if epoch != self._epoch:
+            # Drawn on the CPU, so that the order is the same on every device.
+            generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch))
+            self._order = torch.randperm(self.chunks, generator=generator).to(self.tokens.device)
+            self._epoch = epoch
+        return self._order
+
+
+def mix_seed(seed: int, index: int) -> int:
+    """One 63-bit seed from two numbers, so that neighbouring pairs give unrelated streams (SplitMix64's finalizer)."""
+    mask = (1 << 64) - 1
+    # The constants are those of Steele, Lea and Flood, "Fast splittable pseudorandom number generators" (2014).
+    mixed = (seed * 0x9E3779B97F4A7C15 + index + 1) & mask
+    mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & mask
+    return (mixed ^ (mixed >> 31)) >> 1
+
+
+def evaluation_windows(documents: list[Tensor], sequence_length: int) -> tuple[Tensor, Tensor]:
+    """Inputs and targets `[windows, sequence_length]` (int64) in which every token of the documents is once a target.
+
+    A window never crosses documents. The first token of a document is predicted from an end token, as in training;
+    what a last window has too much is filled with inputs that no target depends on.
+
+    Args:
+        documents: each `[tokens]`, with its end token.
+        sequence_length: inputs of one window.
+
+    Example:
+        >>> inputs, targets = evaluation_windows([torch.tensor([7, 8, 9, 0])], 3)
+        >>> inputs.tolist(), targets.tolist()
+        ([[0, 7, 8], [9, 0, 0]], [[7, 8, 9], [0, -100, -100]])
+    """
+    inputs, targets = [], []
+    for document in documents:
+        shifted = torch.cat([document.new_tensor([END_TOKEN]), document[:-1]])
+        padding = -len(document) % sequence_length
+        inputs.append(torch.nn.functional.pad(shifted.long(), (0, padding), value=END_TOKEN))
+        targets.append(torch.nn.functional.pad(document.long(), (0, padding), value=NO_TARGET))
+    return torch.cat(inputs).view(-1, sequence_length), torch.cat(targets).view(-1, sequence_length)

@@ -1,0 +1,55 @@
+"""A language-model run, seen by the trainer: a network, a training loss, an evaluation."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from htmuon.recipes.config import RunConfig
+from htmuon.recipes.llm.batches import NO_TARGET, TrainingBatches, evaluation_windows
+from htmuon.recipes.llm.model import build_llama
+from htmuon.recipes.llm.tokens import TokenizedText
+
+
+def build_model(config: RunConfig) -> torch.nn.Module:
+    """The network with its initial weights, on the CPU; equal settings and seeds give equal weights."""
+    data = config.data
+    sizes = {"vocab_size": data.vocab_size, "sequence_length": data.sequence_length}
+    return build_llama(config.model, seed=config.seed, **sizes)
+
+
+class LanguageModelling:
+    """Next-token prediction.
+
+    Args:
+        config: the settings of the run.
+        text: its tokens.
+        device: where batches are made.
+
+    Raises:
+        ValueError: the training tokens do not fill one batch.
+    """
+
+    def __init__(self, config: RunConfig, text: TokenizedText, device: torch.device) -> None:
+        length = config.data.sequence_length
+        self.batch_size = config.batch_size
+        self.batches = TrainingBatches(
+            text.training.to(device), sequence_length=length, batch_size=config.batch_size, seed=config.seed
+        )
+        windows = evaluation_windows(text.held_out[config.evaluate_on], length)
+        self.inputs, self.targets = (part.to(device) for part in windows)
+        self.tokens_per_batch = config.batch_size * length
+
+    def training_loss(self, model: torch.nn.Module, batch: int) -> Tensor:
+        """Mean loss in nats per token, 0-d, of training batch number `batch`."""
+        inputs, targets = self.batches[batch]
+        return cross_entropy(model(input_ids=inputs).logits.flatten(0, 1), targets.flatten())
+
+    def held_out_loss(self, model: torch.nn.Module) -> float:
+        """Mean loss in nats over every token of the held-out documents; each token counts once and equally."""
+        total = torch.zeros((), dtype=torch.float64, device=self.inputs.device)
+        for inputs, targets in zip(
+            self.inputs.split(self.batch_size), self.targets.split(self.batch_size), strict=True
+        ):
+            logits = model(input_ids=inputs).logits.flatten(0, 1)
+            total += cross_entropy(logits, targets.flatten(), ignore_index=NO_TARGET, reduction="none").double().sum()
+        return float(total / (self.targets != NO_TARGET).sum())

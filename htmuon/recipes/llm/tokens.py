@@ -1,0 +1,98 @@
+"""The tokens of a run, cached on disk so that all runs of a comparison train on the same ones."""
+
+import dataclasses
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from htmuon.recipes.config import DataConfig, HeldOut
+from htmuon.recipes.extras import require
+from htmuon.recipes.files import DamagedFolder, sealed_folder, verify_sealed_folder
+from htmuon.recipes.llm.corpus import fingerprint, split_documents
+from htmuon.recipes.llm.tokenizer import encode, train_tokenizer
+
+TOKENS = "tokens.safetensors"
+TOKENIZER = "tokenizer.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenizedText:
+    """The tokens by use, int32. Every document ends with the end token.
+
+    Args:
+        training: all training documents in a row, `[tokens]`.
+        held_out: the tuning and the report documents, each `[tokens]`.
+    """
+
+    training: Tensor
+    held_out: dict[HeldOut, list[Tensor]]
+
+
+def prepare_tokens(
+    files: dict[str, bytes], config: DataConfig, root: Path, on_message: Callable[[str], None]
+) -> TokenizedText:
+    """Read the tokens of a text from `root`/data-<fingerprint>, or make them and store them there.
+
+    Args:
+        files: from `read_files(config.path)`.
+        config: the settings.
+        root: the folder for the cache; made if it does not exist.
+        on_message: told when a damaged cache is made anew.
+
+    Raises:
+        ValueError: the text is not usable; see `split_documents`.
+        OSError: the cache cannot be written.
+    """
+    folder = root / f"data-{fingerprint(files, config)}"
+    if folder.exists():
+        try:
+            return _load(folder)
+        except DamagedFolder as error:
+            on_message(f"{error}; the tokens are made anew.")
+    split = split_documents(files, config)
+    tokenizer = train_tokenizer(split.training, config.vocab_size)
+    tensors = {"training": torch.cat(encode(tokenizer, split.training))}
+    for name, documents in (("tuning", split.tuning), ("report", split.report)):
+        encoded = encode(tokenizer, documents)
+        tensors[name] = torch.cat(encoded)
+        tensors[f"{name}_lengths"] = torch.tensor([len(tokens) for tokens in encoded])
+    root.mkdir(parents=True, exist_ok=True)
+    _discard_if_damaged(folder)
+    try:
+        with sealed_folder(folder) as new:
+            tokenizer.save(str(new / TOKENIZER))
+            require("safetensors.torch").save_file(tensors, new / TOKENS)
+    except OSError:
+        # Another process may have stored the same tokens first: then its folder is the one that all use.
+        if not folder.exists():
+            raise
+    return _load(folder)
+
+
+def _load(folder: Path) -> TokenizedText:
+    verify_sealed_folder(folder)
+    tensors = require("safetensors.torch").load_file(folder / TOKENS)
+
+    def documents(name: HeldOut) -> list[Tensor]:
+        lengths: Sequence[int] = tensors[f"{name}_lengths"].tolist()
+        return list(tensors[name].split(lengths))
+
+    return TokenizedText(
+        training=tensors["training"], held_out={"tuning": documents("tuning"), "report": documents("report")}
+    )
+
+
+def _discard_if_damaged(folder: Path) -> None:
+    if not folder.exists():
+        return
+    try:
+        verify_sealed_folder(folder)
+    except DamagedFolder:
+        # The move is one step, so that no process sees half of a folder.
+        doomed = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        folder.replace(doomed)
+        shutil.rmtree(doomed)

@@ -1,0 +1,169 @@
+"""Optimizers from a short text: `htmuon`, `htmuon:power=0.25,normalization=rms`, `adamw`."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+
+import htmuon
+from htmuon._registry import unknown_name
+from htmuon.optim import OPTIMIZERS, POWER_SCHEDULES
+
+ADAMW = "adamw"
+# What a spec cannot set: the run's configuration does, or a text cannot write it.
+NOT_IN_SPECS = {"self", "params", "settings", "lr", "weight_decay", "power_schedule"}
+
+
+class AdamW(torch.optim.AdamW):
+    """torch's fused AdamW that leaves out a step whose gradients are not all finite, as htmuon's optimizers do.
+
+    One flag over all gradients, computed on the device, masks the step without a wait of the host. This is the flag
+    that torch's own gradient scaler hands to fused optimizers.
+
+    Args:
+        params: as for `torch.optim.AdamW`.
+        lr: learning rate.
+        weight_decay: decoupled weight decay.
+        beta1: decay of the first moment.
+        beta2: decay of the second moment.
+        eps: added to the root of the second moment.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float,
+        *,
+        weight_decay: float,
+        beta1: float = 0.9,
+        beta2: float = 0.95,
+        eps: float = 1e-8,
+    ) -> None:
+        super().__init__(params, lr=lr, betas=(beta1, beta2), eps=eps, weight_decay=weight_decay, fused=True)
+        for group in self.param_groups:
+            group["skipped_steps"] = torch.zeros((), dtype=torch.int64, device=group["params"][0].device)
+
+    @property
+    def skipped_steps(self) -> Tensor:
+        """Steps left out so far, 0-d."""
+        count: Tensor = self.param_groups[0]["skipped_steps"]
+        return count
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One step, or none if a gradient is not finite."""
+        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        # The largest magnitude is NaN or infinite where any entry is.
+        finite = get_total_norm(gradients, norm_type=float("inf")).isfinite()
+        self.found_inf = (~finite).float()
+        for group in self.param_groups:
+            group["skipped_steps"] += ~finite
+        return super().step(closure)
+
+
+def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
+    """The name and the settings of "name:key=value,...".
+
+    Values are numbers, `true`, `false`, `none`, or else strings.
+
+    Raises:
+        ValueError: a part is not key=value, or a key comes twice.
+
+    Example:
+        >>> parse_spec("htmuon:power=0.25,nesterov=false,normalization=rms")
+        ('htmuon', {'power': 0.25, 'nesterov': False, 'normalization': 'rms'})
+    """
+    name, colon, text = spec.partition(":")
+    settings: dict[str, Any] = {}
+    for part in text.split(",") if colon else []:
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (key and equals and value):
+            raise ValueError(f"an optimizer must be written as name:key=value,key=value; got {part!r} in {spec!r}.")
+        if key in settings:
+            raise ValueError(f"each setting of an optimizer must be given once; {key!r} comes twice in {spec!r}.")
+        settings[key] = _value(value)
+    return name.strip(), settings
+
+
+def build_optimizer(
+    spec: str, model: torch.nn.Module, *, lr: float, adamw_lr: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """The optimizer that a spec names, over `htmuon.param_groups(model)`.
+
+    "adamw" is torch's AdamW on the same groups, with `lr` for all; every other name is one of `htmuon.OPTIMIZERS`, with
+    `lr` for the hidden matrices and `adamw_lr` for the rest. All decay the same parameters by `weight_decay`. A power
+    schedule is written with its settings: "htmuon:schedule=interval,power=0.125,every=5".
+
+    Args:
+        spec: see `parse_spec`.
+        model: its parameters, where they will be trained.
+        lr: learning rate of the hidden matrices.
+        adamw_lr: learning rate of the other parameters.
+        weight_decay: decoupled, times the learning rate.
+
+    Raises:
+        ValueError: the name or a setting is unknown, or a value is not valid.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Embedding(9, 4), torch.nn.Linear(4, 4), torch.nn.Linear(4, 9))
+        >>> optimizer = build_optimizer("htmuon:power=0.25", model, lr=0.02, adamw_lr=0.003, weight_decay=0.1)
+        >>> type(optimizer).__name__, [(group["use_muon"], group["lr"]) for group in optimizer.param_groups]
+        ('HTMuon', [(True, 0.02), (False, 0.003), (False, 0.003)])
+    """
+    name, settings = parse_spec(spec)
+    if name != ADAMW and name not in OPTIMIZERS:
+        raise unknown_name("optimizer", name, [ADAMW, *OPTIMIZERS])
+    kind: Callable[..., torch.optim.Optimizer] = AdamW if name == ADAMW else OPTIMIZERS[name]
+    known = settings_of(name)
+    arguments: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay}
+    if name != ADAMW:
+        arguments |= {"adamw_lr": adamw_lr, "adamw_weight_decay": weight_decay}
+        if "schedule" in settings:
+            schedule = _take_schedule(settings, default_power=known["power"])
+            arguments["power_schedule"] = schedule
+    for key in settings:
+        if key not in known:
+            raise unknown_name(f"a setting of {name}", key, list(known))
+    try:
+        return kind(htmuon.param_groups(model), **arguments, **settings)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"optimizer {spec!r}: {error}") from error
+
+
+def settings_of(name: str) -> dict[str, Any]:
+    """What a spec of this optimizer may set, with the defaults."""
+    kind = AdamW if name == ADAMW else OPTIMIZERS[name]
+    found: dict[str, Any] = {}
+    # A variant takes its parents' settings as **settings, so the constructors of all of them count.
+    for parent in kind.__mro__[: kind.__mro__.index(torch.optim.Optimizer)]:
+        if not parent.__module__.startswith("htmuon."):
+            continue
+        for key, parameter in inspect.signature(parent.__init__).parameters.items():  # type: ignore[misc]
+            if key not in NOT_IN_SPECS and parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+                found.setdefault(key, parameter.default)
+    return {key: default for key, default in found.items() if not key.startswith("adamw_") or key == "adamw_eps"}
+
+
+def _take_schedule(settings: dict[str, Any], default_power: float) -> dict[str, Any]:
+    """Take a power schedule and its settings out of the settings of a spec."""
+    name = settings.pop("schedule")
+    fields = inspect.signature(POWER_SCHEDULES[name]).parameters
+    values = {key: settings.pop(key) for key in fields if key in settings}
+    if "power" in fields:
+        values.setdefault("power", default_power)
+    return {"name": name, **values}
+
+
+def _value(text: str) -> bool | int | float | str | None:
+    words: dict[str, bool | None] = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text

@@ -1,0 +1,8 @@
+"""The recipes by name."""
+
+from collections.abc import Callable
+
+from htmuon._registry import Registry
+from htmuon.recipes.config import RunConfig
+
+RECIPES: Registry[Callable[[], RunConfig]] = Registry("recipe")
