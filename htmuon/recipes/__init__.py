@@ -10,7 +10,7 @@ from htmuon.recipes.observer import Observer, SilentObserver
 from htmuon.recipes.optimizers import build_optimizer
 from htmuon.recipes.registry import RECIPES
 from htmuon.recipes.result import RunResult
-from htmuon.recipes.trainer import TrainingStopped, train
+from htmuon.recipes.trainer import TrainingStoppedError, train
 
 __all__ = [
     "RECIPES",
@@ -21,7 +21,7 @@ __all__ = [
     "RunConfig",
     "RunResult",
     "SilentObserver",
-    "TrainingStopped",
+    "TrainingStoppedError",
     "build_optimizer",
     "train",
 ]

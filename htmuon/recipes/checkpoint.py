@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from htmuon.recipes.extras import require
-from htmuon.recipes.files import DamagedFolder, sealed_folder, verify_sealed_folder
+from htmuon.recipes.files import DamagedFolderError, sealed_folder, verify_sealed_folder
 
 KEEP = 2
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -70,7 +70,7 @@ def load_checkpoint(folder: Path, device: torch.device, on_message: Callable[[st
         try:
             verify_sealed_folder(path)
             return _read(path, device)
-        except DamagedFolder as error:
+        except DamagedFolderError as error:
             on_message(f"{error}; going back to the checkpoint before it, or to the start.")
             shutil.rmtree(path)
     return None

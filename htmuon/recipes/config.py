@@ -166,7 +166,9 @@ class RunConfig:
             True
         """
         parts = {"data": DataConfig, "model": ModelConfig, "optimizer": OptimizerConfig}
-        nested = {name: _from_mapping(part, values[name]) for name, part in parts.items() if name in values}
+        nested: dict[str, Any] = {
+            name: _from_mapping(part, values[name]) for name, part in parts.items() if name in values
+        }
         return _from_mapping(cls, {**values, **nested})
 
 

@@ -14,7 +14,7 @@ from typing import Any
 MANIFEST = "manifest.json"
 
 
-class DamagedFolder(ValueError):
+class DamagedFolderError(ValueError):
     """A sealed folder whose content does not agree with its manifest."""
 
 
@@ -71,15 +71,15 @@ def verify_sealed_folder(path: Path) -> None:
     """Check a folder made by `sealed_folder` against its manifest.
 
     Raises:
-        DamagedFolder: a file is missing, unreadable or changed.
+        DamagedFolderError: a file is missing, unreadable or changed.
     """
     try:
         expected = json.loads((path / MANIFEST).read_text())["sha256"]
         changed = [name for name, digest in expected.items() if sha256(path / name) != digest]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedFolder(f"{path} is not complete: {error}") from error
+        raise DamagedFolderError(f"{path} is not complete: {error}") from error
     if changed:
-        raise DamagedFolder(f"{path} is damaged: {', '.join(changed)} changed after it was written")
+        raise DamagedFolderError(f"{path} is damaged: {', '.join(changed)} changed after it was written")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -55,7 +55,8 @@ class MetricsLog:
 
     def median(self, quantity: str) -> float:
         """The median of a quantity over the training lines."""
-        return statistics.median(record[quantity] for record in self.records if record["kind"] == "train")
+        values = [float(record[quantity]) for record in self.records if record["kind"] == "train"]
+        return statistics.median(values)
 
     def __enter__(self) -> "MetricsLog":
         return self

@@ -61,7 +61,8 @@ class AdamW(torch.optim.AdamW):
         self.found_inf = (~finite).float()
         for group in self.param_groups:
             group["skipped_steps"] += ~finite
-        return super().step(closure)
+        loss: float | None = super().step(closure)
+        return loss
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:

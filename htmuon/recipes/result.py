@@ -79,4 +79,5 @@ class RunResult:
     def from_dict(cls, values: Mapping[str, Any]) -> "RunResult":
         """The inverse of `to_dict`; None (JSON's null) stands for a number that is not finite."""
         names = [field.name for field in dataclasses.fields(cls)]
-        return cls(**{name: math.nan if values[name] is None else values[name] for name in names})
+        known: dict[str, Any] = {name: math.nan if values[name] is None else values[name] for name in names}
+        return cls(**known)

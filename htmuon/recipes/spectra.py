@@ -26,7 +26,8 @@ class HiddenMatrix:
     def singular_values(self, values: Tensor) -> Tensor:
         """Of `values`, in the shape of the parameter: float32 `[*batch, min(out, in)]` on the CPU, descending."""
         matrix = htmuon.matrix_view(values.detach().cpu().double(), self.view)
-        return torch.linalg.svdvals(matrix).float()
+        singular_values: Tensor = torch.linalg.svdvals(matrix)
+        return singular_values.float()
 
 
 def hidden_matrices(model: torch.nn.Module) -> list[HiddenMatrix]:

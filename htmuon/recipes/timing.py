@@ -34,7 +34,7 @@ class CudaTimer:
 
     def mark(self) -> None:
         """Call at the start of a step, before the optimizer, and at the end."""
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         self._marks.append(event)
 

@@ -30,7 +30,7 @@ from htmuon.recipes.spectra import LastUpdate, hidden_matrices, run_spectra
 from htmuon.recipes.timing import CudaTimer, HostTimer
 
 
-class TrainingStopped(RuntimeError):
+class TrainingStoppedError(RuntimeError):
     """A run that cannot go on: too many of its gradients were not finite."""
 
 
@@ -39,7 +39,7 @@ def train(
     folder: str | os.PathLike[str],
     observer: Observer | None = None,
     *,
-    data_root: Path | None = None,
+    cache: Path | None = None,
 ) -> RunResult:
     """Train in `folder`: start, go on from the last good checkpoint, or return the result of a finished run.
 
@@ -51,11 +51,11 @@ def train(
         config: all settings.
         folder: new, empty, or that of a run with the same settings.
         observer: told what happens.
-        data_root: where tokenized text is kept for all runs; the folder that `folder` is in if not given.
+        cache: the folder where tokenized text is kept for many runs; the one that `folder` is in if not given.
 
     Raises:
         ValueError: a setting, the data or the folder is not usable; nothing was changed in the folder.
-        TrainingStopped: `config.max_skipped_steps` steps had gradients that are not finite.
+        TrainingStoppedError: `config.max_skipped_steps` steps had gradients that are not finite.
         ImportError: the libraries of the `train` extra are missing.
     """
     observer = observer or SilentObserver()
@@ -74,7 +74,7 @@ def train(
     rates = {"lr": spec.lr, "adamw_lr": spec.adamw_lr, "weight_decay": spec.weight_decay}
     optimizer = build_optimizer(spec.name, model, **rates)
     keep_initial_lr(optimizer)
-    root = home.path.absolute().parent if data_root is None else data_root
+    root = home.path.absolute().parent if cache is None else cache
     try:
         text = prepare_tokens(files, config.data, root, observer.on_message)
     except OSError as error:
@@ -126,7 +126,7 @@ class Training:
         self.precision = resolve_precision(config.precision, self.device)
         self.timer = CudaTimer() if self.device.type == "cuda" else HostTimer()
         self.losses: list[Tensor] = []
-        self.reported_skips = 0
+        self.skipped_steps = 0
 
     def run(self) -> RunResult:
         """Train to the end and write the result."""
@@ -143,10 +143,14 @@ class Training:
                 self._step(step)
                 if last or done % self.config.log_interval == 0:
                     self._log(done, log)
-                if last or done % self.config.eval_interval == 0:
+                # Too many skipped steps are a divergence where the loss is not finite either, and else a fault.
+                faulty = self.skipped_steps >= self.config.max_skipped_steps
+                if last or faulty or done % self.config.eval_interval == 0:
                     held_out_loss = self._evaluate(done, log)
                     if not math.isfinite(held_out_loss):
                         return self._finish(done, held_out_loss, log, None)
+                if faulty:
+                    self._stop(done)
                 # The last step has no checkpoint: a run that is killed after it repeats it, for its update.
                 if not last and done % self.config.checkpoint_interval == 0:
                     self._save(done, log)
@@ -189,27 +193,26 @@ class Training:
             "lr": self.config.optimizer.lr * self._factor(done - 1),
             "seconds_per_step": seconds,
             "optimizer_seconds": optimizer_seconds,
-            "skipped_steps": self._skipped_steps(),
+            "skipped_steps": self._count_skipped_steps(done),
             "tokens": done * self.config.accumulation * self.task.tokens_per_batch,
         }
         log.write(record)
         self.observer.on_step(done, loss, seconds)
-        self._check_skipped_steps(done)
 
-    def _skipped_steps(self) -> int:
-        return int(self.optimizer.skipped_steps)  # type: ignore[attr-defined]
-
-    def _check_skipped_steps(self, done: int) -> None:
-        skipped = self._skipped_steps()
-        if skipped >= self.config.max_skipped_steps:
-            raise TrainingStopped(
-                f"training must have fewer than max_skipped_steps={self.config.max_skipped_steps} steps with gradients "
-                f"that are not finite; {skipped} of the first {done} steps of {self.home.path} had some and were "
-                "skipped. Use a smaller learning rate or max_grad_norm, and look at the data."
-            )
-        if skipped > self.reported_skips:
+    def _count_skipped_steps(self, done: int) -> int:
+        """Read the optimizer's counter, and say so if it grew."""
+        skipped = int(self.optimizer.skipped_steps)  # type: ignore[attr-defined]
+        if skipped > self.skipped_steps:
             self.observer.on_message(f"{skipped} steps skipped by step {done}: their gradients were not finite.")
-            self.reported_skips = skipped
+        self.skipped_steps = skipped
+        return skipped
+
+    def _stop(self, done: int) -> None:
+        raise TrainingStoppedError(
+            f"training must have fewer than max_skipped_steps={self.config.max_skipped_steps} steps with gradients that "
+            f"are not finite; {self.skipped_steps} of the first {done} steps of {self.home.path} had some and were "
+            "skipped. Use a smaller learning rate or max_grad_norm, and look at the data."
+        )
 
     def _evaluate(self, done: int, log: MetricsLog) -> float:
         self.model.eval()
@@ -226,7 +229,7 @@ class Training:
             "text": self.text_id,
             "threads": torch.get_num_threads(),
             "losses": [float(loss) for loss in self.losses],
-            "reported_skips": self.reported_skips,
+            "skipped_steps": self.skipped_steps,
         }
         state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         save_checkpoint(self.home.checkpoints, Checkpoint(step=done, progress=progress, **state))
@@ -246,7 +249,7 @@ class Training:
         self.model.load_state_dict(checkpoint.model)
         self.optimizer.load_state_dict(checkpoint.optimizer)
         self.losses = [torch.tensor(loss, device=self.device) for loss in progress["losses"]]
-        self.reported_skips = progress["reported_skips"]
+        self.skipped_steps = progress["skipped_steps"]
         return checkpoint.step
 
     def _finish(self, done: int, loss: float, log: MetricsLog, update: LastUpdate | None) -> RunResult:
@@ -273,7 +276,7 @@ class Training:
             "optimizer_seconds_per_step": log.median("optimizer_seconds"),
             "peak_memory_bytes": peak_memory_bytes(self.device),
             "optimizer_state_bytes": optimizer_state_bytes(self.optimizer),
-            "skipped_steps": self._skipped_steps(),
+            "skipped_steps": self.skipped_steps,
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "hidden_parameters": sum(matrix.parameter.numel() for matrix in hidden_matrices(self.model)),
             "versions": {

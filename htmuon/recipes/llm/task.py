@@ -48,7 +48,7 @@ class LanguageModelling:
         """Mean loss in nats over every token of the held-out documents; each token counts once and equally."""
         total = torch.zeros((), dtype=torch.float64, device=self.inputs.device)
         for inputs, targets in zip(
-            self.inputs.split(self.batch_size), self.targets.split(self.batch_size), strict=True
+            torch.split(self.inputs, self.batch_size), torch.split(self.targets, self.batch_size), strict=True
         ):
             logits = model(input_ids=inputs).logits.flatten(0, 1)
             total += cross_entropy(logits, targets.flatten(), ignore_index=NO_TARGET, reduction="none").double().sum()

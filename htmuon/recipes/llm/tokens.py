@@ -11,7 +11,7 @@ from torch import Tensor
 
 from htmuon.recipes.config import DataConfig, HeldOut
 from htmuon.recipes.extras import require
-from htmuon.recipes.files import DamagedFolder, sealed_folder, verify_sealed_folder
+from htmuon.recipes.files import DamagedFolderError, sealed_folder, verify_sealed_folder
 from htmuon.recipes.llm.corpus import fingerprint, split_documents
 from htmuon.recipes.llm.tokenizer import encode, train_tokenizer
 
@@ -51,7 +51,7 @@ def prepare_tokens(
     if folder.exists():
         try:
             return _load(folder)
-        except DamagedFolder as error:
+        except DamagedFolderError as error:
             on_message(f"{error}; the tokens are made anew.")
     split = split_documents(files, config)
     tokenizer = train_tokenizer(split.training, config.vocab_size)
@@ -91,7 +91,7 @@ def _discard_if_damaged(folder: Path) -> None:
         return
     try:
         verify_sealed_folder(folder)
-    except DamagedFolder:
+    except DamagedFolderError:
         # The move is one step, so that no process sees half of a folder.
         doomed = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         folder.replace(doomed)
