@@ -1,1 +1,71 @@
-"""The command line: compare, train, list."""
+"""The command line: `htmuon compare | train | list`."""
+
+import sys
+from collections.abc import Sequence
+
+_HELP = """\
+usage: htmuon COMMAND ...
+
+Heavy-tailed spectral optimizers for PyTorch: U S^p V^T for any p, on top of every Muon variant.
+
+commands:
+  compare RECIPE   train a recipe with several optimizers, each tuned, with several seeds; ends in a report
+  train RECIPE     one training run
+  list             recipes, optimizers, spectral maps, methods, normalizations, power schedules
+
+examples:
+  htmuon compare llama-tiny --out runs/demo
+  htmuon compare llama-tiny --optimizers adamw muon htmuon:power=0.25 --seeds 0 1 2 --learning-rates tune
+  htmuon train llama-tiny --optimizer.name htmuon --optimizer.lr 0.02 --out runs/first
+  htmuon compare llama-tiny --help      all settings of the recipe, with their defaults
+"""
+_COMMANDS = ("compare", "train", "list")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: what was typed after `htmuon`; those of the process if None.
+
+    Returns:
+        The exit code: 0, 2 for something that the user can mend, 130 when interrupted.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _run(words)
+    except KeyboardInterrupt:
+        print("\nhtmuon: interrupted; the same command goes on where this one stopped.", file=sys.stderr)
+        return 130
+    except (ValueError, ImportError, OSError) as error:
+        print(f"htmuon: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(_HELP, end="")
+        return 0 if words else 2
+    command, rest = words[0], words[1:]
+    # Imported when needed: help must not wait for what a training run needs.
+    if command == "compare":
+        from htmuon.cli import compare
+
+        compare.run(rest)
+    elif command == "train":
+        from htmuon.cli import train
+
+        train.run(rest)
+    elif command == "list":
+        from htmuon.cli import listing
+
+        print(listing.listing())
+    elif command == "--version":
+        import htmuon
+
+        print(f"htmuon {htmuon.__version__}")
+    else:
+        from htmuon._registry import unknown_name
+
+        raise unknown_name("the command", command, list(_COMMANDS))
+    return 0

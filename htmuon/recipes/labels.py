@@ -1,6 +1,5 @@
 """How optimizers are named, explained and coloured: the same in the table, the figures and the terminal."""
 
-import inspect
 import re
 from dataclasses import dataclass
 
@@ -75,6 +74,6 @@ def update_rule(spec: str) -> str:
     if name == ADAMW:
         return "Adam's element-wise rule with decoupled weight decay, for all parameters: no spectrum involved."
     optimizer = OPTIMIZERS[name]
-    power = settings.get("power", inspect.signature(optimizer).parameters["power"].default)
-    described = (optimizer.__doc__ or "").partition("\n")[0]
-    return f"{described} Here p = {power:g}." if power else described
+    described = (optimizer.__doc__ or "").strip().partition("\n")[0].removeprefix(f"{optimizer.__name__}: ")
+    changes = ", ".join(f"{key} = {value}" for key, value in settings.items())
+    return f"{described} Here with {changes}." if changes else described

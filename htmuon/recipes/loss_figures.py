@@ -56,20 +56,23 @@ def _draw_by_time(ax: Axes, *, records: Records, styles: Mapping[str, Style]) ->
     visible: list[float] = []
     for spec, runs in records.items():
         # The mean over seeds at equal steps, at the optimizer's own pace: seeds differ in pace by noise only.
-        pace = sum(run.result.seconds_per_step for run in runs) / len(runs)
+        paces = [run.result.seconds_per_step for run in runs if run.result is not None]
+        if not paces:
+            continue
+        pace = sum(paces) / len(paces)
         visible += _draw_band(ax, [run.curve("evaluation") for run in runs], styles[spec], seconds_per_step=pace)
     zoom(ax, visible)
     ax.set(xlabel="seconds of training (without evaluation)", ylabel="loss (nats per token)")
 
 
 def _draw_differences(ax: Axes, *, records: Records, styles: Mapping[str, Style]) -> None:
-    baseline = {run.result.seed: run.curve("evaluation") for run in next(iter(records.values()))}
+    baseline = {run.config.seed: run.curve("evaluation") for run in next(iter(records.values()))}
     visible = [0.0]
     for spec, runs in records.items():
         curves = [
-            _difference(run.curve("evaluation"), baseline[run.result.seed])
+            _difference(run.curve("evaluation"), baseline[run.config.seed])
             for run in runs
-            if run.result.seed in baseline
+            if run.config.seed in baseline
         ]
         visible += _draw_band(ax, curves, styles[spec])
     zoom(ax, visible)
@@ -163,6 +166,7 @@ def cost(summaries: Sequence[OptimizerSummary], styles: Mapping[str, Style]) -> 
 
 
 def _draw_cost(ax: Axes, *, summaries: Sequence[OptimizerSummary], styles: Mapping[str, Style]) -> None:
+    summaries = [summary for summary in summaries if math.isfinite(summary.seconds_per_step)]
     longest = max(summary.seconds_per_step for summary in summaries)
     for row, summary in enumerate(summaries):
         color = styles[summary.spec].color

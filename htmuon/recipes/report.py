@@ -49,7 +49,7 @@ def write_report(comparison: Comparison, folder: Path) -> list[OptimizerSummary]
     """Write summary.json, summary.csv, figures/*.png and report.html, each whole or not at all.
 
     Args:
-        comparison: at least one optimizer must have a finished run.
+        comparison: at least one run must have been measured.
         folder: an existing folder.
 
     Returns:
@@ -108,10 +108,10 @@ def render_html(comparison: Comparison, summaries: list[OptimizerSummary], figur
         lstrip_blocks=True,
     )
     template = environment.from_string((files("htmuon.recipes") / "report.html").read_text(encoding="utf-8"))
-    result = next(runs for runs in comparison.records.values() if runs)[0].result
+    results = [run.result for runs in comparison.records.values() for run in runs if run.result is not None]
     return template.render(
         run=comparison.run,
-        result=result,
+        result=results[0],
         comparison=comparison,
         summaries=summaries,
         verdict=verdict(summaries),

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +11,10 @@ from typing import Any, Literal
 from safetensors.torch import load_file
 from torch import Tensor
 
+from htmuon.recipes.config import RunConfig
+from htmuon.recipes.metrics import read_metrics
 from htmuon.recipes.result import RunResult
+from htmuon.recipes.run_folder import RunFolder
 
 SpectrumKind = Literal["weights", "initial_weights", "updates"]
 
@@ -27,38 +29,40 @@ class Curve:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One finished run.
+    """One run that came to its end: it finished, diverged, or stopped because of gradients that are not finite.
 
     Attributes:
-        folder: the run folder; it must hold result.json.
+        folder: the run folder.
     """
 
     folder: Path
 
     @cached_property
-    def result(self) -> RunResult:
-        """The measurements of the run."""
-        return RunResult.from_dict(json.loads((self.folder / "result.json").read_text(encoding="utf-8")))
+    def config(self) -> RunConfig:
+        """The settings of the run."""
+        return RunConfig.from_dict(json.loads((self.folder / "config.json").read_text(encoding="utf-8")))
+
+    @cached_property
+    def result(self) -> RunResult | None:
+        """The measurements of the run; None if it stopped before it could be measured."""
+        return RunFolder(self.folder).stored_result()
 
     @property
     def final_loss(self) -> float:
-        """Validation loss of the final weights in nats per token; infinite if the run diverged."""
+        """Validation loss of the final weights in nats per token; infinite if the run diverged or stopped."""
         result = self.result
-        return math.inf if result.diverged or not math.isfinite(result.final_loss) else result.final_loss
+        if result is None or result.diverged or not math.isfinite(result.final_loss):
+            return math.inf
+        return result.final_loss
 
     @cached_property
-    def _metrics(self) -> dict[str, dict[int, dict[str, Any]]]:
-        # A run that was killed may have written a step twice: the last line of a step is the one that counts.
-        metrics: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
-        for line in (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-            entry = json.loads(line)
-            metrics[entry["kind"]][entry["step"]] = entry
-        return metrics
+    def _metrics(self) -> list[dict[str, Any]]:
+        return read_metrics(self.folder / "metrics.jsonl")
 
     def curve(self, kind: Literal["train", "evaluation"], quantity: str = "loss") -> Curve:
         """A logged quantity over the steps; values that are not finite are left out."""
-        entries = sorted(self._metrics[kind].items())
-        finite = [(step, entry[quantity]) for step, entry in entries if _is_finite(entry[quantity])]
+        entries = [entry for entry in self._metrics if entry["kind"] == kind]
+        finite = [(entry["step"], entry[quantity]) for entry in entries if _is_finite(entry[quantity])]
         return Curve([step for step, _ in finite], [float(value) for _, value in finite])
 
     @cached_property
@@ -73,7 +77,7 @@ class RunRecord:
         return spectra
 
 
-# Finished report runs by optimizer spec, in the order of the comparison.
+# Report runs by optimizer spec, in the order of the comparison.
 Records = Mapping[str, Sequence[RunRecord]]
 
 

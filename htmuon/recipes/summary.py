@@ -21,12 +21,12 @@ class OptimizerSummary:
         spec: the optimizer as given, such as "htmuon:power=0.25".
         lr: tuned learning rate of the matrix parameters (of all parameters for AdamW).
         adamw_lr: learning rate of the other parameters.
-        seeds: seeds of the finished runs.
-        losses: final validation losses in nats per token; infinite where the run diverged.
+        seeds: seeds of the runs.
+        losses: final validation losses in nats per token; infinite where the run diverged or stopped.
         differences: losses minus those of the baseline with the same seed; empty where there is none.
-        seconds_per_step: median over the runs.
+        seconds_per_step: median over the runs that were measured; NaN if none was.
         optimizer_seconds_per_step: the part of it spent in the optimizer.
-        optimizer_state_bytes: size of the optimizer's state.
+        optimizer_state_bytes: size of the optimizer's state; None if no run was measured.
         peak_memory_bytes: largest over the runs; None where it was not measured.
         alpha_ks: mean over matrices and seeds of the power-law exponent of the final weights, KS estimator.
         alpha_hill: the same, median Hill estimator.
@@ -44,7 +44,7 @@ class OptimizerSummary:
     differences: tuple[float, ...]
     seconds_per_step: float
     optimizer_seconds_per_step: float
-    optimizer_state_bytes: int
+    optimizer_state_bytes: int | None
     peak_memory_bytes: int | None
     alpha_ks: float
     alpha_hill: float
@@ -80,7 +80,7 @@ class OptimizerSummary:
     @property
     def optimizer_share(self) -> float:
         """Part of the step time spent in the optimizer, between 0 and 1."""
-        return self.optimizer_seconds_per_step / self.seconds_per_step if self.seconds_per_step > 0 else 0.0
+        return self.optimizer_seconds_per_step / self.seconds_per_step
 
     @property
     def diverged(self) -> int:
@@ -108,20 +108,20 @@ def summarize(records: Records) -> list[OptimizerSummary]:
 
 
 def _summarize_one(spec: str, runs: Sequence[RunRecord], baseline: Sequence[RunRecord]) -> OptimizerSummary:
-    results = [run.result for run in runs]
+    results = [run.result for run in runs if run.result is not None]
     target = statistics.fmean(run.final_loss for run in baseline)
     steps = None if runs is baseline else first_crossing(mean_curve([r.curve("evaluation") for r in runs]), target)
     peaks = [result.peak_memory_bytes for result in results if result.peak_memory_bytes]
     return OptimizerSummary(
         spec=spec,
-        lr=results[0].lr,
-        adamw_lr=results[0].adamw_lr,
-        seeds=tuple(result.seed for result in results),
+        lr=runs[0].config.optimizer.lr,
+        adamw_lr=runs[0].config.optimizer.adamw_lr,
+        seeds=tuple(run.config.seed for run in runs),
         losses=tuple(run.final_loss for run in runs),
         differences=() if runs is baseline else _paired_differences(runs, baseline),
-        seconds_per_step=statistics.median(result.seconds_per_step for result in results),
-        optimizer_seconds_per_step=statistics.median(result.optimizer_seconds_per_step for result in results),
-        optimizer_state_bytes=results[0].optimizer_state_bytes,
+        seconds_per_step=_median([result.seconds_per_step for result in results]),
+        optimizer_seconds_per_step=_median([result.optimizer_seconds_per_step for result in results]),
+        optimizer_state_bytes=results[0].optimizer_state_bytes if results else None,
         peak_memory_bytes=max(peaks, default=None),
         alpha_ks=mean_alpha(runs, "ks"),
         alpha_hill=mean_alpha(runs, "hill"),
@@ -131,9 +131,13 @@ def _summarize_one(spec: str, runs: Sequence[RunRecord], baseline: Sequence[RunR
     )
 
 
+def _median(values: Sequence[float]) -> float:
+    return statistics.median(values) if values else math.nan
+
+
 def _paired_differences(runs: Sequence[RunRecord], baseline: Sequence[RunRecord]) -> tuple[float, ...]:
-    of_seed = {run.result.seed: run.final_loss for run in baseline}
-    pairs = [(run.final_loss, of_seed.get(run.result.seed, math.inf)) for run in runs]
+    of_seed = {run.config.seed: run.final_loss for run in baseline}
+    pairs = [(run.final_loss, of_seed.get(run.config.seed, math.inf)) for run in runs]
     return tuple(loss - other for loss, other in pairs if math.isfinite(loss) and math.isfinite(other))
 
 

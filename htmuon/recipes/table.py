@@ -57,12 +57,12 @@ def _with_spread(value: str, spread: float | None) -> str:
     return value if spread is None else f"{value} ± {spread:.4f}"
 
 
-def _alpha(value: float) -> str:
-    return f"{value:.2f}" if math.isfinite(value) else _NONE
+def _number(value: float, style: str) -> str:
+    return format(value, style) if math.isfinite(value) else _NONE
 
 
-def _perplexity(summary: OptimizerSummary) -> str:
-    return f"{summary.perplexity:.2f}" if math.isfinite(summary.perplexity) else _NONE
+def _share(summary: OptimizerSummary) -> str:
+    return _number(summary.optimizer_share, ".0%")
 
 
 def _steps(summary: OptimizerSummary) -> str:
@@ -77,18 +77,20 @@ def columns(baseline: str) -> tuple[Column, ...]:
     """The columns of a comparison with the optimizer called `baseline`."""
     return (
         Column("validation loss", "Nats per token, report documents: mean ± standard deviation over seeds.", _loss),
-        Column("perplexity", "Exponential of the mean loss.", _perplexity),
+        Column("perplexity", "Exponential of the mean loss.", lambda s: _number(s.perplexity, ".2f")),
         Column(f"vs {baseline}", f"Loss minus {baseline}'s, paired by seed: mean ± standard deviation.", _difference),
         Column("lr", "Peak learning rate of the hidden matrices.", lambda s: f"{s.lr:.3g}"),
-        Column("ms/step", "Median time of a training step.", lambda s: f"{1e3 * s.seconds_per_step:.3g}"),
-        Column("optimizer", "Share of the optimizer in that time.", lambda s: f"{100 * s.optimizer_share:.0f} %"),
+        Column("ms/step", "Median time of a training step.", lambda s: _number(1e3 * s.seconds_per_step, ".3g")),
+        Column("optimizer", "Share of the optimizer in that time.", _share),
         Column("state", "Size of the optimizer's state.", lambda s: format_bytes(s.optimizer_state_bytes), brief=False),
         Column("peak memory", "Highest over the runs.", lambda s: format_bytes(s.peak_memory_bytes), brief=False),
-        Column("alpha (KS)", "Mean power-law exponent of the weights, KS estimator.", lambda s: _alpha(s.alpha_ks)),
+        Column(
+            "alpha (KS)", "Mean power-law exponent of the weights, KS estimator.", lambda s: _number(s.alpha_ks, ".2f")
+        ),
         Column(
             "alpha (Hill)",
             "The same by the median Hill estimator; the two are not comparable.",
-            lambda s: _alpha(s.alpha_hill),
+            lambda s: _number(s.alpha_hill, ".2f"),
             brief=False,
         ),
         Column(f"steps to {baseline}", f"Steps to reach {baseline}'s final validation loss.", _steps, brief=False),

@@ -1,6 +1,5 @@
 """The result of a comparison in plain sentences, computed from the numbers, whoever wins."""
 
-import math
 from collections.abc import Sequence
 
 from htmuon.recipes.labels import label
@@ -23,7 +22,8 @@ def verdict(summaries: Sequence[OptimizerSummary]) -> list[str]:
     if len(best.seeds) < 3 and len(ranked) > 1:
         count = "One seed gives" if len(best.seeds) == 1 else "Two seeds give"
         sentences.append(f"{count} an indication, not a proof: add seeds before drawing a conclusion.")
-    sentences.extend(_cost(other, summaries[0]) for other in summaries[1:])
+    baseline = summaries[0]
+    sentences.extend(_cost(other, baseline) for other in ranked if other is not baseline and not baseline.diverged)
     return sentences
 
 
@@ -57,7 +57,7 @@ def _paired(best: OptimizerSummary, other: OptimizerSummary) -> list[float]:
 
 
 def _cost(summary: OptimizerSummary, baseline: OptimizerSummary) -> str:
-    ratio = summary.seconds_per_step / baseline.seconds_per_step if baseline.seconds_per_step > 0 else math.nan
+    ratio = summary.seconds_per_step / baseline.seconds_per_step
     sentence = f"A step of {label(summary.spec)} takes {ratio:.2f} times as long as one of {label(baseline.spec)}"
     steps = summary.steps_to_baseline
     if steps is None:

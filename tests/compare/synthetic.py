@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from htmuon.recipes.config import OptimizerConfig, RunConfig
 from htmuon.recipes.files import write_json
 from htmuon.recipes.result import RunResult
 
@@ -40,6 +41,17 @@ def write_run(
         if step % (steps // 10) == 0:
             lines.append({"kind": "evaluation", "step": step, "loss": loss, "documents": "report"})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = RunConfig(
+        recipe="llama-tiny",
+        optimizer=OptimizerConfig(name=optimizer, lr=lr, adamw_lr=0.004),
+        seed=seed,
+        steps=steps,
+        batch_size=1,
+        eval_interval=steps // 10,
+        log_interval=1,
+        checkpoint_interval=steps,
+    )
+    write_json(folder / "config.json", config.to_dict())
     result = RunResult(
         final_loss=math.nan if diverged else final_loss,
         documents="report",

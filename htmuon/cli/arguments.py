@@ -1,0 +1,85 @@
+"""Flags from settings: tyro reads the dataclasses, and an error is one line."""
+
+import contextlib
+import dataclasses
+import io
+import re
+from collections.abc import Collection, Sequence
+from typing import Any, TypeVar, cast, get_type_hints
+
+import tyro
+
+from htmuon.recipes.config import RunConfig
+from htmuon.recipes.registry import RECIPES
+
+T = TypeVar("T")
+
+
+def recipe_of(arguments: Sequence[str]) -> tuple[RunConfig, list[str]]:
+    """The settings of the recipe that the arguments begin with, and the other arguments.
+
+    With a request for help and no recipe, it is the first recipe.
+
+    Raises:
+        ValueError: no recipe is named, or it is unknown.
+    """
+    import htmuon.recipes  # noqa: F401  # the recipes register themselves there
+
+    named = bool(arguments) and not arguments[0].startswith("-")
+    if not named and not {"-h", "--help"} & set(arguments):
+        raise ValueError(f"the name of a recipe must come first; choose one of {', '.join(RECIPES)}.")
+    name = arguments[0] if named else next(iter(RECIPES))
+    return RECIPES[name](), list(arguments[1:] if named else arguments)
+
+
+def parse(kind: type[T], run: RunConfig, arguments: Sequence[str], *, prog: str, without: Collection[str]) -> T:
+    """Make a `kind`, extended by the fields of a run, from command-line arguments.
+
+    Args:
+        kind: a frozen keyword-only dataclass with the command's own settings; its docstring is the help.
+        run: defaults of the run's fields.
+        arguments: what was typed after the recipe.
+        prog: the command, for help and errors.
+        without: fields of the run that the command sets itself.
+
+    Raises:
+        ValueError: an argument is unknown, missing or not valid; the message is one line.
+        SystemExit: help was asked for and printed.
+    """
+    # `--data` is what people type; the setting's full name is `--data.path`.
+    spelled = [re.sub(r"^--data(?==|$)", "--data.path", argument) for argument in arguments]
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(_extended(kind, run, without), args=spelled, prog=prog, description=kind.__doc__)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise ValueError(f"{_one_line(errors.getvalue())} (see {prog} --help)") from None
+
+
+def run_settings(arguments: object, run: RunConfig) -> RunConfig:
+    """`run` with the fields that `arguments` has."""
+    names = [field.name for field in dataclasses.fields(RunConfig) if hasattr(arguments, field.name)]
+    return dataclasses.replace(run, **{name: getattr(arguments, name) for name in names})
+
+
+def _extended(kind: type[T], run: RunConfig, without: Collection[str]) -> type[T]:
+    hints = get_type_hints(RunConfig)
+    fields: list[tuple[str, Any, Any]] = [
+        (field.name, hints[field.name], dataclasses.field(default=getattr(run, field.name)))
+        for field in dataclasses.fields(RunConfig)
+        if field.name not in without
+    ]
+    made = dataclasses.make_dataclass(kind.__name__, fields, bases=(kind,), frozen=True, kw_only=True)
+    made.__doc__ = RunConfig.__doc__  # tyro takes the help of each flag from here
+    return cast(type[T], made)
+
+
+def _one_line(box: str) -> str:
+    """The message of the box that tyro draws around an error: its first part, and what it thinks was meant."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    lines = [line.strip("\u2502\u256d\u256e\u256f\u2570 ") for line in plain.splitlines()[1:]]
+    message, *rest = "\n".join(lines).split("\u2500" * 8)
+    hint = re.search(r"Perhaps you meant:\s+(--\S+)", "\n".join(rest))
+    return " ".join(message.split()) + (f" Perhaps you meant {hint[1]}?" if hint else "")

@@ -1,0 +1,71 @@
+"""`htmuon compare`: train one recipe with several optimizers and report who wins."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from htmuon.cli.arguments import parse, recipe_of, run_settings
+from htmuon.recipes.compare import compare
+from htmuon.recipes.compare_config import CompareConfig, LearningRates
+from htmuon.recipes.learning_rates import GridConfig
+from htmuon.recipes.terminal import plain_table, terminal_display
+from htmuon.recipes.verdict import verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareArguments:
+    """Train a recipe with several optimizers, each with its own tuned learning rate and several seeds, and report.
+
+    The same command goes on where an interrupted one stopped. Results: FOLDER/report.html, summary.json, figures/.
+
+    Examples:
+      htmuon compare llama-tiny
+      htmuon compare llama-tiny --optimizers adamw muon htmuon htmuon:power=0.25 --seeds 0 1 2 --learning-rates tune
+      htmuon compare llama-tiny --data my_texts/ --steps 1000 --model.num-layers 8 --learning-rates tune --out runs/mine
+
+    Attributes:
+        out: the folder of the comparison; runs/compare-RECIPE if not given.
+        optimizers: names or name:key=value,key=value; the first is the baseline. `htmuon list` shows them.
+        seeds: seeds of the reported runs.
+        tuning_seeds: seeds of the runs that choose the learning rates.
+        learning_rates: stored ones, or tune them now.
+        tuned_file: take the stored learning rates from this file, which --save-tuned wrote.
+        save_tuned: put the learning rates found into this file.
+        weight_decay: decoupled weight decay of every optimizer; the recipe's if not given.
+        grid: where the learning rates are looked for.
+    """
+
+    out: Path | None = None
+    optimizers: tuple[str, ...] = ("adamw", "muon", "htmuon")
+    seeds: tuple[int, ...] = (0, 1)
+    tuning_seeds: tuple[int, ...] = (100,)
+    learning_rates: LearningRates = "stored"
+    tuned_file: str = ""
+    save_tuned: Path | None = None
+    weight_decay: float | None = None
+    grid: GridConfig = field(default_factory=GridConfig)
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run the command with the arguments after `compare`."""
+    recipe, rest = recipe_of(arguments)
+    own = {"recipe", "optimizer", "seed", "evaluate_on"}
+    given = parse(CompareArguments, recipe, rest, prog=f"htmuon compare {recipe.recipe}", without=own)
+    settings = run_settings(given, recipe)
+    if given.weight_decay is not None:
+        settings = replace(settings, optimizer=replace(settings.optimizer, weight_decay=given.weight_decay))
+    config = CompareConfig(
+        run=settings,
+        out=given.out or Path("runs") / f"compare-{recipe.recipe}",
+        optimizers=given.optimizers,
+        seeds=given.seeds,
+        tuning_seeds=given.tuning_seeds,
+        learning_rates=given.learning_rates,
+        tuned_file=given.tuned_file,
+        grid=given.grid,
+    )
+    command = shlex.join(["htmuon", "compare", *arguments])
+    with terminal_display() as display:
+        summaries = compare(config, command=command, save_tuned=given.save_tuned, display=display)
+    print("", plain_table(summaries), "", *verdict(summaries), "", f"Report: {config.out / 'report.html'}", sep="\n")

@@ -1,0 +1,48 @@
+"""`htmuon list`: everything that can be chosen by name."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import htmuon.recipes  # noqa: F401  # the recipes register themselves there
+from htmuon._registry import Registry
+from htmuon._typing import NORMALIZATIONS
+from htmuon.linalg import METHODS
+from htmuon.optim import OPTIMIZERS, POWER_SCHEDULES
+from htmuon.recipes.optimizers import ADAMW, AdamW
+from htmuon.recipes.registry import RECIPES
+from htmuon.spectral import MAPS
+
+_NORMALIZATION_LINES = {
+    "none": "U S^p V^T as it is: its size moves with the size of the gradient.",
+    "spectral": "Divide by sigma_1^p: the largest direction gets 1.",
+    "rms": "Rescale to the Frobenius norm of a polar factor, so that a learning rate of Muon carries over.",
+    "lmo": "Divide by the norm that makes it the exact minimizer over a Schatten ball.",
+}
+
+
+def listing() -> str:
+    """The text that the command prints."""
+    optimizers = [(ADAMW, _first_line(AdamW)), *_entries(OPTIMIZERS)]
+    sections = [
+        _section("Recipes", _entries(RECIPES)),
+        _section("Optimizers", optimizers),
+        _section("Spectral maps", _entries(MAPS)),
+        _section("Methods", _entries(METHODS)),
+        _section("Normalizations", [(name, _NORMALIZATION_LINES[name]) for name in NORMALIZATIONS]),
+        _section("Power schedules", _entries(POWER_SCHEDULES)),
+    ]
+    return "\n\n".join(sections)
+
+
+def _entries(registry: Registry[Any]) -> list[tuple[str, str]]:
+    return [(name, _first_line(part)) for name, part in registry.items()]
+
+
+def _first_line(part: object) -> str:
+    return (part.__doc__ or "").strip().partition("\n")[0]
+
+
+def _section(title: str, entries: Iterable[tuple[str, str]]) -> str:
+    rows = list(entries)
+    width = max(len(name) for name, _ in rows)
+    return "\n".join([f"{title}:", *(f"  {name.ljust(width)}  {line}" for name, line in rows)])

@@ -1,0 +1,47 @@
+"""`htmuon train`: one training run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from htmuon.cli.arguments import parse, recipe_of, run_settings
+from htmuon.recipes.run_folder import RunFolder
+from htmuon.recipes.terminal import terminal_display
+from htmuon.recipes.trainer import train
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainArguments:
+    """Train a recipe with one optimizer.
+
+    Examples:
+      htmuon train llama-tiny --optimizer.name htmuon --optimizer.lr 0.02 --out runs/first
+      htmuon train llama-tiny --optimizer.name htmuon --optimizer.lr 0.02 --out runs/first --resume
+
+    Attributes:
+        out: the folder of the run; it gets the settings, the log, checkpoints, weights and spectra.
+        resume: go on with the unfinished run in that folder.
+    """
+
+    out: Path
+    resume: bool = False
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run the command with the arguments after `train`."""
+    recipe, rest = recipe_of(arguments)
+    given = parse(TrainArguments, recipe, rest, prog=f"htmuon train {recipe.recipe}", without={"recipe"})
+    config = run_settings(given, recipe)
+    folder = RunFolder(given.out)
+    folder.check(config)
+    begun = (given.out / "config.json").exists()
+    if begun and not given.resume and folder.stored_result() is None:
+        raise ValueError(
+            f"{given.out} holds an unfinished run; add --resume to go on with it, or choose another folder with --out."
+        )
+    with terminal_display() as display:
+        result = train(config, given.out, display)
+    print(
+        f"{result.documents} loss {result.final_loss:.4f}, perplexity {result.perplexity:.2f}, "
+        f"{1e3 * result.seconds_per_step:.3g} ms per step ({100 * result.optimizer_share:.0f} % optimizer): {given.out}"
+    )

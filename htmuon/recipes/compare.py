@@ -1,0 +1,200 @@
+"""The comparison: tune the learning rate of each optimizer, train each with several seeds, report what was measured."""
+
+import math
+import shlex
+import statistics
+from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+
+import htmuon
+from htmuon.recipes.compare_config import CompareConfig
+from htmuon.recipes.config import HeldOut, OptimizerConfig
+from htmuon.recipes.display import Display, SilentDisplay
+from htmuon.recipes.files import new_file
+from htmuon.recipes.labels import label, slug
+from htmuon.recipes.learning_rates import (
+    TunedOptimizer,
+    TunedRecipe,
+    best_learning_rate,
+    default_centre,
+    is_interior,
+    load_tuned,
+    merge_tuned,
+    search_learning_rate,
+    tuned_to_json,
+)
+from htmuon.recipes.optimizers import ADAMW
+from htmuon.recipes.report import Comparison, write_report, write_summary
+from htmuon.recipes.run_record import RunRecord
+from htmuon.recipes.summary import OptimizerSummary
+from htmuon.recipes.trainer import TrainingStoppedError, train
+
+
+def compare(
+    config: CompareConfig, *, command: str, save_tuned: Path | None = None, display: Display | None = None
+) -> list[OptimizerSummary]:
+    """Run a comparison, or go on with one that was interrupted, and write its report.
+
+    Every run has its folder below `config.out`, so the same call continues after a kill at any point: finished runs are
+    kept, the interrupted one goes on from its last checkpoint.
+
+    Args:
+        config: what is compared.
+        command: what the user typed; it stands in the report.
+        save_tuned: a file that the learning rates found are put into; results of other recipes in it stay.
+        display: told what happens.
+
+    Returns:
+        One summary for each optimizer, in the order of `config.optimizers`.
+
+    Raises:
+        ValueError: the folder is of something else, there is no stored learning rate, or a setting is not valid.
+    """
+    if save_tuned is not None and config.learning_rates != "tune":
+        raise ValueError('save_tuned needs learning rates to save: give learning_rates="tune" with it.')
+    kept = load_tuned(save_tuned) if save_tuned is not None and save_tuned.exists() else {}
+    stored = _stored_rates(config) if config.learning_rates == "stored" else None
+    config.claim_folder()
+    session = _Session(config, display or SilentDisplay())
+    tuned = stored or session.tune(command)
+    if save_tuned is not None:
+        save_tuned.parent.mkdir(parents=True, exist_ok=True)
+        with new_file(save_tuned) as path:
+            path.write_text(tuned_to_json(merge_tuned(kept, config.run.recipe, tuned)), encoding="utf-8")
+    return session.report(tuned, command)
+
+
+def tuning_command(config: CompareConfig) -> str:
+    """The command that finds the learning rates that a comparison needs."""
+    data = ["--data", config.run.data.path] if config.run.data.path else []
+    words = ["htmuon", "compare", config.run.recipe, "--optimizers", *config.optimizers, *data]
+    return shlex.join([*words, "--steps", str(config.run.steps), "--learning-rates", "tune", "--out", "FOLDER"])
+
+
+def _stored_rates(config: CompareConfig) -> TunedRecipe:
+    path = Path(config.tuned_file) if config.tuned_file else Path(str(files("htmuon.recipes") / "tuned.json"))
+    stored = load_tuned(path).get(config.run.recipe)
+    missing = [spec for spec in config.optimizers if stored is None or spec not in stored.optimizers]
+    if stored is None or missing:
+        raise ValueError(
+            f"a stored learning rate is needed of {' and '.join(missing)} for the recipe {config.run.recipe!r}; {path} "
+            f"has none. Find it with: {tuning_command(config)}"
+        )
+    return stored
+
+
+@dataclass
+class _Session:
+    """The runs of one comparison in one process."""
+
+    config: CompareConfig
+    display: Display
+    planned: int = 0
+    records: dict[str, list[RunRecord]] = field(default_factory=dict)
+
+    def tune(self, command: str) -> TunedRecipe:
+        """Search the learning rate of AdamW, and with it those of all others."""
+        config = self.config
+        others = [spec for spec in config.optimizers if spec != ADAMW]
+        self._plan((1 + len(others)) * config.grid.points * len(config.tuning_seeds))
+        self._plan(len(config.optimizers) * len(config.seeds))
+        tuned = {ADAMW: self._tune_one(ADAMW, None)}
+        tuned |= {spec: self._tune_one(spec, tuned[ADAMW].lr) for spec in others}
+        return TunedRecipe(
+            settings=config.tuning_settings(),
+            seeds=config.tuning_seeds,
+            command=command,
+            versions={"htmuon": htmuon.__version__, "torch": torch.__version__},
+            optimizers=tuned,
+        )
+
+    def _tune_one(self, spec: str, adamw_lr: float | None) -> TunedOptimizer:
+        counted = 0
+
+        def loss(lr: float) -> float:
+            nonlocal counted
+            counted += 1
+            if counted > self.config.grid.points:
+                self._plan(len(self.config.tuning_seeds))
+            one_run = partial(self._run, "tuning", spec, lr, lr if adamw_lr is None else adamw_lr)
+            return statistics.fmean(one_run(seed).final_loss for seed in self.config.tuning_seeds)
+
+        grid = search_learning_rate(loss, default_centre(spec), self.config.grid)
+        best = best_learning_rate(grid)
+        return TunedOptimizer(
+            lr=best, adamw_lr=best if adamw_lr is None else adamw_lr, grid=grid, interior=is_interior(grid)
+        )
+
+    def report(self, tuned: TunedRecipe, command: str) -> list[OptimizerSummary]:
+        """Train every optimizer with every seed and write the report."""
+        config = self.config
+        if not self.planned:
+            self._plan(len(config.optimizers) * len(config.seeds))
+        warnings = _warnings(config, tuned)
+        for warning in warnings:
+            self.display.on_message(f"warning: {warning}")
+        self.records = {spec: [] for spec in config.optimizers}
+        comparison = Comparison(
+            run=config.run,
+            seeds=config.seeds,
+            tuned={spec: tuned.optimizers[spec] for spec in config.optimizers},
+            tuning_seeds=tuned.seeds,
+            tuning_command=tuned.command,
+            command=command,
+            records=self.records,
+            warnings=tuple(warnings),
+        )
+        # Seeds outside, optimizers inside: when the machine gets slower or faster over time, it does so for all alike.
+        for seed in config.seeds:
+            for spec in config.optimizers:
+                found = tuned.optimizers[spec]
+                self.records[spec].append(self._run("report", spec, found.lr, found.adamw_lr, seed))
+                self.display.on_table(write_summary(comparison, config.out))
+        if not any(run.result for runs in self.records.values() for run in runs):
+            raise ValueError(
+                f"every run stopped with gradients that are not finite: there is nothing to report; see {config.out}. "
+                "Look at the data, or tune the learning rates."
+            )
+        return write_report(comparison, config.out)
+
+    def _plan(self, runs: int) -> None:
+        self.planned += runs
+        self.display.on_plan(self.planned, self.config.run.steps)
+
+    def _folder(self, documents: HeldOut, spec: str, lr: float, seed: int) -> Path:
+        return self.config.out / "runs" / documents / f"{slug(spec)}-lr{lr:.6g}-seed{seed}"
+
+    def _run(self, documents: HeldOut, spec: str, lr: float, adamw_lr: float, seed: int) -> RunRecord:
+        run = self.config.run
+        optimizer = OptimizerConfig(name=spec, lr=lr, adamw_lr=adamw_lr, weight_decay=run.optimizer.weight_decay)
+        folder = self._folder(documents, spec, lr, seed)
+        self.display.on_run(f"{documents}: {label(spec)}, lr {lr:.3g}, seed {seed}")
+        config = replace(run, optimizer=optimizer, seed=seed, evaluate_on=documents)
+        try:
+            train(config, folder, self.display, cache=self.config.out / "data")
+        except TrainingStoppedError as error:
+            self.display.on_message(f"This run counts as diverged: {error}")
+        return RunRecord(folder)
+
+
+def _warnings(config: CompareConfig, tuned: TunedRecipe) -> list[str]:
+    warnings = []
+    changed = tuned.changed_settings(config.tuning_settings())
+    if changed:
+        warnings.append(
+            f"The learning rates were tuned with other settings: {'; '.join(changed)}. The best ones may differ; "
+            f"tune them for these settings with: {tuning_command(config)}"
+        )
+    for spec in config.optimizers:
+        found = tuned.optimizers[spec]
+        if not math.isfinite(found.grid[found.lr]):
+            warnings.append(f"{label(spec)} diverged at every learning rate tried: its numbers say nothing about it.")
+        elif not found.interior:
+            warnings.append(
+                f"The best learning rate of {label(spec)} is at the edge of its grid: a better one may exist."
+            )
+    return warnings

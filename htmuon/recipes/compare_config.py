@@ -1,0 +1,128 @@
+"""The settings of a comparison, and whose folder its results go to."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+
+from htmuon._registry import unknown_name
+from htmuon.recipes.config import RunConfig
+from htmuon.recipes.files import write_json
+from htmuon.recipes.labels import slug
+from htmuon.recipes.learning_rates import GridConfig
+from htmuon.recipes.optimizers import build_optimizer
+from htmuon.recipes.report import flat_settings
+
+LearningRates = Literal["stored", "tune"]
+
+_CONFIG = "compare.json"
+# Settings that a run needs but that no learning rate depends on, or that the comparison sets itself.
+_NOT_TUNED_FOR = {
+    "recipe",
+    "optimizer.name",
+    "optimizer.lr",
+    "optimizer.adamw_lr",
+    "seed",
+    "evaluate_on",
+    "precision",
+    "device",
+    "eval_interval",
+    "log_interval",
+    "checkpoint_interval",
+    "max_skipped_steps",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """Everything that decides the result of a comparison.
+
+    Args:
+        run: the settings that all runs share; optimizer, learning rates, seed and documents are set for each run.
+        out: the folder of the comparison.
+        optimizers: specs such as "adamw" or "htmuon:power=0.25"; the first is the baseline.
+        seeds: seeds of the report runs.
+        tuning_seeds: seeds of the tuning runs; none of them may be a report seed.
+        learning_rates: "stored" takes them from `tuned_file`, "tune" searches for them.
+        tuned_file: a file written by an earlier search; "" is the one inside the package.
+        grid: where the search looks.
+    """
+
+    run: RunConfig
+    out: Path
+    optimizers: tuple[str, ...] = ("adamw", "muon", "htmuon")
+    seeds: tuple[int, ...] = (0, 1)
+    tuning_seeds: tuple[int, ...] = (100,)
+    learning_rates: LearningRates = "stored"
+    tuned_file: str = ""
+    grid: GridConfig = field(default_factory=GridConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("optimizers", "seeds", "tuning_seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"{name} must be at least one, each given once; got {list(values)}.")
+        for spec in self.optimizers:
+            _check_spec(spec)
+        if len(set(map(slug, self.optimizers))) < len(self.optimizers):
+            raise ValueError(f"optimizers must differ in more than punctuation; got {list(self.optimizers)}.")
+        both = sorted(set(self.seeds) & set(self.tuning_seeds))
+        if both:
+            raise ValueError(
+                f"seeds and tuning_seeds must have no seed in common, or a learning rate would be chosen on a run that "
+                f"is reported; got {both} in both."
+            )
+        if self.learning_rates not in get_args(LearningRates):
+            raise unknown_name("learning_rates", self.learning_rates, list(get_args(LearningRates)))
+
+    def tuning_settings(self) -> dict[str, Any]:
+        """The settings that a tuned learning rate depends on, by dotted name."""
+        return {name: value for name, value in flat_settings(self.run.to_dict()).items() if name not in _NOT_TUNED_FOR}
+
+    def claim_folder(self) -> None:
+        """Make `out` the folder of this comparison; it may be new, empty, or of the same comparison.
+
+        Raises:
+            ValueError: it is something else; nothing was changed.
+        """
+        settings = json.loads(json.dumps({key: value for key, value in asdict(self).items() if key != "out"}))
+        path = self.out / _CONFIG
+        if path.exists():
+            self._compare_with(path, settings)
+            return
+        if self.out.exists():
+            if not self.out.is_dir():
+                raise ValueError(f"out must be a folder; {self.out} is a file. Choose another path.")
+            foreign = sorted(entry.name for entry in self.out.iterdir() if entry.name != f".{_CONFIG}.new")
+            if foreign:
+                raise ValueError(
+                    f"out must be a new or empty folder, or that of the same comparison; {self.out} holds "
+                    f"{', '.join(foreign[:3])}{' and more' if len(foreign) > 3 else ''} and no {_CONFIG}. "
+                    "Choose another folder."
+                )
+        self.out.mkdir(parents=True, exist_ok=True)
+        write_json(path, settings)
+
+    def _compare_with(self, path: Path, settings: dict[str, Any]) -> None:
+        try:
+            there = flat_settings(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, AttributeError) as error:
+            raise ValueError(f"{path} is not the settings of a comparison ({error}). Choose another folder.") from error
+        here = flat_settings(settings)
+        different = [
+            f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
+            for name in sorted({*there, *here})
+            if there.get(name) != here.get(name)
+        ]
+        if different:
+            raise ValueError(
+                f"{self.out} holds a comparison with other settings ({'; '.join(different)}). Choose another "
+                "folder, or the same settings to go on with that comparison."
+            )
+
+
+def _check_spec(spec: str) -> None:
+    """Raise the error of a bad spec now, and not after the runs of the others."""
+    build_optimizer(spec, torch.nn.Linear(2, 2), lr=0.1, adamw_lr=0.1, weight_decay=0.0)
