@@ -54,6 +54,9 @@ class Registry(Generic[T]):
     def __iter__(self) -> Iterator[str]:
         return iter(self._parts)
 
+    def __len__(self) -> int:
+        return len(self._parts)
+
     def items(self) -> list[tuple[str, T]]:
         """The registered (name, part) pairs, in the order of registration."""
         return list(self._parts.items())

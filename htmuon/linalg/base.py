@@ -51,7 +51,8 @@ class Accuracy(NamedTuple):
     """Where a method keeps its promise.
 
     Attributes:
-        tolerance: largest relative error of the weight of a direction.
+        tolerance: largest relative error of the weight of a direction, beside the rounding of the result (which is
+            relative to the largest weight).
         smallest: the smallest `sigma / sigma_1` for which that holds. Below it the result is finite and, for p > 0, no
             direction weighs more than one at this value.
     """
@@ -102,9 +103,13 @@ def positive(value: Tensor) -> Tensor:
 
 
 def unit_scale(matrix: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """`(matrix / largest entry, largest entry)` in `dtype`: products of the first neither overflow nor vanish."""
+    """`(matrix / scale, scale)` in `dtype`, the largest entry of the first in [1, 2): its products stay in range.
+
+    The scale is a power of two, so that dividing by it rounds nothing.
+    """
     wide = matrix.to(dtype)
-    scale = positive(wide.abs().amax(dim=(-2, -1), keepdim=True))
+    largest = positive(wide.abs().amax(dim=(-2, -1), keepdim=True))
+    scale = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent - 1)
     return wide / scale, scale
 
 

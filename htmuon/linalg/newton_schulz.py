@@ -43,12 +43,13 @@ POLISHING_STEPS = 2
 def quintic_polar(wide: Tensor) -> Tensor:
     """Five quintic steps in bfloat16, as in `torch.optim.Muon`: `X <- a X + (b A + c A^2) X`, `A = X X^T`."""
     a, b, c = QUINTIC
-    norm = positive(torch.linalg.matrix_norm(wide, keepdim=True))
-    x = (wide / norm).to(torch.bfloat16)
+    x = wide.to(torch.bfloat16).flatten(end_dim=-3)
+    x = x / positive(torch.linalg.matrix_norm(x, keepdim=True))
     for _ in range(QUINTIC_STEPS):
         outer = gram(x)
-        x = a * x + (b * outer + c * outer @ outer) @ x
-    return x.to(wide.dtype)
+        step = torch.baddbmm(outer, outer, outer, beta=b, alpha=c)
+        x = torch.baddbmm(x, step, x, beta=a)
+    return x.reshape(wide.shape).to(wide.dtype)
 
 
 def coupled_square_root(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -116,7 +117,7 @@ class NewtonSchulz(Method):
         outer = gram(scaled)
         estimate, bound = spectral_norm_of_gram(outer)
         if power == 0:
-            mapped = quintic_polar(scaled.to(dtype))
+            mapped = quintic_polar(scaled.unsqueeze(0)).squeeze(0).to(dtype)
             rank = torch.full_like(scale, min(matrix.shape[-2:])) * (estimate > 0)
         else:
             root, inverse = nested_root(outer / positive(bound), roots=1 - int(math.log2(power)))

@@ -1,0 +1,166 @@
+"""The contract of every method in the registry, against a float64 SVD."""
+
+import pytest
+import torch
+from matrices import SHAPES, SPECTRA, mapped_by_svd, matrix_with, relative_error, zoo_matrix
+
+from htmuon.linalg import METHODS, check_method, select_method
+from htmuon.linalg.norms import spectral_norm_of_gram
+from htmuon.spectral import Power, RankPower
+
+POWERS = [-0.5, -0.25, 0.0, 0.125, 0.5, 1.0]
+
+
+def supported(name, power):
+    try:
+        METHODS[name].require(power)
+    except ValueError:
+        return False
+    return True
+
+
+CASES = [(name, power) for name in METHODS for power in POWERS if supported(name, power)]
+
+
+def direction_errors(name, power, spectrum, shape):
+    """Relative error of the weight of every direction: the diagonal of U^T O V against the power of its sigma.
+
+    The rounding of a float32 result is relative to its largest weight, so that much is granted to every direction.
+    """
+    matrix = matrix_with(spectrum, shape).to(torch.float32)
+    u, sigma, vh = torch.linalg.svd(matrix.to(torch.float64), full_matrices=False)
+    mapped = METHODS[name](matrix, Power(power)).matrix.to(torch.float64)
+    got = (u.mT @ mapped @ vh.mT).diagonal(dim1=-2, dim2=-1)
+    relative = sigma / sigma[..., :1]
+    weights = relative**power
+    rounding = 10 * torch.finfo(torch.float32).eps * weights.amax(-1, keepdim=True)
+    return matrix, relative, ((got - weights).abs() - rounding).clamp(min=0) / weights
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("spectrum", SPECTRA)
+@pytest.mark.parametrize(("name", "power"), CASES)
+def test_within_its_declared_range_a_method_meets_its_tolerance(name, power, spectrum, shape):
+    values = SPECTRA[spectrum](min(shape[-2:]))
+    matrix, relative, error = direction_errors(name, power, values[values > 0], shape_for(values, shape))
+    tolerance, smallest = METHODS[name].accuracy(matrix, power)
+    inside = relative >= smallest
+    assert inside[..., 0].all()
+    assert error[inside].max() <= tolerance
+
+
+def shape_for(values, shape):
+    """The shape whose short side holds the positive values only, so that every direction has an oracle."""
+    short = int((values > 0).sum())
+    rows, columns = shape[-2:]
+    return (*shape[:-2], rows if rows > columns else short, short if rows > columns else columns)
+
+
+@pytest.mark.parametrize(("name", "power"), [case for case in CASES if case[1] > 0])
+@pytest.mark.parametrize("spectrum", ["condition 1e6", "condition 1e8", "half rank"])
+def test_below_its_range_a_method_never_weighs_more_than_at_its_edge(name, power, spectrum):
+    matrix = zoo_matrix(spectrum, (40, 65)).to(torch.float32)
+    mapped = METHODS[name](matrix, Power(power)).matrix
+    assert mapped.isfinite().all()
+    tolerance, smallest = METHODS[name].accuracy(matrix, power)
+    u, sigma, vh = torch.linalg.svd(matrix.to(torch.float64), full_matrices=False)
+    below = sigma < smallest * sigma[0]
+    weights = (u.mT @ mapped.to(torch.float64) @ vh.mT).diagonal().abs()
+    # 1e-6: the rounding of a float32 result whose largest weight is 1.
+    assert (weights[below] <= smallest**power * (1 + tolerance) + 1e-6).all()
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (120, 80), (80, 200)], ids=str)
+@pytest.mark.parametrize("condition", [0, 2, 4, 6])
+@pytest.mark.parametrize("power", POWERS)
+def test_eigh_is_exact_to_1e_4_up_to_condition_1e6(shape, condition, power):
+    # The promise of the library for float32 storage; measured errors are below 2e-5.
+    matrix = matrix_with(torch.logspace(0, -condition, min(shape)), shape).to(torch.float32)
+    expected = mapped_by_svd(matrix, lambda sigma: (sigma / sigma.max()) ** power)
+    assert relative_error(METHODS["eigh"](matrix, Power(power)).matrix, expected) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["svd", "eigh"])
+@pytest.mark.parametrize("shape", [(40, 25), (25, 40)], ids=str)
+def test_rank_power_sees_the_order_of_the_singular_values(name, shape):
+    matrix = zoo_matrix("condition 1e4", shape).to(torch.float32)
+    position = torch.arange(1, 26, dtype=torch.float64)
+    expected = mapped_by_svd(matrix, lambda sigma: position**-0.5)
+    # 1e-5: float32 rounding over sums of 25 terms, with a margin of ten.
+    assert relative_error(METHODS[name](matrix, RankPower(0.5)).matrix, expected) < 1e-5
+
+
+@pytest.mark.parametrize(("name", "power"), CASES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_narrow_inputs_are_worked_on_in_float32(name, power, dtype):
+    matrix = zoo_matrix("one over i", (12, 20)).to(dtype)
+    mapped = METHODS[name](matrix, Power(power)).matrix
+    assert mapped.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    expected = mapped_by_svd(matrix, lambda sigma: (sigma / sigma.max()) ** power)
+    tolerance, _ = METHODS[name].accuracy(matrix, power)
+    # The spectrum 1/i of 12 values lies inside the range of every method.
+    assert relative_error(mapped, expected) <= max(tolerance, 1e-6)
+
+
+@pytest.mark.parametrize(("name", "power"), CASES)
+def test_a_zero_matrix_maps_to_zero_and_leaves_its_batch_alone(name, power):
+    filled = zoo_matrix("condition 1e2", (6, 9)).to(torch.float32)
+    mapped = METHODS[name](torch.stack([filled, torch.zeros(6, 9)]), Power(power))
+    alone = METHODS[name](filled, Power(power)).matrix
+    assert (mapped.matrix[1] == 0).all()
+    assert mapped.rank.flatten().tolist() == [6, 0]
+    # One bfloat16 rounding: batched products may sum in another order.
+    torch.testing.assert_close(mapped.matrix[0], alone, rtol=1e-2, atol=1e-2 if power == 0 else 1e-5)
+
+
+@pytest.mark.parametrize(("name", "power"), CASES)
+def test_transposing_the_matrix_transposes_the_result(name, power):
+    matrix = zoo_matrix("one over i", (11, 30)).to(torch.float32)
+    torch.testing.assert_close(
+        METHODS[name](matrix.mT, Power(power)).matrix.mT, METHODS[name](matrix, Power(power)).matrix, rtol=0, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA)
+@pytest.mark.parametrize("name", METHODS)
+def test_sigma_1_is_found(name, spectrum):
+    matrix = zoo_matrix(spectrum, (30, 50)).to(torch.float32) * 7
+    sigma_1 = torch.linalg.matrix_norm(matrix.to(torch.float64), ord=2)
+    estimate = METHODS[name](matrix, Power(0.5)).sigma_1.squeeze()
+    # Power iteration stays below by a few percent where the leading values are close (the docstring's promise).
+    assert 0.95 * sigma_1 <= estimate <= (1 + 1e-6) * sigma_1
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_the_spectral_norm_bound_is_never_below(spectrum):
+    matrix = zoo_matrix(spectrum, (3, 30, 30))
+    gram = matrix @ matrix.mT
+    largest = torch.linalg.eigvalsh(gram)[:, -1]
+    estimate, bound = (value.flatten() for value in spectral_norm_of_gram(gram))
+    assert (bound >= largest * (1 - 1e-12)).all()
+    assert (bound <= largest * 30 ** (1 / 16)).all()
+    assert (estimate <= largest * (1 + 1e-12)).all()
+
+
+def test_newton_schulz_at_zero_is_the_recipe_of_torch():
+    from torch.optim._muon import _zeropower_via_newtonschulz
+
+    matrix = zoo_matrix("one over i", (40, 24)).to(torch.float32)
+    expected = _zeropower_via_newtonschulz(matrix, (3.4445, -4.7750, 2.0315), 5, 1e-7).to(torch.float32)
+    # Five bfloat16 steps on slightly different roundings of the normalized input: a few units of 2^-8.
+    assert relative_error(METHODS["newton_schulz"](matrix, Power(0.0)).matrix, expected.to(torch.float64)) < 0.02
+
+
+def test_methods_name_what_they_need():
+    with pytest.raises(ValueError, match=r"needs power 0 or 2\^-k.*got power=0\.3.*eigh"):
+        check_method("newton_schulz", 0.3)
+    with pytest.raises(ValueError, match="not a power"):
+        check_method("newton_schulz", None)
+    with pytest.raises(ValueError, match="one of auto, .*got 'eig'.*Did you mean 'eigh'"):
+        check_method("eig", 0.125)
+
+
+def test_auto_can_be_asked():
+    assert select_method(torch.ones(3, 4)) == "eigh"
+    assert select_method(torch.ones(3, 4, dtype=torch.bfloat16)) == "eigh"
+    assert select_method(torch.ones(3, 4, dtype=torch.float64)) == "svd"

@@ -1,0 +1,238 @@
+"""What every optimizer in the registry promises."""
+
+import copy
+import io
+import math
+
+import pytest
+import torch
+from problems import assert_same, network, train, twins
+from torch import nn
+
+import htmuon
+from htmuon.optim import SpectralOptimizer
+
+NAMES = list(htmuon.OPTIMIZERS)
+every_optimizer = pytest.mark.parametrize("name", NAMES)
+
+
+def weights(model):
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def test_nobody_overrides_the_step():
+    for name in NAMES:
+        assert htmuon.OPTIMIZERS[name].step is SpectralOptimizer.step
+
+
+@every_optimizer
+def test_it_learns(name):
+    model = network()
+    optimizer = htmuon.OPTIMIZERS[name](htmuon.param_groups(model), lr=0.01, weight_decay=0.0, adamw_lr=3e-3)
+    tokens = torch.arange(11)
+    loss = lambda: nn.functional.cross_entropy(model(tokens), (3 * tokens + 1) % 11)  # noqa: E731 - evaluated twice
+    before = loss().item()
+    train(model, optimizer, 100)
+    # 11 classes: the untrained loss is near log 11 = 2.4, and the task is a lookup table.
+    assert loss().item() < 0.5 * before
+
+
+@every_optimizer
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("schedule", [None, htmuon.power_schedule("interval", power=0.125, every=3)], ids=str)
+def test_a_state_dict_continues_to_the_bit(name, dtype, schedule):
+    (model, optimizer), (other, fresh) = twins(name, dtype, power_schedule=schedule)
+    train(model, optimizer, 5)
+    file = io.BytesIO()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    other.load_state_dict(saved["model"])
+    fresh.load_state_dict(saved["optimizer"])
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        for key, value in optimizer.state[p].items():
+            assert fresh.state[q][key].dtype == value.dtype
+    train(model, optimizer, 5, first=5)
+    train(other, fresh, 5, first=5)
+    assert_same(model, other)
+    assert fresh.param_groups[0]["step"] == 10
+
+
+@every_optimizer
+def test_loading_a_live_state_dict_does_not_tie_two_optimizers(name):
+    (model, optimizer), (other, fresh) = twins(name)
+    train(model, optimizer, 2)
+    other.load_state_dict(model.state_dict())
+    fresh.load_state_dict(optimizer.state_dict())
+    train(model, optimizer, 3, first=2)
+    train(other, fresh, 3, first=2)
+    assert_same(model, other)
+
+
+@every_optimizer
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("where", ["1.weight", "0.weight", "6.bias"])
+def test_a_gradient_that_is_not_finite_masks_the_whole_step(name, bad, where):
+    schedule = htmuon.power_schedule("linear", start=0.5, end=0.0, total_steps=10)
+    (model, optimizer), (other, undisturbed) = twins(name, power_schedule=schedule)
+
+    def spoil(step, model):
+        if step == 3:
+            dict(model.named_parameters())[where].grad.view(-1)[0] = bad
+
+    train(model, optimizer, 4, spoil=spoil)
+    train(other, undisturbed, 3)
+    assert_same(model, other)
+    assert optimizer.skipped_steps == 1
+    train(model, optimizer, 3, first=4)
+    train(other, undisturbed, 3, first=4)
+    # State, counters and schedules did not move either: what follows is what would have followed.
+    assert_same(model, other)
+    assert optimizer.param_groups[0]["step"] == 6
+    assert optimizer.param_groups[0]["power"] == undisturbed.param_groups[0]["power"]
+
+
+@every_optimizer
+def test_a_parameter_without_a_gradient_is_left_alone(name):
+    model = network()
+    optimizer = htmuon.OPTIMIZERS[name](htmuon.param_groups(model))
+    before = weights(model)
+    optimizer.step()
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+    model[3](torch.ones(2, 16)).sum().backward()
+    optimizer.step()
+    changed = [name for (name, p), q in zip(model.named_parameters(), before, strict=True) if not torch.equal(p, q)]
+    assert changed == ["3.weight"]
+    assert len(optimizer.state) == 1
+
+
+@every_optimizer
+def test_gradients_are_not_written(name):
+    model = network()
+    optimizer = htmuon.OPTIMIZERS[name](htmuon.param_groups(model), nesterov=True)
+    train(model, optimizer, 1)
+    gradients = [p.grad.clone() for p in model.parameters()]
+    optimizer.step()
+    for p, gradient in zip(model.parameters(), gradients, strict=True):
+        assert torch.equal(p.grad, gradient)
+
+
+@every_optimizer
+def test_a_zero_gradient_only_decays(name):
+    weight = nn.Parameter(torch.randn(6, 4))
+    before = weight.detach().clone()
+    optimizer = htmuon.OPTIMIZERS[name]([weight], lr=0.5, weight_decay=0.1)
+    weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), before * (1 - 0.05))
+
+
+@every_optimizer
+def test_bfloat16_weights_are_updated_in_float32_and_rounded_once(name):
+    start, gradient = torch.randn(8, 8).to(torch.bfloat16), torch.randn(8, 8).to(torch.bfloat16)
+    results = {}
+    for dtype in (torch.bfloat16, torch.float32):
+        weight = nn.Parameter(start.to(dtype, copy=True))
+        weight.grad = gradient.to(dtype)
+        # A decay of 1e-3 rounds to nothing if it is done in bfloat16, whose spacing near 1 is 2^-8.
+        htmuon.OPTIMIZERS[name]([weight], lr=0.01, weight_decay=0.1).step()
+        results[dtype] = weight.detach()
+    assert torch.equal(results[torch.bfloat16], results[torch.float32].to(torch.bfloat16))
+
+
+@every_optimizer
+def test_stacks_of_equal_shapes_equal_single_matrices(name):
+    starts = [torch.randn(6, 9) for _ in range(3)]
+    gradients = [torch.randn(6, 9) for _ in range(3)]
+    together = [nn.Parameter(w.clone()) for w in starts]
+    apart = [nn.Parameter(w.clone()) for w in starts]
+    optimizers = [htmuon.OPTIMIZERS[name](together), *[htmuon.OPTIMIZERS[name]([p]) for p in apart]]
+    for p, q, gradient in zip(together, apart, gradients, strict=True):
+        p.grad, q.grad = gradient, gradient.clone()
+    for optimizer in optimizers:
+        optimizer.step()
+    for p, q in zip(together, apart, strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=1e-6)
+
+
+@every_optimizer
+def test_views_are_the_same_update_in_another_storage(name):
+    linear, gradient = torch.randn(12, 5, 2, 2), torch.randn(12, 5, 2, 2)
+    stored = {
+        "linear": lambda t: t.flatten(1),
+        "transposed": lambda t: t.flatten(1).mT.contiguous(),
+        "conv": lambda t: t,
+        "conv_transpose": lambda t: t.transpose(0, 1).contiguous(),
+    }
+    results = {}
+    for view, store in stored.items():
+        weight = nn.Parameter(store(linear).clone())
+        weight.grad = store(gradient).clone()
+        htmuon.OPTIMIZERS[name]([{"params": [weight], "matrix_view": view}]).step()
+        results[view] = htmuon.matrix_view(weight.detach(), view)
+    for view in ("transposed", "conv", "conv_transpose"):
+        # conv_transpose orders the columns differently; row statistics and maps do not care, float32 sums do.
+        expected = results["linear"].view(12, 5, 4).flatten(1)
+        torch.testing.assert_close(results[view], expected, rtol=0, atol=1e-5)
+
+
+@every_optimizer
+def test_stacked_experts_are_a_batch(name):
+    experts, gradient = torch.randn(3, 6, 4), torch.randn(3, 6, 4)
+    stack = nn.Parameter(experts.clone())
+    stack.grad = gradient.clone()
+    htmuon.OPTIMIZERS[name]([stack]).step()
+    for index in range(3):
+        one = nn.Parameter(experts[index].clone())
+        one.grad = gradient[index].clone()
+        htmuon.OPTIMIZERS[name]([one]).step()
+        torch.testing.assert_close(stack[index], one, rtol=0, atol=1e-6)
+
+
+@every_optimizer
+def test_schedulers_closures_and_tensor_learning_rates_work(name):
+    model = network()
+    optimizer = htmuon.OPTIMIZERS[name](htmuon.param_groups(model), lr=torch.tensor(0.01), adamw_lr=torch.tensor(1e-3))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        htmuon.OPTIMIZERS[name](htmuon.param_groups(network()), lr=0.01, adamw_lr=1e-3), lambda step: 1 / (1 + step)
+    )
+    scheduler.optimizer.step()
+    scheduler.step()
+    assert [group["lr"] for group in scheduler.optimizer.param_groups] == [0.005, 5e-4, 5e-4]
+
+    def closure():
+        optimizer.zero_grad()
+        loss = model(torch.arange(4)).square().mean()
+        loss.backward()
+        return loss
+
+    first = optimizer.step(closure)
+    assert closure() < first
+
+
+@every_optimizer
+def test_every_group_has_every_key_and_copies_work(name):
+    model = network()
+    optimizer = htmuon.OPTIMIZERS[name](htmuon.param_groups(model))
+    assert len({frozenset(group) - {"params", "param_names"} for group in optimizer.param_groups}) == 1
+    clone = copy.deepcopy(optimizer)
+    clone.add_param_group({"params": [("gain", nn.Parameter(torch.ones(3)))], "use_muon": False})
+    assert clone.param_groups[-1]["lr"] == 3e-4
+
+
+@every_optimizer
+def test_memory_is_what_is_declared(name):
+    model = network()
+    optimizer = htmuon.OPTIMIZERS[name](htmuon.param_groups(model))
+    train(model, optimizer, 1)
+    matrix = model[1].weight
+    extra = {
+        "normuon": {"second_momentum_buffer": 16},
+        "htnormuon": {"second_momentum_buffer": 16},
+        "adamuon": {"second_momentum_buffer": matrix.numel()},
+        "htadamuon": {"second_momentum_buffer": matrix.numel()},
+    }.get(name, {})
+    assert {key: value.numel() for key, value in optimizer.state[matrix].items()} == {
+        "momentum_buffer": matrix.numel(),
+        **extra,
+    }

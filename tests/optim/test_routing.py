@@ -1,0 +1,160 @@
+"""Where parameters go, on models as people build them."""
+
+import pytest
+import torch
+from torch import nn
+
+import htmuon
+
+
+class Block(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.attention = nn.MultiheadAttention(width, 2)
+        self.fc = nn.Linear(width, 4 * width)
+        self.output = nn.Linear(4 * width, width)
+        self.headwise_gate = nn.Linear(width, width)
+
+
+class Transformer(nn.Module):
+    def __init__(self, width=8, tied=False):
+        super().__init__()
+        self.embed = nn.Embedding(20, width)
+        self.position = nn.Parameter(torch.zeros(16, width))
+        self.blocks = nn.ModuleList(Block(width) for _ in range(2))
+        self.gate = nn.Linear(width, 1)
+        self.lm_head = nn.Linear(width, 20, bias=False)
+        if tied:
+            self.lm_head.weight = self.embed.weight
+
+
+class ConvNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3)
+        self.layer1 = nn.Sequential(nn.Conv2d(8, 16, 3), nn.BatchNorm2d(16))
+        self.up = nn.ConvTranspose2d(16, 8, 2)
+        self.fc = nn.Linear(8, 10)
+
+
+def sides(model, **patterns):
+    routing = htmuon.route(model, **patterns)
+    return {r.name: r.view for r in routing.routes}, {r.name: r.reason for r in routing.routes}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_transformer(tied):
+    views, reasons = sides(Transformer(tied=tied))
+    spectral = {name for name, view in views.items() if view}
+    assert spectral == {
+        f"blocks.{i}.{name}.weight"
+        for i in range(2)
+        for name in ("attention.out_proj", "fc", "output", "headwise_gate")
+    } | {f"blocks.{i}.attention.in_proj_weight" for i in range(2)}
+    assert reasons["embed.weight"] == ("embedding (tied)" if tied else "embedding")
+    assert ("lm_head.weight" in views) is not tied
+    assert reasons["position"] == "bare parameter of Transformer"
+    assert reasons["gate.weight"] == "matrix of one row or column"
+    assert reasons["blocks.0.norm.weight"] == "vector"
+
+
+def test_a_convolutional_network():
+    views, reasons = sides(ConvNet())
+    assert {name: view for name, view in views.items() if view} == {
+        "layer1.0.weight": "conv",
+        "up.weight": "conv_transpose",
+    }
+    assert reasons["conv1.weight"] == "patch or stem layer"
+    assert reasons["fc.weight"] == "output head"
+    groups = htmuon.param_groups(ConvNet())
+    assert [group.get("matrix_view") for group in groups] == ["conv", "conv_transpose", None, None]
+    assert groups[-1]["weight_decay"] == 0.0
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_transformers_llama(tied):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=50,
+        hidden_size=8,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        tie_word_embeddings=tied,
+    )
+    views, reasons = sides(LlamaForCausalLM(config))
+    hidden = {name for name in views if name.endswith("_proj.weight")}
+    assert {name for name, view in views.items() if view} == hidden
+    assert len(hidden) == 14
+    assert reasons["model.embed_tokens.weight"].startswith("embedding")
+
+
+def test_transformers_gpt2_stores_its_matrices_transposed():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=16, n_embd=8, n_layer=1, n_head=2))
+    views, reasons = sides(model)
+    assert {view for view in views.values() if view} == {"transposed"}
+    assert sum(view == "transposed" for view in views.values()) == 4
+    assert reasons["transformer.wpe.weight"] == "embedding"
+    assert reasons["transformer.wte.weight"] == "embedding (tied)"
+    c_fc = model.transformer.h[0].mlp.c_fc.weight
+    assert htmuon.matrix_view(c_fc, "transposed").shape == (32, 8)
+
+
+def test_every_trainable_parameter_is_in_exactly_one_group():
+    model = Transformer(tied=True)
+    model.blocks[0].fc.weight.requires_grad_(False)
+    grouped = [p for group in htmuon.param_groups(model) for _, p in group["params"]]
+    assert len(grouped) == len(set(grouped))
+    assert set(grouped) == {p for p in model.parameters() if p.requires_grad}
+    htmuon.HTMuon(htmuon.param_groups(model))
+
+
+def test_patterns_override():
+    views, reasons = sides(Transformer(), spectral=["position"], other=["blocks.0.*"])
+    assert views["position"] == "linear"
+    assert reasons["position"] == "pattern 'position'"
+    assert not any(view for name, view in views.items() if name.startswith("blocks.0."))
+    views, _ = sides(Transformer(), spectral={"position": "transposed"})
+    assert views["position"] == "transposed"
+
+
+def test_stacked_experts_are_matched_by_a_pattern():
+    model = nn.Module()
+    model.register_parameter("experts", nn.Parameter(torch.randn(3, 4, 5)))
+    groups = htmuon.param_groups(model, spectral=["experts"])
+    optimizer = htmuon.HTMuon(groups)
+    model.experts.sum().backward()
+    optimizer.step()
+    assert optimizer.state[model.experts]["momentum_buffer"].shape == (3, 4, 5)
+
+
+def test_the_listing_can_be_read():
+    text = str(htmuon.route(ConvNet()))
+    assert "layer1.0.weight  16x8x3x3  spectral   16x72" in text
+    assert text.endswith("parameters are matrices on the spectral side.")
+
+
+@pytest.mark.parametrize(
+    ("patterns", "error", "words"),
+    [
+        ({"spectral": ["nothing.*"]}, ValueError, r"'nothing\.\*' matches no trainable parameter"),
+        ({"other": ["lm_heed"]}, ValueError, "'lm_heed' matches no"),
+        ({"spectral": "position"}, TypeError, "must be a list of patterns"),
+        ({"other": "position"}, TypeError, "must be a list of patterns"),
+        ({"spectral": ["pos*"], "other": ["*tion"]}, ValueError, "'position' matches both"),
+        ({"spectral": ["*.norm.weight"]}, ValueError, r"of shape \(8,\) to the spectral side.*2 or more"),
+        ({"spectral": {"position": "sideways"}}, ValueError, "one of linear, transposed"),
+    ],
+)
+def test_bad_patterns_are_named(patterns, error, words):
+    with pytest.raises(error, match=words):
+        htmuon.param_groups(Transformer(), **patterns)
+
+
+def test_a_model_without_trainable_parameters_is_refused():
+    with pytest.raises(ValueError, match="at least one parameter with requires_grad"):
+        htmuon.param_groups(nn.Linear(2, 2).requires_grad_(False))

@@ -1,0 +1,46 @@
+"""What the package promises about itself."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import htmuon
+
+PACKAGE = Path(htmuon.__file__).parent
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_importing_the_library_loads_torch_and_nothing_heavier():
+    code = (
+        "import torch, sys; before = set(sys.modules); import htmuon;"
+        "print(*sorted({name.split('.')[0] for name in set(sys.modules) - before}))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    heavy = {"transformers", "tokenizers", "safetensors", "matplotlib", "rich", "tyro", "jinja2", "scipy", "pandas"}
+    assert "htmuon" in loaded
+    assert not heavy & set(loaded)
+
+
+def test_only_layouts_and_recipes_know_of_ranks():
+    for path in PACKAGE.rglob("*.py"):
+        if path.relative_to(PACKAGE).parts[0] not in ("layouts", "recipes"):
+            assert not [name for name in imported(path) if name.startswith("torch.distributed")], path
+
+
+def test_matplotlib_is_imported_by_the_plots_and_the_report_alone():
+    users = {path.name for path in PACKAGE.rglob("*.py") if any(n.startswith("matplotlib") for n in imported(path))}
+    assert {name for name in users if not name.endswith("figures.py")} <= {"plots.py", "report.py"}
+
+
+def test_public_names_exist_and_are_documented():
+    for name in htmuon.__all__:
+        assert getattr(htmuon, name).__doc__, name
