@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from htmuon.recipes.extras import require
-from htmuon.recipes.files import DamagedFolderError, sealed_folder, verify_sealed_folder
+from htmuon.recipes.files import DamagedFolderError, read_tensors, sealed_folder, verify_sealed_folder, write_tensors
 
 KEEP = 2
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -44,13 +43,12 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     Raises:
         OSError: the folder cannot be written; the checkpoints before it are as they were.
     """
-    save_file = require("safetensors.torch").save_file
     folder.mkdir(exist_ok=True)
     tensors: dict[str, Tensor] = {}
     state = {"step": checkpoint.step, "progress": checkpoint.progress, "optimizer": pack(checkpoint.optimizer, tensors)}
     with sealed_folder(folder / f"step-{checkpoint.step:08d}") as new:
-        save_file({name: _plain(tensor) for name, tensor in checkpoint.model.items()}, new / MODEL)
-        save_file(tensors, new / OPTIMIZER)
+        write_tensors(new / MODEL, checkpoint.model)
+        write_tensors(new / OPTIMIZER, tensors)
         (new / STATE).write_text(json.dumps(state))
     for old in _newest_first(folder)[KEEP:]:
         shutil.rmtree(old)
@@ -77,22 +75,16 @@ def load_checkpoint(folder: Path, device: torch.device, on_message: Callable[[st
 
 
 def _read(path: Path, device: torch.device) -> Checkpoint:
-    load_file = require("safetensors.torch").load_file
     state = json.loads((path / STATE).read_text())
-    tensors = load_file(path / OPTIMIZER, device=str(device))
+    tensors = {name: tensor.to(device) for name, tensor in read_tensors(path / OPTIMIZER).items()}
     optimizer = unpack(state["optimizer"], tensors)
     return Checkpoint(
-        step=state["step"], model=load_file(path / MODEL), optimizer=optimizer, progress=state["progress"]
+        step=state["step"], model=read_tensors(path / MODEL), optimizer=optimizer, progress=state["progress"]
     )
 
 
 def _newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"), reverse=True)
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    """A copy on the CPU with memory of its own, which safetensors asks for."""
-    return tensor.detach().to("cpu", copy=True).contiguous()
 
 
 def pack(value: Any, tensors: dict[str, Tensor]) -> Any:
@@ -108,7 +100,7 @@ def pack(value: Any, tensors: dict[str, Tensor]) -> Any:
     """
     if isinstance(value, Tensor):
         name = str(len(tensors))
-        tensors[name] = _plain(value)
+        tensors[name] = value
         return {"tensor": name}
     if isinstance(value, dict):
         return {"dict": [[key, pack(item, tensors)] for key, item in value.items()]}

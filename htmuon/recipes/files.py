@@ -11,6 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from htmuon.recipes.extras import require
+
 MANIFEST = "manifest.json"
 
 
@@ -86,6 +90,22 @@ def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON, in one move; floats that are not finite become null, because JSON has none."""
     with new_file(path) as temporary:
         temporary.write_text(json.dumps(finite(value), indent=2, allow_nan=False) + "\n")
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors, wherever they are and whatever memory they share, as a safetensors file."""
+    # safetensors asks for contiguous tensors with memory of their own.
+    copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    path.write_bytes(require("safetensors.torch").save(copies))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU.
+
+    They are copies: tensors mapped to the file would end the process if the file were cut short meanwhile.
+    """
+    tensors: dict[str, Tensor] = require("safetensors.torch").load(path.read_bytes())
+    return tensors
 
 
 def finite(value: Any) -> Any:

@@ -13,8 +13,7 @@ from torch import Tensor
 from htmuon.recipes.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from htmuon.recipes.config import RunConfig
 from htmuon.recipes.device import autocast, pick_device, resolve_precision
-from htmuon.recipes.extras import require
-from htmuon.recipes.files import new_file, write_json
+from htmuon.recipes.files import new_file, write_json, write_tensors
 from htmuon.recipes.llm.batches import mix_seed
 from htmuon.recipes.llm.corpus import fingerprint, read_files
 from htmuon.recipes.llm.task import LanguageModelling, build_model
@@ -209,14 +208,14 @@ class Training:
 
     def _stop(self, done: int) -> None:
         raise TrainingStoppedError(
-            f"training must have fewer than max_skipped_steps={self.config.max_skipped_steps} steps with gradients that "
-            f"are not finite; {self.skipped_steps} of the first {done} steps of {self.home.path} had some and were "
-            "skipped. Use a smaller learning rate or max_grad_norm, and look at the data."
+            f"training must have fewer than {self.config.max_skipped_steps} steps (max_skipped_steps) with gradients "
+            f"that are not finite; {self.skipped_steps} of the first {done} steps of {self.home.path} had some and "
+            "were skipped. Use a smaller learning rate or max_grad_norm, and look at the data."
         )
 
     def _evaluate(self, done: int, log: MetricsLog) -> float:
         self.model.eval()
-        with torch.no_grad(), autocast(self.precision, self.device):
+        with autocast(self.precision, self.device):
             loss = self.task.held_out_loss(self.model)
         self.model.train()
         log.write({"kind": "evaluation", "step": done, "loss": loss, "documents": self.config.evaluate_on})
@@ -254,13 +253,12 @@ class Training:
 
     def _finish(self, done: int, loss: float, log: MetricsLog, update: LastUpdate | None) -> RunResult:
         """Write the weights, the spectra and, last of all, the result; a run without `update` diverged."""
-        save_file = require("safetensors.torch").save_file
         with new_file(self.home.weights) as new:
-            save_file({name: tensor.cpu().contiguous() for name, tensor in self.model.state_dict().items()}, new)
+            write_tensors(new, self.model.state_dict())
         result = RunResult(final_loss=loss, steps=done, diverged=update is None, **self._measurements(done, log))
         if update is not None:
             with new_file(self.home.spectra) as new:
-                save_file(run_spectra(build_model(self.config), self.model, update), new)
+                write_tensors(new, run_spectra(build_model(self.config), self.model, update))
         log.sync()
         write_json(self.home.result, result.to_dict())
         self.home.remove_checkpoints()

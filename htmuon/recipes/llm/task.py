@@ -44,6 +44,7 @@ class LanguageModelling:
         inputs, targets = self.batches[batch]
         return cross_entropy(model(input_ids=inputs).logits.flatten(0, 1), targets.flatten())
 
+    @torch.no_grad()
     def held_out_loss(self, model: torch.nn.Module) -> float:
         """Mean loss in nats over every token of the held-out documents; each token counts once and equally."""
         total = torch.zeros((), dtype=torch.float64, device=self.inputs.device)

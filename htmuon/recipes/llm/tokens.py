@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from htmuon.recipes.config import DataConfig, HeldOut
-from htmuon.recipes.extras import require
-from htmuon.recipes.files import DamagedFolderError, sealed_folder, verify_sealed_folder
+from htmuon.recipes.files import DamagedFolderError, read_tensors, sealed_folder, verify_sealed_folder, write_tensors
 from htmuon.recipes.llm.corpus import fingerprint, split_documents
 from htmuon.recipes.llm.tokenizer import encode, train_tokenizer
 
@@ -65,7 +64,7 @@ def prepare_tokens(
     try:
         with sealed_folder(folder) as new:
             tokenizer.save(str(new / TOKENIZER))
-            require("safetensors.torch").save_file(tensors, new / TOKENS)
+            write_tensors(new / TOKENS, tensors)
     except OSError:
         # Another process may have stored the same tokens first: then its folder is the one that all use.
         if not folder.exists():
@@ -75,11 +74,11 @@ def prepare_tokens(
 
 def _load(folder: Path) -> TokenizedText:
     verify_sealed_folder(folder)
-    tensors = require("safetensors.torch").load_file(folder / TOKENS)
+    tensors = read_tensors(folder / TOKENS)
 
     def documents(name: HeldOut) -> list[Tensor]:
         lengths: Sequence[int] = tensors[f"{name}_lengths"].tolist()
-        return list(tensors[name].split(lengths))
+        return list(torch.split(tensors[name], list(lengths)))
 
     return TokenizedText(
         training=tensors["training"], held_out={"tuning": documents("tuning"), "report": documents("report")}
