@@ -33,7 +33,8 @@ class RunResult:
         adamw_lr: peak learning rate of the other parameters.
         weight_decay: decoupled weight decay.
         seed: of the run.
-        diverged: the loss at an evaluation was not finite; the run ended there and has no spectra.
+        diverged: the loss at an evaluation was not finite, or no better than chance when `max_skipped_steps` steps
+            had been skipped; the run ended there and has no spectra.
         data_fingerprint: identifies the text and its settings.
     """
 

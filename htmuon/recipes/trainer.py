@@ -142,11 +142,12 @@ class Training:
                 self._step(step)
                 if last or done % self.config.log_interval == 0:
                     self._log(done, log)
-                # Too many skipped steps are a divergence where the loss is not finite either, and else a fault.
                 faulty = self.skipped_steps >= self.config.max_skipped_steps
                 if last or faulty or done % self.config.eval_interval == 0:
                     held_out_loss = self._evaluate(done, log)
-                    if not math.isfinite(held_out_loss):
+                    # Steps that left a model no better than chance diverged; bad gradients of another are a fault.
+                    lost = held_out_loss >= self.task.chance_loss and self.skipped_steps < done
+                    if not math.isfinite(held_out_loss) or (faulty and lost):
                         return self._finish(done, held_out_loss, log, None)
                 if faulty:
                     self._stop(done)

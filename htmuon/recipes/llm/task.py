@@ -1,5 +1,7 @@
 """A language-model run, seen by the trainer: a network, a training loss, an evaluation."""
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -38,6 +40,8 @@ class LanguageModelling:
         windows = evaluation_windows(text.held_out[config.evaluate_on], length)
         self.inputs, self.targets = (part.to(device) for part in windows)
         self.tokens_per_batch = config.batch_size * length
+        # The loss of a uniform guess, less what a mean of float32 logarithms can be off.
+        self.chance_loss = math.log(config.data.vocab_size) - 1e-3
 
     def training_loss(self, model: torch.nn.Module, batch: int) -> Tensor:
         """Mean loss in nats per token, 0-d, of training batch number `batch`."""
