@@ -38,7 +38,8 @@ class Mapped(NamedTuple):
 
     Attributes:
         matrix: `[*batch, m, n]`, float32 or float64; zero where the input was zero.
-        sigma_1: `[*batch, 1, 1]`, the largest singular value of the input.
+        sigma_1: `[*batch, 1, 1]`, the largest singular value of the input; where the map is `x^0`, whose size does not
+            depend on it, a method may give an upper bound.
         rank: `[*batch, 1, 1]`, how many directions the method kept.
     """
 
@@ -107,10 +108,9 @@ def unit_scale(matrix: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
     The scale is a power of two, so that dividing by it rounds nothing.
     """
-    wide = matrix.to(dtype)
-    largest = positive(wide.abs().amax(dim=(-2, -1), keepdim=True))
+    largest = positive(torch.linalg.vector_norm(matrix, ord=torch.inf, dim=(-2, -1), keepdim=True)).to(dtype)
     scale = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent - 1)
-    return wide / scale, scale
+    return matrix.to(dtype) / scale, scale
 
 
 def direction_weights(sigma: Tensor, function: ScalarFunction, cutoff: float) -> tuple[Tensor, Tensor, Tensor]:

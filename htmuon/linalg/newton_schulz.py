@@ -111,20 +111,28 @@ class NewtonSchulz(Method):
         self.require(function.power)
         assert function.power is not None
         power = float(function.power)
-        dtype = working(matrix.dtype)
         wide, tall = short_side_first(matrix)
-        scaled, scale = unit_scale(wide, widest(matrix.device))
+        mapped, sigma_1, rank = self._polar(wide) if power == 0 else self._root(wide, 1 - int(math.log2(power)))
+        return Mapped(mapped.mT if tall else mapped, sigma_1, rank)
+
+    def _polar(self, wide: Tensor) -> Mapped:
+        """The recipe at p = 0."""
+        scaled, scale = unit_scale(wide, working(wide.dtype))
+        norm = torch.linalg.matrix_norm(scaled, keepdim=True)
+        rank = torch.where(norm > 0, wide.shape[-2], 0)
+        return Mapped(quintic_polar(scaled.unsqueeze(0)).squeeze(0), norm * scale, rank)
+
+    def _root(self, wide: Tensor, roots: int) -> Mapped:
+        """The recipe at p = 2^(1 - roots)."""
+        scaled, scale = unit_scale(wide, widest(wide.device))
         outer = gram(scaled)
         estimate, bound = spectral_norm_of_gram(outer)
-        if power == 0:
-            mapped = quintic_polar(scaled.unsqueeze(0)).squeeze(0).to(dtype)
-            rank = torch.full_like(scale, min(matrix.shape[-2:])) * (estimate > 0)
-        else:
-            root, inverse = nested_root(outer / positive(bound), roots=1 - int(math.log2(power)))
-            polar = inverse @ (scaled / positive(bound).sqrt())
-            mapped = (root @ polar * (positive(bound) / positive(estimate)) ** (power / 2)).to(dtype)
-            rank = torch.linalg.matrix_norm(polar, keepdim=True).square().round()
-        return Mapped(mapped.mT if tall else mapped, (estimate.sqrt() * scale).to(dtype), rank)
+        root, inverse = nested_root(outer / positive(bound), roots)
+        polar = inverse @ (scaled / positive(bound).sqrt())
+        mapped = root @ polar * (positive(bound) / positive(estimate)) ** (0.5**roots)
+        rank = torch.linalg.matrix_norm(polar, keepdim=True).square().round()
+        dtype = working(wide.dtype)
+        return Mapped(mapped.to(dtype), (estimate.sqrt() * scale).to(dtype), rank)
 
     def accuracy(self, matrix: Tensor, power: float) -> Accuracy:
         """The quintic's band at p = 0; for the nested roots, the range of the Polar Express coefficients."""

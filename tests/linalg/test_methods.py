@@ -132,6 +132,13 @@ def test_sigma_1_is_found(name, spectrum):
 
 
 @pytest.mark.parametrize("spectrum", SPECTRA)
+def test_sigma_1_of_the_polar_recipe_is_an_upper_bound(spectrum):
+    matrix = zoo_matrix(spectrum, (30, 50)).to(torch.float32) * 7
+    sigma_1 = torch.linalg.matrix_norm(matrix.to(torch.float64), ord=2)
+    assert METHODS["newton_schulz"](matrix, Power(0.0)).sigma_1 >= sigma_1 * (1 - 1e-6)
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA)
 def test_the_spectral_norm_bound_is_never_below(spectrum):
     matrix = zoo_matrix(spectrum, (3, 30, 30))
     gram = matrix @ matrix.mT
@@ -156,7 +163,7 @@ def test_methods_name_what_they_need():
         check_method("newton_schulz", 0.3)
     with pytest.raises(ValueError, match="not a power"):
         check_method("newton_schulz", None)
-    with pytest.raises(ValueError, match="one of auto, .*got 'eig'.*Did you mean 'eigh'"):
+    with pytest.raises(ValueError, match=r"one of auto, .*got 'eig'.*Did you mean 'eigh'"):
         check_method("eig", 0.125)
 
 
