@@ -3,6 +3,9 @@
 import sys
 from collections.abc import Sequence
 
+from htmuon._registry import unknown_name
+from htmuon.recipes.extras import require
+
 _HELP = """\
 usage: htmuon COMMAND ...
 
@@ -19,7 +22,8 @@ examples:
   htmuon train llama-tiny --optimizer.name htmuon --optimizer.lr 0.02 --out runs/first
   htmuon compare llama-tiny --help      all settings of the recipe, with their defaults
 """
-_COMMANDS = ("compare", "train", "list")
+# The libraries that each command needs beside torch.
+_COMMANDS = {"compare": ("tyro", "rich", "jinja2", "matplotlib"), "train": ("tyro", "rich"), "list": ()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,6 +51,8 @@ def _run(words: list[str]) -> int:
         print(_HELP, end="")
         return 0 if words else 2
     command, rest = words[0], words[1:]
+    for library in _COMMANDS.get(command, ()):
+        require(library)
     # Imported when needed: help must not wait for what a training run needs.
     if command == "compare":
         from htmuon.cli import compare
@@ -65,7 +71,5 @@ def _run(words: list[str]) -> int:
 
         print(f"htmuon {htmuon.__version__}")
     else:
-        from htmuon._registry import unknown_name
-
         raise unknown_name("the command", command, list(_COMMANDS))
     return 0

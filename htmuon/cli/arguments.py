@@ -79,7 +79,9 @@ def _extended(kind: type[T], run: RunConfig, without: Collection[str]) -> type[T
 def _one_line(box: str) -> str:
     """The message of the box that tyro draws around an error: its first part, and what it thinks was meant."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    lines = [line.strip("\u2502\u256d\u256e\u256f\u2570 ") for line in plain.splitlines()[1:]]
-    message, *rest = "\n".join(lines).split("\u2500" * 8)
-    hint = re.search(r"Perhaps you meant:\s+(--\S+)", "\n".join(rest))
+    lines = [line.strip("\u2502\u256d\u256e\u256f\u2570 ") for line in plain.strip().splitlines()]
+    # The first line is the title; lines of dashes, which are ASCII or not by the terminal, divide the rest into parts.
+    parts = re.split(r"^[-\u2500]{5,}$", "\n".join(lines[1:]), flags=re.MULTILINE)
+    message = next(part for part in parts if part.strip())
+    hint = re.search(r"Perhaps you meant:\s+(--\S+)", "\n".join(parts))
     return " ".join(message.split()) + (f" Perhaps you meant {hint[1]}?" if hint else "")

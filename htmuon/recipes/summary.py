@@ -110,14 +110,18 @@ def summarize(records: Records) -> list[OptimizerSummary]:
 def _summarize_one(spec: str, runs: Sequence[RunRecord], baseline: Sequence[RunRecord]) -> OptimizerSummary:
     results = [run.result for run in runs if run.result is not None]
     target = statistics.fmean(run.final_loss for run in baseline)
-    steps = None if runs is baseline else first_crossing(mean_curve([r.curve("evaluation") for r in runs]), target)
+    losses = tuple(run.final_loss for run in runs)
+    comparable = runs is not baseline and all(map(math.isfinite, losses))
+    steps = first_crossing(mean_curve([run.curve("evaluation") for run in runs]), target) if comparable else None
+    config = runs[0].config
+    tokens_per_step = config.batch_size * config.accumulation * config.data.sequence_length
     peaks = [result.peak_memory_bytes for result in results if result.peak_memory_bytes]
     return OptimizerSummary(
         spec=spec,
-        lr=runs[0].config.optimizer.lr,
-        adamw_lr=runs[0].config.optimizer.adamw_lr,
+        lr=config.optimizer.lr,
+        adamw_lr=config.optimizer.adamw_lr,
         seeds=tuple(run.config.seed for run in runs),
-        losses=tuple(run.final_loss for run in runs),
+        losses=losses,
         differences=() if runs is baseline else _paired_differences(runs, baseline),
         seconds_per_step=_median([result.seconds_per_step for result in results]),
         optimizer_seconds_per_step=_median([result.optimizer_seconds_per_step for result in results]),
@@ -126,7 +130,7 @@ def _summarize_one(spec: str, runs: Sequence[RunRecord], baseline: Sequence[RunR
         alpha_ks=mean_alpha(runs, "ks"),
         alpha_hill=mean_alpha(runs, "hill"),
         steps_to_baseline=steps,
-        tokens_to_baseline=None if steps is None else steps * results[0].tokens / max(results[0].steps, 1),
+        tokens_to_baseline=None if steps is None else steps * tokens_per_step,
         skipped_steps=sum(result.skipped_steps for result in results),
     )
 

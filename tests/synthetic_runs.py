@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from htmuon.recipes.config import OptimizerConfig, RunConfig
+from htmuon.recipes.config import DataConfig, OptimizerConfig, RunConfig
 from htmuon.recipes.files import write_json
 from htmuon.recipes.result import RunResult
 
@@ -43,6 +43,7 @@ def write_run(
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     config = RunConfig(
         recipe="llama-tiny",
+        data=DataConfig(sequence_length=100),
         optimizer=OptimizerConfig(name=optimizer, lr=lr, adamw_lr=0.004),
         seed=seed,
         steps=steps,

@@ -1,0 +1,166 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import htmuon
+from htmuon.cli import main
+
+TINY = [
+    *("--data.vocab-size", "300", "--data.sequence-length", "16"),
+    *(
+        "--model.hidden-size",
+        "16",
+        "--model.intermediate-size",
+        "24",
+        "--model.num-layers",
+        "1",
+        "--model.num-heads",
+        "2",
+    ),
+    *("--steps", "4", "--batch-size", "2", "--eval-interval", "2", "--log-interval", "1", "--checkpoint-interval", "2"),
+    *("--device", "cpu"),
+]
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("text") / "words.txt"
+    path.write_text("<|endoftext|>".join(f"document {i}: " + "we the people of the states " * 30 for i in range(8)))
+    return str(path)
+
+
+def error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line of a user's error."""
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("htmuon: error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_help_teaches_by_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for part in ("compare", "train", "list", "htmuon compare llama-tiny --out runs/demo"):
+        assert part in text
+    assert main([]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["compare", "--help"], ["--optimizers", "--learning-rates {stored,tune}", "--steps INT", "Examples:", "250"]),
+        (["train", "llama-tiny", "--help"], ["--optimizer.name", "--resume", "--seed INT", "Examples:"]),
+    ],
+)
+def test_help_of_a_command(capsys: pytest.CaptureFixture[str], arguments: list[str], parts: list[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for part in parts:
+        assert part in text
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"htmuon {htmuon.__version__}\n"
+
+
+def test_list_names_and_describes_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    heads = [line for line in lines if line and not line.startswith(" ")]
+    assert heads == [
+        "Recipes:",
+        "Optimizers:",
+        "Spectral maps:",
+        "Methods:",
+        "Normalizations:",
+        "Power schedules:",
+    ]
+    entries = [re.fullmatch(r"  (\S+) +(\S.*)", line) for line in lines if line.startswith(" ")]
+    assert all(entries)
+    names = {entry[1] for entry in entries if entry}
+    assert {"llama-tiny", "adamw", "muon", "htmuon", "eigh", "power", "rms", "interval"} <= names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compair"], "the command must be one of compare, train, list; got 'compair'. Did you mean 'compare'?"),
+        (["compare"], "the name of a recipe must come first; choose one of llama-tiny"),
+        (["compare", "lama-tiny"], "recipe must be one of llama-tiny"),
+        (["compare", "llama-tiny", "--stepz", "3"], "Unrecognized options: --stepz, 3 Perhaps you meant --steps?"),
+        (["compare", "llama-tiny", "--steps", "many"], "--steps: invalid literal for int"),
+        (["compare", "llama-tiny", "--learning-rates", "guess"], "Expected one of ('stored', 'tune')"),
+        (["compare", "llama-tiny", "--steps", "0"], "steps must be a whole number of at least 1; got 0"),
+        (["compare", "llama-tiny", "--optimizers", "moun"], "Did you mean 'muon'?"),
+        (["compare", "llama-tiny", "--tuned-file", "/nowhere/x.json", "--out", "/nowhere/out"], "/nowhere/x.json"),
+        (["train", "llama-tiny"], "--out"),
+        (["train", "llama-tiny", "--out", "/nowhere/out", "--data", "/nowhere/text"], "/nowhere/text"),
+    ],
+)
+def test_user_errors_are_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    assert message in error(capsys, *arguments)
+
+
+def test_train_writes_a_run_and_returns_it_again(capsys: pytest.CaptureFixture[str], text: str, tmp_path: Path) -> None:
+    words = ["train", "llama-tiny", "--data", text, *TINY, "--optimizer.name", "muon", "--out", str(tmp_path / "run")]
+    assert main(words) == 0
+    first = capsys.readouterr().out
+    assert "step 4/4, validation loss" in first
+    assert (tmp_path / "run" / "result.json").exists()
+    assert main(words) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == first.splitlines()[-1]
+    assert "other settings (steps is 4 there and 5 here)" in error(capsys, *words, "--steps", "5")
+
+
+INTERRUPTED = """
+import sys
+import torch
+from htmuon.cli import main
+from htmuon.recipes.trainer import Training
+torch.set_num_threads(1)
+step = Training._step
+def interrupted(self, number):
+    if number == 3:
+        raise KeyboardInterrupt
+    return step(self, number)
+Training._step = interrupted
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_an_interrupted_run_needs_resume(capsys: pytest.CaptureFixture[str], text: str, tmp_path: Path) -> None:
+    words = ["train", "llama-tiny", "--data", text, *TINY, "--optimizer.name", "muon", "--out", str(tmp_path / "run")]
+    stopped = subprocess.run([sys.executable, "-c", INTERRUPTED, *words], capture_output=True, text=True, check=False)
+    assert stopped.returncode == 130
+    assert stopped.stderr.strip() == "htmuon: interrupted; the same command goes on where this one stopped."
+    assert "add --resume to go on" in error(capsys, *words)
+    assert main([*words, "--resume"]) == 0
+    assert "goes on at step 2 of 4" in capsys.readouterr().out
+
+
+def test_help_and_list_do_not_load_what_only_training_needs() -> None:
+    code = (
+        "import sys; from htmuon.cli import main; main(['--help']); main(['list']); "
+        "heavy = {'transformers', 'matplotlib', 'tokenizers', 'jinja2'} & set(sys.modules); assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("missing", ["tyro", "rich", "matplotlib", "jinja2"])
+def test_a_missing_library_names_the_extra(missing: str) -> None:
+    code = f"import sys; sys.modules[{missing!r}] = None; from htmuon.cli import main; sys.exit(main(sys.argv[1:]))"
+    words = ["compare", "llama-tiny", "--tuned-file", "/nowhere/x.json"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f'htmuon: error: htmuon.recipes needs {missing}, which is not installed: pip install "htmuon[train]"\n'
+    )

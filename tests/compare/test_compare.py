@@ -1,0 +1,258 @@
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from htmuon.recipes.compare import compare
+from htmuon.recipes.compare_config import CompareConfig
+from htmuon.recipes.config import RunConfig
+from htmuon.recipes.display import SilentDisplay
+from htmuon.recipes.learning_rates import GridConfig, load_tuned
+from htmuon.recipes.run_record import RunRecord
+from htmuon.recipes.summary import OptimizerSummary
+
+
+class Titles(SilentDisplay):
+    """Keeps the titles of the runs, what was said, and the last plan."""
+
+    def __init__(self) -> None:
+        self.runs: list[str] = []
+        self.messages: list[str] = []
+        self.planned = 0
+
+    def on_plan(self, runs: int, steps_per_run: int) -> None:
+        self.planned = runs
+
+    def on_run(self, title: str) -> None:
+        self.runs.append(title)
+
+    def on_message(self, text: str) -> None:
+        self.messages.append(text)
+
+
+@dataclasses.dataclass
+class Done:
+    config: CompareConfig
+    summaries: Sequence[OptimizerSummary]
+    titles: Titles
+    tuned: Path
+
+
+@pytest.fixture(scope="module")
+def done(tiny_run: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """A finished comparison of two optimizers and two seeds, with its search for learning rates."""
+    folder = tmp_path_factory.mktemp("comparison")
+    config = CompareConfig(
+        run=tiny_run,
+        out=folder / "out",
+        optimizers=("muon", "htmuon:power=0.25"),
+        learning_rates="tune",
+        grid=GridConfig(points=3, max_extensions=1),
+    )
+    titles = Titles()
+    summaries = compare(config, command="typed", save_tuned=folder / "tuned.json", display=titles)
+    return Done(config, summaries, titles, folder / "tuned.json")
+
+
+def test_leaves_every_result(done: Done) -> None:
+    for name in ("compare.json", "summary.json", "summary.csv", "report.html", "figures/learning-curves.png"):
+        assert (done.config.out / name).stat().st_size > 0
+    page = (done.config.out / "report.html").read_text()
+    assert "HTMuon (power=0.25)" in page
+    assert "typed" in page
+
+
+def test_adamw_is_tuned_first_and_sets_the_rate_of_the_other_parameters(done: Done) -> None:
+    tuned = load_tuned(done.tuned)["llama-tiny"]
+    assert list(tuned.optimizers) == ["adamw", "muon", "htmuon:power=0.25"]
+    assert done.titles.runs[0].startswith("tuning: AdamW")
+    best = tuned.optimizers["adamw"].lr
+    assert {found.adamw_lr for found in tuned.optimizers.values()} == {best}
+    assert {summary.adamw_lr for summary in done.summaries} == {best}
+    for summary in done.summaries:
+        found = tuned.optimizers[summary.spec]
+        assert found.lr == summary.lr == min(found.grid, key=lambda lr: found.grid[lr])
+
+
+def test_tuning_and_report_use_different_documents_and_seeds(done: Done) -> None:
+    for documents, seeds in (("tuning", {100}), ("report", {0, 1})):
+        runs = [RunRecord(path) for path in (done.config.out / "runs" / documents).iterdir()]
+        assert {run.config.evaluate_on for run in runs} == {documents}
+        assert {run.config.seed for run in runs} == seeds
+        assert {run.config.optimizer.weight_decay for run in runs} == {0.05}
+
+
+def test_optimizers_take_turns_within_a_seed(done: Done) -> None:
+    reports = [title for title in done.titles.runs if title.startswith("report")]
+    seeds = [title[-1] for title in reports]
+    names = [title.split(",")[0] for title in reports]
+    assert seeds == ["0", "0", "1", "1"]
+    assert names[:2] == names[2:] == ["report: Muon", "report: HTMuon (power=0.25)"]
+    assert done.titles.planned == len(done.titles.runs)
+
+
+def test_summary_is_that_of_the_run_folders(done: Done) -> None:
+    rows = json.loads((done.config.out / "summary.json").read_text())["optimizers"]
+    for summary, row in zip(done.summaries, rows, strict=True):
+        folders = sorted((done.config.out / "runs" / "report").glob(f"{summary.spec.partition(':')[0]}*"))
+        losses = [json.loads((folder / "result.json").read_text())["final_loss"] for folder in folders]
+        assert row["losses"] == losses == list(summary.losses)
+
+
+def test_the_same_call_again_trains_nothing(done: Done) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (done.config.out / "runs").rglob("*.json*")}
+    again = compare(done.config, command="typed", display=SilentDisplay())
+    assert again == list(done.summaries)
+    assert before == {path: path.stat().st_mtime_ns for path in (done.config.out / "runs").rglob("*.json*")}
+
+
+def test_stored_rates_are_used_without_a_search(done: Done, tmp_path: Path) -> None:
+    config = dataclasses.replace(
+        done.config, out=tmp_path / "out", learning_rates="stored", tuned_file=str(done.tuned), seeds=(0,)
+    )
+    titles = Titles()
+    summaries = compare(config, command="typed", display=titles)
+    assert [title.split(":")[0] for title in titles.runs] == ["report"] * 2
+    assert [summary.lr for summary in summaries] == [summary.lr for summary in done.summaries]
+    # Equal settings and seeds give equal bits, in whatever folder.
+    assert [summary.losses[0] for summary in summaries] == [summary.losses[0] for summary in done.summaries]
+    assert not any("other settings" in message for message in titles.messages)
+
+
+def test_stored_rates_of_other_settings_are_used_with_a_warning(done: Done, tmp_path: Path) -> None:
+    config = dataclasses.replace(
+        done.config,
+        run=dataclasses.replace(done.config.run, steps=4),
+        optimizers=("muon",),
+        seeds=(0,),
+        out=tmp_path / "out",
+        learning_rates="stored",
+        tuned_file=str(done.tuned),
+    )
+    titles = Titles()
+    compare(config, command="typed", display=titles)
+    assert any("steps was 6, is 4" in message for message in titles.messages)
+    assert "steps was 6, is 4" in (config.out / "report.html").read_text()
+
+
+def test_a_rate_that_is_not_stored_is_an_error_with_the_command(done: Done, tmp_path: Path) -> None:
+    config = dataclasses.replace(
+        done.config, out=tmp_path / "out", optimizers=("normuon",), learning_rates="stored", tuned_file=str(done.tuned)
+    )
+    with pytest.raises(ValueError, match=r"htmuon compare llama-tiny --optimizers normuon .*--learning-rates tune"):
+        compare(config, command="typed")
+    assert not config.out.exists()
+
+
+def test_rates_are_saved_only_when_tuned(tiny: CompareConfig, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="save_tuned needs learning rates to save"):
+        compare(dataclasses.replace(tiny, learning_rates="stored"), command="typed", save_tuned=tmp_path / "x.json")
+    foreign = tmp_path / "notes.json"
+    foreign.write_text("mine")
+    with pytest.raises(ValueError, match="--save-tuned"):
+        compare(tiny, command="typed", save_tuned=foreign)
+    assert foreign.read_text() == "mine"
+    assert not tiny.out.exists()
+
+
+def test_a_foreign_folder_is_refused_and_left_alone(tiny: CompareConfig) -> None:
+    tiny.out.mkdir()
+    (tiny.out / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match=r"out must be a new or empty folder.*thesis\.txt"):
+        compare(tiny, command="typed")
+    assert [path.name for path in tiny.out.iterdir()] == ["thesis.txt"]
+
+
+def test_a_folder_of_another_comparison_is_refused_and_left_alone(tiny: CompareConfig) -> None:
+    tiny.claim_folder()
+    before = (tiny.out / "compare.json").read_bytes()
+    changed = dataclasses.replace(tiny, seeds=(0, 1, 2))
+    with pytest.raises(ValueError, match=r"seeds is \[0, 1\] there and \[0, 1, 2\] here"):
+        changed.claim_folder()
+    assert (tiny.out / "compare.json").read_bytes() == before
+    tiny.claim_folder()
+    (tiny.out / "compare.json").write_text("{")
+    with pytest.raises(ValueError, match="not the settings of a comparison"):
+        tiny.claim_folder()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizers": ()}, "optimizers must be at least one"),
+        ({"optimizers": ("muon", "muon")}, "each given once"),
+        ({"optimizers": ("moun",)}, "optimizer must be one of .* got 'moun'. Did you mean 'muon'"),
+        ({"optimizers": ("htmuon:pwoer=1",)}, "Did you mean 'power'"),
+        ({"optimizers": ("htmuon:power",)}, "key=value"),
+        ({"seeds": (0, 0)}, "seeds must be at least one, each given once"),
+        ({"seeds": (100,)}, "no seed in common"),
+        ({"learning_rates": "guess"}, "learning_rates must be one of stored, tune"),
+    ],
+)
+def test_rejects_settings_that_make_no_comparison(
+    tiny: CompareConfig, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(tiny, **changes)  # type: ignore[arg-type]
+
+
+KILLED = """
+import sys, time
+import torch
+from htmuon.cli import main
+from htmuon.recipes.trainer import Training
+torch.set_num_threads(1)
+step = Training._step
+def slowly(self, *args):
+    time.sleep(0.05)
+    return step(self, *args)
+if sys.argv[1] == "slow":
+    Training._step = slowly
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def test_a_comparison_killed_in_a_run_goes_on_to_the_same_numbers(done: Done, tmp_path: Path) -> None:
+    run, out = done.config.run, tmp_path / "out"
+    flags = {
+        "--data": run.data.path,
+        "--data.vocab-size": run.data.vocab_size,
+        "--data.sequence-length": run.data.sequence_length,
+        "--model.hidden-size": run.model.hidden_size,
+        "--model.intermediate-size": run.model.intermediate_size,
+        "--model.num-layers": run.model.num_layers,
+        "--model.num-heads": run.model.num_heads,
+        "--weight-decay": run.optimizer.weight_decay,
+        "--steps": run.steps,
+        "--batch-size": run.batch_size,
+        "--eval-interval": run.eval_interval,
+        "--log-interval": run.log_interval,
+        "--checkpoint-interval": run.checkpoint_interval,
+        "--device": "cpu",
+        "--tuned-file": done.tuned,
+        "--out": out,
+    }
+    words = ["compare", "llama-tiny", *(str(word) for pair in flags.items() for word in pair), "--optimizers"]
+    words += done.config.optimizers
+    slow = subprocess.Popen([sys.executable, "-c", KILLED, "slow", *words], stdout=subprocess.DEVNULL)
+    second = out / "runs" / "report" / f"htmuon-power=0.25-lr{done.summaries[1].lr:.6g}-seed0"
+    deadline = time.monotonic() + 60
+    while not list(second.glob("checkpoints/step-*")):
+        assert slow.poll() is None, "the comparison ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(slow.pid, signal.SIGKILL)
+    slow.wait()
+    assert not (out / "report.html").exists()
+    again = subprocess.run([sys.executable, "-c", KILLED, "fast", *words], capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "goes on at step" in again.stdout
+    losses = [row["losses"] for row in json.loads((out / "summary.json").read_text())["optimizers"]]
+    assert losses == [list(summary.losses) for summary in done.summaries]

@@ -1,0 +1,125 @@
+import dataclasses
+import html.parser
+import math
+from pathlib import Path
+
+import pytest
+from synthetic_runs import write_run
+
+from htmuon.recipes.config import RunConfig
+from htmuon.recipes.figures import Figure, Panel
+from htmuon.recipes.labels import label, slug, styles, update_rule
+from htmuon.recipes.learning_rates import TunedOptimizer
+from htmuon.recipes.report import Comparison, write_report
+from htmuon.recipes.run_record import RunRecord
+
+SPECS = ("adamw", "muon", "htmuon:power=0.25,normalization=rms")
+
+
+class Page(html.parser.HTMLParser):
+    """Collects the text, the tags and everything that would be loaded from elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        names = ("src", "href", "xlink:href")
+        self.links += [value for name, value in attrs if name in names and value and not value.startswith("#")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def comparison(folder: Path, tiny_run: RunConfig) -> Comparison:
+    records: dict[str, list[RunRecord]] = {}
+    for spec in SPECS:
+        for seed in (0, 1):
+            path = folder / "runs" / f"{slug(spec)}-{seed}"
+            write_run(path, optimizer=spec, seed=seed, final_loss=3.5 - 0.1 * SPECS.index(spec) + 0.01 * seed)
+            records.setdefault(spec, []).append(RunRecord(path))
+    grid = {0.01: 3.6, 0.02: 3.5, 0.04: math.inf}
+    return Comparison(
+        run=tiny_run,
+        seeds=(0, 1),
+        tuned={spec: TunedOptimizer(lr=0.02, adamw_lr=0.004, grid=grid, interior=True) for spec in SPECS},
+        tuning_seeds=(100,),
+        tuning_command="htmuon compare llama-tiny --learning-rates tune",
+        command="htmuon compare llama-tiny <script>",
+        records=records,
+        warnings=("something changed",),
+    )
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory, tiny_run: RunConfig) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    write_report(comparison(folder, tiny_run), folder)
+    return folder
+
+
+def test_page_is_one_file_without_scripts(built: Path) -> None:
+    page = Page()
+    page.feed((built / "report.html").read_text())
+    assert "script" not in page.tags
+    assert page.links == []
+    # Four learning curves, sensitivity, cost, 7 layer types of weights and of updates, two estimators.
+    assert page.tags.count("svg") == 4 + 1 + 1 + 7 + 7 + 2
+
+
+def test_page_says_what_was_measured(built: Path) -> None:
+    page = Page()
+    page.feed((built / "report.html").read_text())
+    text = " ".join(page.text.split())
+    assert "HTMuon (power=0.25, normalization=rms) reaches the lowest validation loss of 3.3050" in text
+    for part in ("something changed", "htmuon compare llama-tiny <script>", "3.4050 ± 0.0071", "-0.2000", "torch 2.9"):
+        assert part in text
+    for heading in ("How the learning rates were chosen", "Learning curves", "Cost per step", "alpha by layer"):
+        assert heading in text
+
+
+def test_figures_are_images(built: Path) -> None:
+    names = {path.name for path in (built / "figures").iterdir()}
+    assert names == {
+        "learning-curves.png",
+        "learning-rate-sensitivity.png",
+        "cost-per-step.png",
+        "spectra-of-weights.png",
+        "spectra-of-updates.png",
+        "alpha-by-layer.png",
+    }
+    assert all((built / "figures" / name).read_bytes().startswith(b"\x89PNG") for name in names)
+
+
+def test_drawing_again_gives_the_same_text() -> None:
+    figure = Figure(name="line", title="", caption="", panels=(Panel(title="a < b", draw=lambda ax: ax.plot([1, 2])),))
+    assert figure.svgs() == figure.svgs()
+    assert 'aria-label="a &lt; b"' in figure.svgs()[0]
+    assert "currentColor" in figure.svgs()[0]
+
+
+def test_a_report_with_a_diverged_optimizer_is_written(tmp_path: Path, tiny_run: RunConfig) -> None:
+    whole = comparison(tmp_path, tiny_run)
+    path = tmp_path / "runs" / "diverged"
+    write_run(path, optimizer="muon", seed=0, final_loss=3.0, diverged=True)
+    (path / "metrics.jsonl").write_text("")
+    records = {"adamw": whole.records["adamw"], "muon": [RunRecord(path)]}
+    write_report(dataclasses.replace(whole, records=records), tmp_path)
+    assert "diverged (1 of 1)" in (tmp_path / "report.html").read_text()
+
+
+def test_names_and_colors() -> None:
+    assert [label(spec) for spec in SPECS] == ["AdamW", "Muon", "HTMuon (power=0.25, normalization=rms)"]
+    assert slug(SPECS[2]) == "htmuon-power=0.25-normalization=rms"
+    many = tuple(f"muon:momentum=0.{i}" for i in range(8))
+    drawn = {(style.color, style.linestyle) for style in styles(many).values()}
+    assert len(drawn) == len(many)
+
+
+def test_update_rules_are_told_in_one_line() -> None:
+    assert "element-wise" in update_rule("adamw")
+    assert update_rule(SPECS[2]).endswith("Here with power = 0.25, normalization = rms.")
+    assert update_rule("muon") != update_rule("htmuon")
