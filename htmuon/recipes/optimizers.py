@@ -29,7 +29,7 @@ class AdamW(torch.optim.AdamW):
         weight_decay: decoupled weight decay.
         beta1: decay of the first moment.
         beta2: decay of the second moment.
-        eps: added to the root of the second moment.
+        eps: added to the root of the second moment; that of the other parameters of every optimizer here.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class AdamW(torch.optim.AdamW):
         weight_decay: float,
         beta1: float = 0.9,
         beta2: float = 0.95,
-        eps: float = 1e-8,
+        eps: float = 1e-10,
     ) -> None:
         super().__init__(params, lr=lr, betas=(beta1, beta2), eps=eps, weight_decay=weight_decay, fused=True)
         for group in self.param_groups:

@@ -17,7 +17,7 @@ def llama_tiny() -> RunConfig:
         data=DataConfig(vocab_size=4096, sequence_length=128),
         model=ModelConfig(hidden_size=128, intermediate_size=352, num_layers=6, num_heads=4),
         optimizer=OptimizerConfig(name="htmuon", lr=0.02, adamw_lr=3e-3, weight_decay=0.1),
-        steps=250,
+        steps=200,
         batch_size=16,
         eval_interval=50,
         log_interval=10,
