@@ -1,0 +1,36 @@
+"""The README's Python runs, and what it names exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import htmuon
+
+README = Path(__file__).parent.parent / "README.md"
+BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+
+
+def test_there_is_python_to_run():
+    assert BLOCKS
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_block_runs(block):
+    exec(compile(block, str(README), "exec"), {})
+
+
+def test_every_optimizer_map_method_and_variant_is_named():
+    text = README.read_text()
+    names = [
+        *(htmuon.OPTIMIZERS[name].__name__ for name in htmuon.OPTIMIZERS),
+        *htmuon.spectral.MAPS,
+        *htmuon.linalg.METHODS,
+    ]
+    assert [name for name in names if f"`{name}`" not in text] == []
+
+
+def test_the_targets_that_it_names_are_in_the_makefile():
+    makefile = (README.parent / "Makefile").read_text()
+    for target in set(re.findall(r"`?make (\w+)", README.read_text())):
+        assert f"\n{target}:" in makefile
