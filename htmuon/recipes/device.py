@@ -28,6 +28,11 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def current(device: torch.device) -> AbstractContextManager[object]:
+    """The context in which CUDA streams and events are those of `device`."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
 def resolve_precision(precision: Precision, device: torch.device) -> Precision:
     """What "auto" stands for on a device: bfloat16 on CUDA devices that compute in it, else float32."""
     if precision != "auto":

@@ -5,7 +5,7 @@ import json
 import math
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +50,11 @@ def new_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def temporary_name(path: Path) -> Path:
+    """A hidden name beside `path` that nothing else has."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+
+
 @contextmanager
 def sealed_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; at the end it gets a manifest of checksums and the name `path`.
@@ -57,7 +62,8 @@ def sealed_folder(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the folder cannot be written, or `path` exists and is not empty.
     """
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    temporary = temporary_name(path)
+    temporary.mkdir()
     try:
         yield temporary
         files = sorted(temporary.iterdir())

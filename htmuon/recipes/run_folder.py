@@ -59,10 +59,17 @@ class RunFolder:
             )
 
     def stored_result(self) -> RunResult | None:
-        """The result, if the run is finished."""
+        """The result, if the run is finished.
+
+        Raises:
+            ValueError: the file of the result is damaged.
+        """
         if not self.result.exists():
             return None
-        return RunResult.from_dict(json.loads(self.result.read_text()))
+        try:
+            return RunResult.from_dict(json.loads(self.result.read_text()))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{self.result} is damaged ({error!r}); delete it to train this run again.") from error
 
     @contextmanager
     def opened(self, config: RunConfig) -> Iterator[None]:

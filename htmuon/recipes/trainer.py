@@ -12,7 +12,7 @@ from torch import Tensor
 
 from htmuon.recipes.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from htmuon.recipes.config import RunConfig
-from htmuon.recipes.device import autocast, pick_device, resolve_precision
+from htmuon.recipes.device import autocast, current, pick_device, resolve_precision
 from htmuon.recipes.files import new_file, write_json, write_tensors
 from htmuon.recipes.llm.batches import mix_seed
 from htmuon.recipes.llm.corpus import fingerprint, read_files
@@ -82,7 +82,8 @@ def train(
         ) from error
     task = LanguageModelling(config, text, device)
     # A step may draw random numbers from a seed of its own; the caller's stream is not touched.
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), home.opened(config):
+    devices = [device] if device.type == "cuda" else []
+    with current(device), torch.random.fork_rng(devices=devices), home.opened(config):
         result = Training(config, task, model, optimizer, home, observer, text_id).run()
     observer.on_finish(result)
     return result

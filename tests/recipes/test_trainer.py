@@ -249,6 +249,13 @@ def test_paths_that_cannot_be_a_folder(tmp_path, config):
         train(config, tmp_path / "file" / "run", cache=tmp_path / "cache")
 
 
+def test_a_damaged_result_is_named(tmp_path, config):
+    train(config, tmp_path / "run")
+    (tmp_path / "run" / "result.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"result.json is damaged.*delete it"):
+        train(config, tmp_path / "run")
+
+
 def test_two_processes_in_one_folder(tmp_path, config):
     (tmp_path / "run").mkdir()
     with (tmp_path / "run" / ".lock").open("w") as lock:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,7 +9,14 @@ import torch
 from torch import Tensor
 
 from htmuon.recipes.config import DataConfig, HeldOut
-from htmuon.recipes.files import DamagedFolderError, read_tensors, sealed_folder, verify_sealed_folder, write_tensors
+from htmuon.recipes.files import (
+    DamagedFolderError,
+    read_tensors,
+    sealed_folder,
+    temporary_name,
+    verify_sealed_folder,
+    write_tensors,
+)
 from htmuon.recipes.llm.corpus import fingerprint, split_documents
 from htmuon.recipes.llm.tokenizer import encode, train_tokenizer
 
@@ -92,6 +98,5 @@ def _discard_if_damaged(folder: Path) -> None:
         verify_sealed_folder(folder)
     except DamagedFolderError:
         # The move is one step, so that no process sees half of a folder.
-        doomed = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        folder.replace(doomed)
+        doomed = folder.replace(temporary_name(folder))
         shutil.rmtree(doomed)
