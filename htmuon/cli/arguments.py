@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import inspect
 import io
 import re
 from collections.abc import Collection, Sequence
@@ -51,7 +52,7 @@ def parse(kind: type[T], run: RunConfig, arguments: Sequence[str], *, prog: str,
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            return tyro.cli(_extended(kind, run, without), args=spelled, prog=prog, description=kind.__doc__)
+            return tyro.cli(_extended(kind, run, without), args=spelled, prog=prog, description=_description(kind))
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -74,6 +75,11 @@ def _extended(kind: type[T], run: RunConfig, without: Collection[str]) -> type[T
     made = dataclasses.make_dataclass(kind.__name__, fields, bases=(kind,), frozen=True, kw_only=True)
     made.__doc__ = RunConfig.__doc__  # tyro takes the help of each flag from here
     return cast(type[T], made)
+
+
+def _description(kind: type[object]) -> str:
+    """The docstring without the part on the attributes, which is the help of the flags."""
+    return (inspect.getdoc(kind) or "").partition("\n\nAttributes:")[0]
 
 
 def _one_line(box: str) -> str:
