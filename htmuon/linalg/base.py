@@ -108,9 +108,10 @@ def unit_scale(matrix: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
     The scale is a power of two, so that dividing by it rounds nothing.
     """
-    largest = positive(torch.linalg.vector_norm(matrix, ord=torch.inf, dim=(-2, -1), keepdim=True)).to(dtype)
+    wide = matrix.to(working(matrix.dtype))
+    largest = positive(torch.linalg.vector_norm(wide, ord=torch.inf, dim=(-2, -1), keepdim=True))
     scale = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent - 1)
-    return matrix.to(dtype) / scale, scale
+    return (wide / scale).to(dtype), scale.to(dtype)
 
 
 def direction_weights(sigma: Tensor, function: ScalarFunction, cutoff: float) -> tuple[Tensor, Tensor, Tensor]:

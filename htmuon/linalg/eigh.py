@@ -44,7 +44,8 @@ class Eigh(Method):
         cutoff = torch.finfo(scaled.dtype).eps * max(matrix.shape[-2:])
         weights, sigma_1, rank = direction_weights(sigma, function, cutoff)
         dtype = working(matrix.dtype)
-        mapped = u.to(dtype) @ (rows * (weights / positive(sigma)).unsqueeze(-1)).to(dtype)
+        # On the columns of U rather than on the rows of B, of which there is as much or more.
+        mapped = (u * (weights / positive(sigma)).unsqueeze(-2)).to(dtype) @ rows.to(dtype)
         return Mapped(mapped.mT if tall else mapped, (sigma_1 * scale).to(dtype), rank)
 
     def accuracy(self, matrix: Tensor, power: float) -> Accuracy:

@@ -149,13 +149,13 @@ class SpectralOptimizer(Optimizer):
         buffer = stacked.pop("momentum_buffer").to(dtype)
         gradient = torch.where(finite, gradient, buffer)
         momentum = buffer.lerp(gradient, 1 - group["momentum"])
-        direction = gradient.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
+        direction = gradient.lerp_(momentum, group["momentum"]) if group["nesterov"] else momentum
 
         update, adapted = self.layout.apply(self._bracket(group, shape), direction, stacked)
 
+        rate = group["lr"] * finite  # a masked step is a step of length zero
         weight = torch.stack(parameters).to(dtype)
-        decayed = weight * (1 - group["lr"] * group["weight_decay"])
-        weight = torch.where(finite, decayed - group["lr"] * update, weight)
+        weight.mul_(1 - rate * group["weight_decay"]).sub_(update.mul_(rate))
 
         torch._foreach_copy_(parameters, list(weight.unbind()))
         torch._foreach_copy_([state["momentum_buffer"] for state in states], list(momentum.unbind()))
@@ -174,7 +174,7 @@ class SpectralOptimizer(Optimizer):
             matrix = precondition(matrix_view(direction, view, stacked=True))
             update = apply_map(matrix, function, group["method"], group["normalization"])
             update, state = adapt(update, state)
-            return undo_matrix_view(scale * update, view, shape), state
+            return undo_matrix_view(update.mul_(scale), view, shape), state
 
         return bracket
 
