@@ -69,7 +69,7 @@ def test_every_optimizer_can_be_built_with_its_settings(name):
 def test_settings_of_a_variant_are_its_own_and_its_parents():
     assert {"power", "beta2", "momentum", "normalization"} <= settings_of("normuon").keys()
     assert settings_of("muon")["power"] == 0.0
-    assert settings_of("adamw") == {"beta1": 0.9, "beta2": 0.95, "eps": 1e-8}
+    assert settings_of("adamw") == {"beta1": 0.9, "beta2": 0.95, "eps": 1e-10}
 
 
 def test_power_schedule_from_a_spec():
@@ -82,7 +82,7 @@ def test_adamw_is_torchs_adamw_on_the_same_groups():
     ours, theirs = make_model(), make_model()
     optimizer = build_optimizer("adamw", ours, **RATES)
     groups = [{**group, "weight_decay": group.get("weight_decay", 0.1)} for group in htmuon.param_groups(theirs)]
-    reference = torch.optim.AdamW(groups, lr=0.02, betas=(0.9, 0.95))
+    reference = torch.optim.AdamW(groups, lr=0.02, betas=(0.9, 0.95), eps=1e-10)
     for _ in range(5):
         inputs = torch.randn(7, 5)
         step(ours, optimizer, inputs)
