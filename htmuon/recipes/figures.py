@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 # The colour of text and axes. In inline SVG it becomes the text colour of the page, so that a dark page works too.
 _INK = "#24292f"
@@ -121,6 +123,13 @@ def _inline(document: str, title: str) -> str:
 def _draw(panel: Panel, ax: Axes) -> None:
     ax.set_title(panel.title)
     panel.draw(ax)
+
+
+def plain_log_ticks(axis: Axis, limits: tuple[float, float]) -> None:
+    """Label a logarithmic axis with plain numbers: 1, 2, 5 of each decade, or 1 alone where there are many decades."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if limits[1] / limits[0] < 100 else (1,)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def zoom(ax: Axes, values: Iterable[float], margin: float = 0.06) -> None:

@@ -75,5 +75,6 @@ def update_rule(spec: str) -> str:
         return "Adam's element-wise rule with decoupled weight decay, for all parameters: no spectrum involved."
     optimizer = OPTIMIZERS[name]
     described = (optimizer.__doc__ or "").strip().partition("\n")[0].removeprefix(f"{optimizer.__name__}: ")
+    described = described[:1].upper() + described[1:]
     changes = ", ".join(f"{key} = {value}" for key, value in settings.items())
     return f"{described} Here with {changes}." if changes else described

@@ -1,13 +1,13 @@
 """Figures of losses and costs: learning curves, sensitivity to the learning rate, time of a step."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Literal
 
 from matplotlib.axes import Axes
 
-from htmuon.recipes.figures import Figure, Panel, zoom
+from htmuon.recipes.figures import Figure, Panel, plain_log_ticks, zoom
 from htmuon.recipes.labels import Style
 from htmuon.recipes.learning_rates import TunedOptimizer
 from htmuon.recipes.run_record import Curve, Records
@@ -133,12 +133,7 @@ def sensitivity(tuned: Mapping[str, TunedOptimizer], styles: Mapping[str, Style]
 
 
 def _draw_sensitivity(ax: Axes, *, tuned: Mapping[str, TunedOptimizer], styles: Mapping[str, Style]) -> None:
-    finite = [loss for found in tuned.values() for loss in found.grid.values() if math.isfinite(loss)]
-    if finite:
-        # Near the optimum is what matters: up to three times the distance between best and median loss.
-        ordered = sorted(finite)
-        top = ordered[0] + max(3 * (ordered[len(ordered) // 2] - ordered[0]), 0.02 * ordered[0])
-        zoom(ax, [ordered[0], min(top, ordered[-1])])
+    zoom(ax, _range_of_valleys([found.grid.values() for found in tuned.values()]))
     ceiling = ax.get_ylim()[1]
     for spec, found in tuned.items():
         style = styles[spec]
@@ -152,7 +147,18 @@ def _draw_sensitivity(ax: Axes, *, tuned: Mapping[str, TunedOptimizer], styles: 
             ring = {"marker": "o", "markersize": 12, "markerfacecolor": "none", "markeredgewidth": 1.5}
             ax.plot([found.lr], [inside[found.lr]], color=style.color, linestyle="", **ring)  # type: ignore[arg-type]
     ax.set_xscale("log")
+    plain_log_ticks(ax.xaxis, ax.get_xlim())
     ax.set(xlabel="learning rate", ylabel="loss (nats per token)")
+
+
+def _range_of_valleys(losses: Iterable[Iterable[float]]) -> list[float]:
+    """The losses worth showing: every optimizer's best, and above them as much as a typical rate loses."""
+    valleys = [finite for finite in ([loss for loss in grid if math.isfinite(loss)] for grid in losses) if finite]
+    if not valleys:
+        return []
+    gaps = sorted(loss - min(valley) for valley in valleys for loss in valley)
+    highest_best = max(map(min, valleys))
+    return [min(map(min, valleys)), min(highest_best + 2 * gaps[len(gaps) // 2], max(map(max, valleys)))]
 
 
 def cost(summaries: Sequence[OptimizerSummary], styles: Mapping[str, Style]) -> Figure:

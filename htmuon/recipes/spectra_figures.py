@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from htmuon.analysis import Estimator, PowerLawFit
 from htmuon.analysis.plots import plot_alphas, plot_spectra
-from htmuon.recipes.figures import Figure, Panel
+from htmuon.recipes.figures import Figure, Panel, plain_log_ticks
 from htmuon.recipes.labels import Style
 from htmuon.recipes.run_record import Records, RunRecord, SpectrumKind
 from htmuon.recipes.summary import weight_fits
@@ -83,10 +83,7 @@ def _draw_spectra(
             ax, sigmas, label=style.label, color=style.color, relative=kind == "updates", linestyle=style.linestyle
         )
     ax.set_xlabel("index")
-    low, high = ax.get_ylim()
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 100 else (1,)))
-    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    ax.yaxis.set_minor_formatter(NullFormatter())
+    plain_log_ticks(ax.yaxis, ax.get_ylim())
 
 
 def alpha_figure(records: Records, styles: Mapping[str, Style]) -> Figure:

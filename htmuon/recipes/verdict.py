@@ -17,6 +17,10 @@ def verdict(summaries: Sequence[OptimizerSummary]) -> list[str]:
     article = "the lowest" if len(summaries) > 1 else "a"
     numbers = f"{best.loss:.4f} (perplexity {best.perplexity:.2f})"
     sentences = [f"{label(best.spec)} reaches {article} validation loss of {numbers}."]
+    tied = [best, *(other for other in ranked[1:] if exceeds_spread(best, other) is False)]
+    if len(tied) > 1:
+        shown = ", ".join(f"{label(s.spec)} {s.loss:.4f}" for s in tied)
+        sentences = [f"The lowest validation loss is a tie between {len(tied)} optimizers: {shown}."]
     sentences.extend(_against(best, other) for other in ranked[1:])
     sentences.extend(failures)
     if len(best.seeds) < 3 and len(ranked) > 1:
@@ -40,7 +44,7 @@ def exceeds_spread(best: OptimizerSummary, other: OptimizerSummary) -> bool | No
 
 
 def _against(best: OptimizerSummary, other: OptimizerSummary) -> str:
-    gap = f"Against {label(other.spec)} ({other.loss:.4f}) it is {other.loss - best.loss:.4f} lower"
+    gap = f"Against {label(other.spec)} ({other.loss:.4f}) {label(best.spec)} is {other.loss - best.loss:.4f} lower"
     paired = _paired(best, other)
     clear = exceeds_spread(best, other)
     if clear is None:

@@ -70,9 +70,12 @@ def test_verdict_says_clear_wins_and_ties(tmp_path: Path) -> None:
     assert exceeds_spread(muon, adamw) is True
     assert exceeds_spread(htmuon, muon) is False
     headline, *rest = verdict([adamw, muon, htmuon])
-    assert headline.startswith(("Muon reaches the lowest", "HTMuon reaches the lowest"))
-    assert any("tie" in sentence for sentence in rest)
-    assert any("Against AdamW (3.5100) it is 0.0900 lower: more than the spread" in sentence for sentence in rest)
+    assert headline.startswith("The lowest validation loss is a tie between 2 optimizers: ")
+    assert any(sentence.endswith("so call it a tie.") for sentence in rest)
+    assert any(
+        "Against AdamW (3.5100)" in sentence and "is 0.0900 lower: more than the spread" in sentence
+        for sentence in rest
+    )
     assert any("indication" in sentence for sentence in rest)
     assert any("1.00 times as long" in sentence for sentence in rest)
 
@@ -81,7 +84,7 @@ def test_baseline_may_win(tmp_path: Path) -> None:
     summaries = summarize(records(tmp_path, {"adamw": (3.0, 3.0, 3.0), "htmuon": (3.3, 3.2, 3.1)}))
     headline, against, *rest = verdict(summaries)
     assert headline.startswith("AdamW reaches the lowest")
-    assert "Against HTMuon (3.2000) it is 0.2000 lower: more than the spread" in against
+    assert "Against HTMuon (3.2000) AdamW is 0.2000 lower: more than the spread" in against
     assert not any("indication" in sentence for sentence in rest)
 
 
