@@ -7,7 +7,9 @@ import pytest
 
 import htmuon
 from htmuon.cli import main
+from htmuon.recipes import RECIPES
 
+STEPS = RECIPES["llama-tiny"]().steps
 TINY = [
     *("--data.vocab-size", "300", "--data.sequence-length", "16"),
     *(
@@ -53,7 +55,10 @@ def test_help_teaches_by_examples(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["compare", "--help"], ["--optimizers", "--learning-rates {stored,tune}", "--steps INT", "Examples:", "250"]),
+        (
+            ["compare", "--help"],
+            ["--optimizers", "--learning-rates {stored,tune}", "--steps INT", "Examples:", f"(default: {STEPS})"],
+        ),
         (["train", "llama-tiny", "--help"], ["--optimizer.name", "--resume", "--seed INT", "Examples:"]),
     ],
 )
@@ -124,6 +129,7 @@ INTERRUPTED = """
 import sys
 import torch
 from htmuon.cli import main
+from htmuon.recipes import RECIPES
 from htmuon.recipes.trainer import Training
 torch.set_num_threads(1)
 step = Training._step

@@ -101,11 +101,13 @@ def test_drawing_again_gives_the_same_text() -> None:
     assert "currentColor" in figure.svgs()[0]
 
 
-def test_a_report_with_a_diverged_optimizer_is_written(tmp_path: Path, tiny_run: RunConfig) -> None:
+def test_a_report_with_a_diverged_optimizer_and_no_spectra_is_written(tmp_path: Path, tiny_run: RunConfig) -> None:
     whole = comparison(tmp_path, tiny_run)
     path = tmp_path / "runs" / "diverged"
     write_run(path, optimizer="muon", seed=0, final_loss=3.0, diverged=True)
     (path / "metrics.jsonl").write_text("")
+    for run in whole.records["adamw"]:
+        (run.folder / "spectra.safetensors").unlink()
     records = {"adamw": whole.records["adamw"], "muon": [RunRecord(path)]}
     write_report(dataclasses.replace(whole, records=records), tmp_path)
     assert "diverged (1 of 1)" in (tmp_path / "report.html").read_text()
