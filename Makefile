@@ -20,8 +20,8 @@ test: $(VENV)/.dev
 
 # What `make demo` takes its learning rates from; about half an hour on two cores.
 tune: $(VENV)/.train
-	$(BIN)/htmuon compare llama-tiny --optimizers adamw muon htmuon htmuon:normalization=rms --seeds 0 1 2 \
-		--learning-rates tune --save-tuned htmuon/recipes/tuned.json --out runs/tuning
+	$(BIN)/htmuon compare llama-tiny --optimizers adamw muon:method=newton_schulz htmuon htmuon:normalization=rms muon \
+		--seeds 0 1 2 --grid.points 3 --learning-rates tune --save-tuned htmuon/recipes/tuned.json --out runs/tuning
 
 bench: $(VENV)/.train
 	$(BIN)/python benchmarks/optimizer_step.py --json benchmarks/results/optimizer_step.json

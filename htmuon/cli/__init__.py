@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from htmuon._registry import unknown_name
+from htmuon.recipes import TrainingStoppedError
 from htmuon.recipes.extras import require
 
 _HELP = """\
@@ -33,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: what was typed after `htmuon`; those of the process if None.
 
     Returns:
-        The exit code: 0, 2 for something that the user can mend, 130 when interrupted.
+        The exit code: 0, 1 for a training run that could not go on, 2 for something that the user can mend, 130 when
+        interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -41,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nhtmuon: interrupted; the same command goes on where this one stopped.", file=sys.stderr)
         return 130
+    except TrainingStoppedError as error:
+        print(f"htmuon: stopped: {error}", file=sys.stderr)
+        return 1
     except (ValueError, ImportError, OSError) as error:
         print(f"htmuon: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from htmuon.cli.arguments import parse, recipe_of, run_settings
 from htmuon.recipes.compare import compare
-from htmuon.recipes.compare_config import CompareConfig, LearningRates
+from htmuon.recipes.compare_config import DEFAULT_OPTIMIZERS, CompareConfig, LearningRates
 from htmuon.recipes.learning_rates import GridConfig
 from htmuon.recipes.terminal import plain_table, terminal_display
 from htmuon.recipes.verdict import verdict
@@ -37,7 +37,7 @@ class CompareArguments:
     """
 
     out: Path | None = None
-    optimizers: tuple[str, ...] = ("adamw", "muon", "htmuon")
+    optimizers: tuple[str, ...] = DEFAULT_OPTIMIZERS
     seeds: tuple[int, ...] = (0, 1)
     tuning_seeds: tuple[int, ...] = (100,)
     learning_rates: LearningRates = "stored"

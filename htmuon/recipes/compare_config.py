@@ -16,6 +16,8 @@ from htmuon.recipes.optimizers import build_optimizer
 from htmuon.recipes.report import flat_settings
 
 LearningRates = Literal["stored", "tune"]
+# Muon as it is published and used, by five Newton-Schulz steps; "muon" alone is the exact polar factor.
+DEFAULT_OPTIMIZERS = ("adamw", "muon:method=newton_schulz", "htmuon")
 
 _CONFIG = "compare.json"
 # Settings that a run needs but that no learning rate depends on, or that the comparison sets itself.
@@ -52,7 +54,7 @@ class CompareConfig:
 
     run: RunConfig
     out: Path
-    optimizers: tuple[str, ...] = ("adamw", "muon", "htmuon")
+    optimizers: tuple[str, ...] = DEFAULT_OPTIMIZERS
     seeds: tuple[int, ...] = (0, 1)
     tuning_seeds: tuple[int, ...] = (100,)
     learning_rates: LearningRates = "stored"

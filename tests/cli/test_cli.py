@@ -8,6 +8,7 @@ import pytest
 import htmuon
 from htmuon.cli import main
 from htmuon.recipes import RECIPES
+from htmuon.recipes.llm.task import LanguageModelling
 
 STEPS = RECIPES["llama-tiny"]().steps
 TINY = [
@@ -123,6 +124,16 @@ def test_train_writes_a_run_and_returns_it_again(capsys: pytest.CaptureFixture[s
     assert main(words) == 0
     assert capsys.readouterr().out.splitlines()[-1] == first.splitlines()[-1]
     assert "other settings (steps is 4 there and 5 here)" in error(capsys, *words, "--steps", "5")
+
+
+def test_a_run_with_too_many_bad_gradients_says_so_without_a_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, text: str, tmp_path: Path
+) -> None:
+    honest = LanguageModelling.training_loss
+    monkeypatch.setattr(LanguageModelling, "training_loss", lambda *words: honest(*words) * float("nan"))
+    words = ["train", "llama-tiny", "--data", text, *TINY, "--max-skipped-steps", "2", "--out", str(tmp_path / "run")]
+    assert main(words) == 1
+    assert capsys.readouterr().err.startswith("htmuon: stopped: training must have fewer than 2 steps")
 
 
 INTERRUPTED = """
