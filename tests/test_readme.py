@@ -1,6 +1,7 @@
 """The README's Python runs, and what it names exists."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,8 @@ def test_the_targets_that_it_names_are_in_the_makefile():
     makefile = (README.parent / "Makefile").read_text()
     for target in set(re.findall(r"`?make (\w+)", README.read_text())):
         assert f"\n{target}:" in makefile
+
+
+def test_its_numbers_are_those_of_the_committed_measurements():
+    tables = runpy.run_path(str(README.parent / "benchmarks" / "readme_tables.py"))
+    assert tables["filled"](README.read_text()) == README.read_text()

@@ -19,8 +19,9 @@ from htmuon.linalg.base import (
 class SVD(Method):
     """Singular value decomposition in float64: exact for every function, and the dearest.
 
-    `M = U S V^T` by `torch.linalg.svd`, then `U g(S / sigma_1) V^T`. Not for training large models: the decomposition
-    of a 2048 x 5461 matrix takes a second, and on a GPU it waits for the host.
+    `M = U S V^T` by `torch.linalg.svd`, then `U g(S / sigma_1) V^T` of the matrix as it is stored: directions that only
+    the rounding of a narrow dtype made count like any other. Not for training large models: it is several times as dear
+    as `eigh` (`benchmarks/optimizer_step.py`), and on a GPU it waits for the host.
     """
 
     name = "svd"

@@ -54,9 +54,10 @@ class ElementStatistics:
 class AdaMuon(HTMuon):
     """AdaMuon: Muon on the sign of the momentum, with element-wise second moments after the map.
 
-    The rescaling fixes the size of the update, so `normalization` has nothing to decide here; with the default scale
-    `match_rms_adamw` the update has the root mean square 0.2 of the paper (`0.2 (mn)^0.5 / norm_F`), and AdamW's
-    learning rates apply: hence the smaller default of `lr`.
+    The rescaling fixes the size of the update; `normalization` decides only how much steps with large gradients weigh
+    in the running statistics, which at p = 0 is nothing. With the default scale `match_rms_adamw` the update has the
+    root mean square 0.2 of the paper (`0.2 (mn)^0.5 / norm_F`), and AdamW's learning rates apply: hence the smaller
+    default.
 
     Memory: one number per element beside the momentum.
 
@@ -93,7 +94,7 @@ class AdaMuon(HTMuon):
         *,
         power: float = 0.0,
         beta2: float = 0.95,
-        adjust_lr_fn: AdjustLrFn = "match_rms_adamw",
+        adjust_lr_fn: AdjustLrFn | None = "match_rms_adamw",
         **settings: Unpack[ScaledSettings],
     ) -> None:
         check_number("beta2", beta2, 0.0, 1.0, "Pass a float such as 0.95.", below=True)
@@ -120,7 +121,7 @@ class HTAdaMuon(AdaMuon):
         *,
         power: float = 0.125,
         beta2: float = 0.95,
-        adjust_lr_fn: AdjustLrFn = "match_rms_adamw",
+        adjust_lr_fn: AdjustLrFn | None = "match_rms_adamw",
         **settings: Unpack[ScaledSettings],
     ) -> None:
         super().__init__(params, lr, power=power, beta2=beta2, adjust_lr_fn=adjust_lr_fn, **settings)

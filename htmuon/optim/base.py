@@ -21,7 +21,7 @@ moves.
 """
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any, ClassVar, cast
 
@@ -42,6 +42,9 @@ from htmuon.optim.views import default_view, matrix_shape, matrix_view, undo_mat
 from htmuon.spectral import MAPS, apply_map
 
 COUNTERS = ("step", "skipped_steps")
+# At most so many elements are stacked at a time (64 MiB of float32): a step needs the memory of a few stacks, not of
+# the # whole model.
+STACK_ELEMENTS = 2**24
 
 
 class SpectralOptimizer(Optimizer):
@@ -81,6 +84,9 @@ class SpectralOptimizer(Optimizer):
         if given.get("use_muon", self.defaults["use_muon"]) is False:
             given = {**self.other_defaults, **given}
         check_settings({**self.defaults, **given}, sets_size=self.sets_size)
+        lr = given.get("lr", self.defaults["lr"])
+        if isinstance(lr, Tensor):
+            given["lr"] = lr.clone()  # a scheduler that changes it in place must find one for each group
         super().add_param_group(given)
         group = self.param_groups[-1]
         try:
@@ -89,7 +95,7 @@ class SpectralOptimizer(Optimizer):
             self.param_groups.pop()
             raise
         for counter in COUNTERS:
-            group[counter] = torch.zeros((), dtype=torch.int64, device=group["params"][0].device)
+            group[counter] = torch.zeros((), dtype=torch.int64, device=_device(group))
         self._set_power(group)
 
     @property
@@ -105,7 +111,8 @@ class SpectralOptimizer(Optimizer):
             closure: evaluates the model again and returns the loss.
 
         Raises:
-            ValueError: a gradient is sparse; nothing was changed.
+            TypeError: a setting was changed to something of the wrong type; nothing was changed.
+            ValueError: a setting was changed to something invalid, or a gradient is sparse; nothing was changed.
         """
         loss = None
         if closure is not None:
@@ -113,21 +120,19 @@ class SpectralOptimizer(Optimizer):
                 loss = closure()
         parameters = list(chain.from_iterable(group["params"] for group in self.param_groups))
         check_gradients(parameters)
-        gradients = [p.grad for p in parameters if p.grad is not None]
+        for group in self.param_groups:
+            check_settings(group, sets_size=self.sets_size)
+        gradients = [p.grad for p in parameters if _moves(p)]
         if not gradients:
             return loss
         # One flag for all gradients; as the largest magnitude is NaN or infinite where any entry is.
         finite = self.layout.agree(get_total_norm(gradients, norm_type=float("inf")).isfinite())
         for group in self.param_groups:
             self._set_power(group)
-            buckets: dict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
-            for p in group["params"]:
-                if p.grad is not None:
-                    buckets[(p.shape if group["use_muon"] else None, p.dtype, p.device)].append(p)
-            for bucket in buckets.values():
-                update = self._spectral_update if group["use_muon"] else self._adamw_update
-                update(group, bucket, finite.to(bucket[0].device, non_blocking=True))
-            here = finite.to(group["step"].device, non_blocking=True)
+            update = self._spectral_update if group["use_muon"] else self._adamw_update
+            for bucket in _buckets(group):
+                update(group, bucket, finite.to(bucket[0].device))
+            here = finite.to(group["step"].device)
             group["step"].add_(here)
             group["skipped_steps"].add_(~here)
         return loss
@@ -153,7 +158,7 @@ class SpectralOptimizer(Optimizer):
 
         update, adapted = self.layout.apply(self._bracket(group, shape), direction, stacked)
 
-        rate = group["lr"] * finite  # a masked step is a step of length zero
+        rate = finite.to(dtype) * group["lr"]  # a masked step is a step of length zero
         weight = torch.stack(parameters).to(dtype)
         weight.mul_(1 - rate * group["weight_decay"]).sub_(update.mul_(rate))
 
@@ -181,25 +186,28 @@ class SpectralOptimizer(Optimizer):
     def _spectral_state(self, group: Group, parameter: Tensor) -> dict[str, Tensor]:
         """The state of a matrix parameter, allocated at its first gradient."""
         state: dict[str, Tensor] = self.state[parameter]
-        if not state:
-            shape = tuple(parameter.shape)
+        if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-            matrices = matrix_shape(shape, group["matrix_view"] or default_view(len(shape)))
-            for name, whole in self.adaptation(group).state_shapes(matrices).items():
+        shape = tuple(parameter.shape)
+        matrices = matrix_shape(shape, group["matrix_view"] or default_view(len(shape)))
+        shapes = self.adaptation(group).state_shapes(matrices)
+        for name, whole in shapes.items():
+            if name not in state:
                 state[name] = self.layout.allocate(parameter, whole, working(parameter.dtype))
-        return state
+        return {name: state[name] for name in ("momentum_buffer", *shapes)}
 
     def _adamw_update(self, group: Group, parameters: list[Tensor], finite: Tensor) -> None:
         """The fused AdamW of torch, which masks the step by itself."""
         for p in parameters:
             state = self.state[p]
-            if not state:
+            if "exp_avg" not in state:
                 state["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
                 state["exp_avg"] = torch.zeros_like(p, memory_format=torch.preserve_format)
                 state["exp_avg_sq"] = torch.zeros_like(p, memory_format=torch.preserve_format)
         adamw(
             parameters,
-            [cast(Tensor, p.grad) for p in parameters],
+            # The fused kernel walks memory: it would pair the wrong elements where strides differ.
+            [_laid_out_as(p, cast(Tensor, p.grad)) for p in parameters],
             [self.state[p]["exp_avg"] for p in parameters],
             [self.state[p]["exp_avg_sq"] for p in parameters],
             [],
@@ -220,33 +228,64 @@ class SpectralOptimizer(Optimizer):
 
         torch casts floating-point state to the dtype of the parameter, which would round float32 statistics of bfloat16
         parameters; so the saved tensors are put back as they were. Settings that an older or another optimizer's
-        state_dict does not name take the defaults.
+        state_dict does not name stay as they are.
+
+        Raises:
+            TypeError: a saved setting has the wrong type; nothing was changed.
+            ValueError: a saved setting is invalid, or the groups don't match; nothing was changed.
         """
-        super().load_state_dict(state_dict)
-        ours = chain.from_iterable(group["params"] for group in self.param_groups)
-        theirs = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
-        for parameter, index in zip(ours, theirs, strict=True):
+        saved_groups = state_dict["param_groups"]
+        if len(saved_groups) == len(self.param_groups):  # else torch says what is wrong
+            ours = ({name: value for name, value in group.items() if name != "params"} for group in self.param_groups)
+            saved_groups = [{**mine, **saved} for mine, saved in zip(ours, saved_groups, strict=True)]
+            for group in saved_groups:
+                check_settings(group, sets_size=self.sets_size)
+        super().load_state_dict({**state_dict, "param_groups": saved_groups})
+        parameters = chain.from_iterable(group["params"] for group in self.param_groups)
+        indices = chain.from_iterable(group["params"] for group in saved_groups)
+        for parameter, index in zip(parameters, indices, strict=True):
             for name, value in state_dict["state"].get(index, {}).items():
                 if isinstance(value, Tensor):
-                    self.state[parameter][name] = value.detach().to(parameter.device, copy=True)
+                    self.state[parameter][name] = _laid_out_as(parameter, value.detach()).to(
+                        parameter.device, copy=True
+                    )
         for group in self.param_groups:
             for counter in COUNTERS:
-                group[counter] = group[counter].to(group["params"][0].device)
+                group[counter] = group[counter].to(_device(group))
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
         return {**state, "other_defaults": self.other_defaults}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        for group in self.param_groups:
-            for name, value in self.defaults.items():
-                group.setdefault(name, value)
-            for counter in COUNTERS:
-                group.setdefault(counter, torch.zeros((), dtype=torch.int64))
 
     def _add_setting(self, name: str, value: float) -> None:
         """A setting that one variant alone has: in the defaults, and in every group that does not bring its own."""
         self.defaults[name] = value
         for group in self.param_groups:
             group.setdefault(name, value)
+
+
+def _device(group: Group) -> torch.device:
+    """Where the counters of a group live."""
+    return group["params"][0].device if group["params"] else torch.device("cpu")
+
+
+def _moves(parameter: Tensor) -> bool:
+    """Whether a step has anything to do for a parameter."""
+    return parameter.grad is not None and parameter.numel() > 0
+
+
+def _buckets(group: Group) -> Iterator[list[Tensor]]:
+    """The parameters of a group that move, in lists that one call updates: of equal shape where they are stacked."""
+    alike: dict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
+    for p in filter(_moves, group["params"]):
+        alike[(p.shape if group["use_muon"] else None, p.dtype, p.device)].append(p)
+    for parameters in alike.values():
+        most = max(1, STACK_ELEMENTS // parameters[0].numel()) if group["use_muon"] else len(parameters)
+        yield from (parameters[first : first + most] for first in range(0, len(parameters), most))
+
+
+def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
+    """`value` with the strides of the parameter, where it has its shape."""
+    if value.shape != parameter.shape or value.stride() == parameter.stride():
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)

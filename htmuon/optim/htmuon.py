@@ -85,7 +85,7 @@ class HTMuon(SpectralOptimizer):
         nesterov: bool = True,
         weight_decay: float = 0.1,
         normalization: Normalization = "none",
-        adjust_lr_fn: AdjustLrFn = "original",
+        adjust_lr_fn: AdjustLrFn | None = "original",
         method: str = "auto",
         adamw_lr: float | Tensor = 3e-4,
         adamw_betas: tuple[float, float] = (0.9, 0.95),

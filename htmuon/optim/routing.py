@@ -5,7 +5,7 @@ activations is a matrix; an embedding, an output head, a stem, a position table,
 is not recognized takes AdamW, and the listing (`print(htmuon.route(model))`) gives the reason for every parameter.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -15,29 +15,9 @@ from torch.nn import Parameter
 
 from htmuon._registry import unknown_name
 from htmuon._typing import MATRIX_VIEWS, MatrixView
+from htmuon.optim.roles import head_modules, is_embedding, is_grouped, stem_modules, stored_view, unwrapped
 from htmuon.optim.settings import Group
 from htmuon.optim.views import MINIMUM_DIMS, default_view, matrix_shape
-
-# Modules that perform a linear map: the name of their matrix, and how they store it.
-MATRIX_MODULES: tuple[tuple[type[nn.Module], str, MatrixView], ...] = (
-    (nn.Linear, "weight", "linear"),
-    (nn.MultiheadAttention, "in_proj_weight", "linear"),
-    (nn.ConvTranspose1d, "weight", "conv_transpose"),
-    (nn.ConvTranspose2d, "weight", "conv_transpose"),
-    (nn.ConvTranspose3d, "weight", "conv_transpose"),
-    (nn.Conv1d, "weight", "conv"),
-    (nn.Conv2d, "weight", "conv"),
-    (nn.Conv3d, "weight", "conv"),
-)
-MULTIHEAD_PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-
-# Whole path components, never substrings: "head" must not match "headwise_gate".
-HEAD_NAMES = frozenset({"lm_head", "embed_out", "classifier", "score", "unembed", "unembedding", "to_logits", "logits"})
-# These name a head only outside of repeated blocks, where there is no number in the path.
-OUTER_HEAD_NAMES = frozenset({"head", "heads", "fc", "output", "out", "output_layer", "output_projection", "proj_out"})
-STEM_NAMES = frozenset(
-    {"patch_embed", "patch_embedding", "patch_embeddings", "to_patch_embedding", "stem", "conv_stem"}
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,57 +79,9 @@ def _group(routes: list[Route], **settings: Any) -> Group:
     return {"params": [(route.name, route.parameter) for route in routes], **settings}
 
 
-def _is_transformers_conv1d(module: nn.Module) -> bool:
-    """Conv1D of transformers, told by name: the library need not be installed."""
-    kind = type(module)
-    return kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers.")
-
-
-def _module_view(module: nn.Module, attribute: str) -> MatrixView | None:
-    """How `module.attribute` stores a matrix; None where it is no matrix of a known kind of module."""
-    if _is_transformers_conv1d(module) and attribute == "weight":
-        return "transposed"
-    if isinstance(module, nn.MultiheadAttention) and attribute in MULTIHEAD_PROJECTIONS:
-        return "linear"
-    for kind, name, view in MATRIX_MODULES:
-        if isinstance(module, kind) and attribute == name:
-            return view
-    return None
-
-
-def _head_modules(model: nn.Module) -> set[nn.Module]:
-    """The output head: what the model says it is, else known names, else the last matrix outside repeated blocks."""
-    heads: set[nn.Module] = set()
-    get_output = getattr(model, "get_output_embeddings", None)
-    declared = get_output() if callable(get_output) else None
-    if isinstance(declared, nn.Module):
-        heads.add(declared)
-    matrices = [(name.split("."), m) for name, m in model.named_modules() if _module_view(m, "weight") is not None]
-    for path, module in matrices:
-        outside_blocks = not any(part.isdigit() for part in path)
-        if HEAD_NAMES.intersection(path) or (
-            OUTER_HEAD_NAMES.intersection(path) and (outside_blocks or path[0] in OUTER_HEAD_NAMES)
-        ):
-            heads.add(module)
-    if not heads and len(matrices) > 1:
-        path, module = matrices[-1]
-        if len(path) == 1:
-            heads.add(module)
-    return heads
-
-
-def _stem_modules(model: nn.Module) -> set[nn.Module]:
-    """Layers that read raw input: what a stem's name covers, and a convolution before every other matrix."""
-    matrices = [(name, m) for name, m in model.named_modules() if _module_view(m, "weight") is not None]
-    stems = {module for name, module in matrices if STEM_NAMES.intersection(name.split("."))}
-    if len(matrices) > 1 and isinstance(matrices[0][1], nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        stems.add(matrices[0][1])
-    return stems
-
-
 def _reason_against(module: nn.Module, heads: set[nn.Module], stems: set[nn.Module]) -> str | None:
     """Why a module's parameters take AdamW whatever their shape, or None."""
-    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+    if is_embedding(module):
         return "embedding"
     if module in heads:
         return "output head"
@@ -166,9 +98,10 @@ def _route_by_module(name: str, parameter: Parameter, owners: list[tuple[nn.Modu
         tied = " (tied)" if len(owners) > 1 else ""
         return Route(name=name, parameter=parameter, view=None, reason=reasons[0] + tied)
     module, attribute = owners[0]
-    view = _module_view(module, attribute)
+    view = stored_view(module, attribute)
     if view is None:
-        return Route(name=name, parameter=parameter, view=None, reason=f"bare parameter of {type(module).__name__}")
+        kind = "grouped convolution" if is_grouped(module) else f"bare parameter of {type(module).__name__}"
+        return Route(name=name, parameter=parameter, view=None, reason=kind)
     if min(matrix_shape(tuple(parameter.shape), view)[-2:]) == 1:
         return Route(name=name, parameter=parameter, view=None, reason="matrix of one row or column")
     return Route(name=name, parameter=parameter, view=view, reason=f"matrix of {type(module).__name__}")
@@ -185,7 +118,7 @@ def _route_by_pattern(name: str, parameter: Parameter, pattern: str, view: Matri
     return Route(name=name, parameter=parameter, view=view, reason=f"pattern {pattern!r}")
 
 
-def _check_patterns(patterns: Sequence[str], names: list[str], argument: str) -> None:
+def _check_patterns(patterns: Iterable[str], names: list[str], argument: str) -> None:
     if isinstance(patterns, str):
         raise TypeError(f"{argument} must be a list of patterns; got the string {patterns!r}. Write [{patterns!r}].")
     for pattern in patterns:
@@ -205,8 +138,9 @@ def route(
     """Decide for every trainable parameter of a model whether it is a matrix for the spectral side or takes AdamW.
 
     To AdamW go embeddings, the output head (tied or not), norms, biases, patch and stem layers, position tables, bare
-    `nn.Parameter`s, matrices of one row or column, and everything that is not recognized. To the spectral side go the
-    weights of linear and convolution layers (transposed ones and transformers' `Conv1D` in their own orientation).
+    `nn.Parameter`s, grouped convolutions, matrices of one row or column, and everything that is not recognized. To the
+    spectral side go the weights of linear and convolution layers (transposed ones and transformers' `Conv1D` in their
+    own orientation).
 
     Args:
         model: any module.
@@ -241,16 +175,14 @@ def route(
     names = [name for name, _ in named]
     if not names:
         raise ValueError("the model must have at least one parameter with requires_grad=True; it has none.")
-    if isinstance(spectral, str):
-        _check_patterns(spectral, names, "spectral")
+    _check_patterns(spectral, names, "spectral")
+    _check_patterns(other, names, "other")
     views: dict[str, MatrixView | None] = dict(spectral) if isinstance(spectral, Mapping) else dict.fromkeys(spectral)
     for view in views.values():
         if view is not None and view not in MATRIX_VIEWS:
             raise unknown_name("matrix_view", view, list(MATRIX_VIEWS))
-    _check_patterns(list(views), names, "spectral")
-    _check_patterns(other, names, "other")
 
-    heads, stems = _head_modules(model), _stem_modules(model)
+    heads, stems = head_modules(unwrapped(model)), stem_modules(unwrapped(model))
     routes = []
     for name, parameter in named:
         wanted = [pattern for pattern in views if fnmatchcase(name, pattern)]

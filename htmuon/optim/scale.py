@@ -3,10 +3,10 @@
 from htmuon._typing import AdjustLrFn
 
 
-def update_scale(shape: tuple[int, ...], adjust_lr_fn: AdjustLrFn) -> float:
+def update_scale(shape: tuple[int, ...], adjust_lr_fn: AdjustLrFn | None) -> float:
     """The factor on the update of matrices `[*batch, out, in]`; names and formulas are those of `torch.optim.Muon`.
 
-    - `original`: `max(1, out / in)^0.5` (Keller Jordan)
+    - `original`, or None: `max(1, out / in)^0.5` (Keller Jordan)
     - `match_rms_adamw`: `0.2 max(out, in)^0.5`, which gives a matrix of Frobenius norm `min(out, in)^0.5` the root mean
       square 0.2 of an AdamW update, so that AdamW's learning rates carry over (Moonlight, arXiv 2502.16982)
 
@@ -15,6 +15,7 @@ def update_scale(shape: tuple[int, ...], adjust_lr_fn: AdjustLrFn) -> float:
         (2.0, 1.0)
     """
     rows, columns = shape[-2:]
-    if adjust_lr_fn == "original":
+    if adjust_lr_fn is None or adjust_lr_fn == "original":
         return float(max(1.0, rows / columns) ** 0.5)
+    assert adjust_lr_fn == "match_rms_adamw"
     return float(0.2 * max(rows, columns) ** 0.5)

@@ -21,7 +21,7 @@ class PowerSchedule(Protocol):
 
     @property
     def powers(self) -> tuple[float, ...]:
-        """The values that bound the schedule, or all it takes: a method must be able to compute each."""
+        """All values of the schedule, or an even sample with both ends: a method must be able to compute each."""
 
     def __call__(self, step: Tensor) -> Tensor:
         """The power of the step after `step` (0-d float tensor, 0 at the start) others."""
@@ -33,6 +33,10 @@ POWER_SCHEDULES: Registry[type[PowerSchedule]] = Registry("power schedule")
 def _check_steps(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} must be a whole number of steps, at least 1; got {value!r}.")
+
+
+def _sample(start: float, end: float) -> tuple[float, ...]:
+    return tuple(start + (end - start) * step / 8 for step in range(9))
 
 
 @POWER_SCHEDULES.register("constant")
@@ -83,7 +87,7 @@ class Interval:
 
     def __call__(self, step: Tensor) -> Tensor:
         """`power` where `step` is a multiple of `every`, else 0."""
-        return torch.where(step % self.every == 0, self.power, 0.0).to(step.dtype)
+        return self.power * (step % self.every == 0).to(step.dtype)
 
 
 @POWER_SCHEDULES.register("linear")
@@ -108,8 +112,8 @@ class Linear:
 
     @property
     def powers(self) -> tuple[float, ...]:
-        """Both ends."""
-        return (self.start, self.end)
+        """A sample from end to end."""
+        return _sample(self.start, self.end)
 
     def __call__(self, step: Tensor) -> Tensor:
         """`start + (end - start) min(step / total_steps, 1)`."""
@@ -144,8 +148,8 @@ class Logistic:
 
     @property
     def powers(self) -> tuple[float, ...]:
-        """Both ends."""
-        return (self.start, self.end)
+        """A sample from end to end."""
+        return _sample(self.start, self.end)
 
     def __call__(self, step: Tensor) -> Tensor:
         """`end + (start - end) / (1 + exp((step / T - tau) / w))`."""

@@ -35,7 +35,7 @@ class ScaledSettings(TypedDict, total=False):
 class Settings(ScaledSettings, total=False):
     """The keyword arguments that all other optimizers share."""
 
-    adjust_lr_fn: AdjustLrFn
+    adjust_lr_fn: AdjustLrFn | None
 
 
 def check_number(name: str, value: object, low: float, high: float, remedy: str, *, below: bool = False) -> None:
@@ -67,7 +67,7 @@ def _check_spectral_settings(group: Group, *, sets_size: bool) -> None:
     """The settings of a group of matrices that depend on each other."""
     if group["spectral_map"] not in MAPS:
         raise unknown_name("spectral_map", group["spectral_map"], list(MAPS))
-    if group["adjust_lr_fn"] not in ADJUST_LR_FNS:
+    if group["adjust_lr_fn"] is not None and group["adjust_lr_fn"] not in ADJUST_LR_FNS:
         raise unknown_name("adjust_lr_fn", group["adjust_lr_fn"], list(ADJUST_LR_FNS))
     schedule = group["power_schedule"]
     powers = [group["power"]] if schedule is None else list(schedule_from_dict(schedule).powers)
@@ -76,12 +76,12 @@ def _check_spectral_settings(group: Group, *, sets_size: bool) -> None:
         function = MAPS[group["spectral_map"]](power)
         check_method(group["method"], function.power)
         check_normalization(group["normalization"], power=function.power)
-    sized = sets_size or group["normalization"] == "rms" or (schedule is None and group["power"] == 0)
-    if group["adjust_lr_fn"] == "match_rms_adamw" and not sized:
-        raise ValueError(
-            "adjust_lr_fn='match_rms_adamw' needs an update of known Frobenius norm, which normalization="
-            f"{group['normalization']!r} does not give at power={powers[0]}. Use normalization='rms'."
-        )
+        polar = schedule is None and not isinstance(power, Tensor) and function.power == 0
+        if group["adjust_lr_fn"] == "match_rms_adamw" and not (sets_size or polar or group["normalization"] == "rms"):
+            raise ValueError(
+                "adjust_lr_fn='match_rms_adamw' needs an update of known Frobenius norm, which normalization="
+                f"{group['normalization']!r} does not give at power={power}. Use normalization='rms'."
+            )
 
 
 def check_settings(group: Group, *, sets_size: bool) -> None:

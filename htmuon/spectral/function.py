@@ -10,12 +10,11 @@ from torch import Tensor
 class Function:
     """The map of a Python function `f`: `U f(S / sigma_1) V^T`.
 
-    Not part of the registry by itself: state_dicts hold names, not functions. To train with it, give it a name:
+    Not part of the registry by itself: state_dicts hold names, not functions. To train with it, give it a name,
 
-        >>> import htmuon
-        >>> @htmuon.spectral.MAPS.register("soft_sign")
-        ... def soft_sign(power):
-        ...     return htmuon.spectral.Function(lambda x: x / (x + 0.05))
+        @htmuon.spectral.MAPS.register("soft_sign")
+        def soft_sign(power):
+            return htmuon.spectral.Function(lambda x: x / (x + 0.05))
 
     after which `htmuon.HTMuon(groups, spectral_map="soft_sign")` uses it.
 
@@ -24,7 +23,7 @@ class Function:
             stay zero.
 
     Example:
-        >>> import torch
+        >>> import torch, htmuon
         >>> halve = htmuon.spectral.Function(lambda x: 0.5 * x)
         >>> htmuon.spectral_map(torch.diag(torch.tensor([2.0, 1.0])), halve).diagonal().tolist()
         [0.5, 0.25]

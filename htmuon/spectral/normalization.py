@@ -48,6 +48,7 @@ def normalized(mapped: Mapped, matrix: Tensor, function: SpectralMap, normalizat
     if normalization == "rms":
         norm = torch.linalg.matrix_norm(mapped.matrix, keepdim=True)
         return mapped.matrix * (mapped.rank.sqrt() / positive(norm)).to(norm.dtype)
+    assert normalization == "lmo"
     assert function.power is not None
     # sum x^(1+p) = <M / sigma_1, O>, by the orthogonality of U and V: no singular values needed.
     relative = matrix.to(mapped.matrix.dtype) / positive(mapped.sigma_1)

@@ -15,7 +15,7 @@ class RankPower:
     The update always has the same heavy-tailed spectrum, whatever the momentum looks like.
 
     Args:
-        power: the exponent p, in [-0.5, 1]; 0 is the polar factor.
+        exponent: p, in [-0.5, 1]; 0 is the polar factor.
 
     Raises:
         ValueError: the exponent is outside its range.

@@ -140,6 +140,108 @@ def test_bfloat16_weights_are_updated_in_float32_and_rounded_once(name):
     assert torch.equal(results[torch.bfloat16], results[torch.float32].to(torch.bfloat16))
 
 
+def test_bfloat16_vectors_are_updated_in_float32_and_rounded_once():
+    start, gradient = torch.randn(9).to(torch.bfloat16), torch.randn(9).to(torch.bfloat16)
+    results = {}
+    for dtype in (torch.bfloat16, torch.float32):
+        gain = nn.Parameter(start.to(dtype, copy=True))
+        gain.grad = gradient.to(dtype)
+        htmuon.HTMuon([{"params": [gain], "use_muon": False}], adamw_lr=0.01).step()
+        results[dtype] = gain.detach()
+    assert torch.equal(results[torch.bfloat16], results[torch.float32].to(torch.bfloat16))
+
+
+@every_optimizer
+def test_the_default_dtype_of_torch_does_not_matter(name):
+    results = []
+    for default in (torch.float32, torch.bfloat16):
+        weight = nn.Parameter(torch.eye(4, dtype=torch.float64))
+        weight.grad = torch.diag(torch.arange(1.0, 5.0, dtype=torch.float64))
+        optimizer = htmuon.OPTIMIZERS[name]([weight], lr=0.01, weight_decay=0.1)
+        torch.set_default_dtype(default)
+        try:
+            optimizer.step()
+        finally:
+            torch.set_default_dtype(torch.float32)
+        results.append(weight.detach())
+    assert torch.equal(*results)
+
+
+@every_optimizer
+def test_memory_layouts_do_not_matter(name):
+    results = []
+    for transposed in (False, True):
+        start = torch.arange(12.0).view(3, 4).mT.contiguous() / 7
+        matrix, table = (nn.Parameter(start.mT.contiguous().mT if transposed else start.clone()) for _ in range(2))
+        groups = [{"params": [matrix]}, {"params": [table], "use_muon": False}]
+        optimizer = htmuon.OPTIMIZERS[name](groups, lr=0.1, adamw_lr=0.1)
+        for sign in (1, -1):
+            matrix.grad = sign * torch.arange(-6.0, 6.0).view(4, 3)
+            table.grad = matrix.grad.clone()
+            optimizer.step()
+            # What a file gives back is contiguous, whatever was saved.
+            state = copy.deepcopy(optimizer.state_dict())
+            for entry in state["state"].values():
+                entry.update({key: value.contiguous() for key, value in entry.items()})
+            optimizer.load_state_dict(state)
+        results.append([matrix.detach(), table.detach()])
+    for plain, other in zip(*results, strict=True):
+        torch.testing.assert_close(plain, other, rtol=0, atol=1e-6)
+
+
+@every_optimizer
+def test_empty_parameters_and_groups_are_harmless(name):
+    weight, empty, none = nn.Parameter(torch.eye(3)), nn.Parameter(torch.ones(0, 3)), nn.Parameter(torch.ones(0))
+    groups = [{"params": [weight, empty]}, {"params": [none], "use_muon": False}, {"params": []}]
+    optimizer = htmuon.OPTIMIZERS[name](groups)
+    for p in (weight, empty, none):
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert not torch.equal(weight, torch.eye(3))
+
+
+@every_optimizer
+def test_a_large_stack_is_computed_in_pieces(name, monkeypatch):
+    (model, optimizer), (other, pieces) = twins(name)
+    train(model, optimizer, 2)
+    monkeypatch.setattr("htmuon.optim.base.STACK_ELEMENTS", 1)
+    train(other, pieces, 2)
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        # Batched products may sum in another order.
+        torch.testing.assert_close(p, q, rtol=0, atol=1e-5)
+
+
+def test_a_tensor_learning_rate_belongs_to_one_group():
+    model = network()
+    optimizer = htmuon.HTMuon(htmuon.param_groups(model), lr=torch.tensor(0.02), adamw_lr=torch.tensor(0.01))
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=0)
+    for _ in range(2):
+        scheduler.step(1.0)
+    assert [group["lr"].item() for group in optimizer.param_groups] == pytest.approx([0.01, 0.005, 0.005])
+
+
+def test_settings_changed_after_construction_are_checked_before_anything_moves():
+    weights = [nn.Parameter(torch.eye(3)) for _ in range(2)]
+    optimizer = htmuon.HTMuon([{"params": [weight]} for weight in weights])
+    for weight in weights:
+        weight.grad = torch.eye(3)
+    optimizer.param_groups[1]["normalization"] = "frobenius"
+    with pytest.raises(ValueError, match="normalization must be one of"):
+        optimizer.step()
+    assert all(torch.equal(weight, torch.eye(3)) for weight in weights)
+
+
+def test_a_registered_map_of_ones_own_trains(monkeypatch):
+    monkeypatch.setitem(
+        htmuon.spectral.MAPS._parts, "soft", lambda power: htmuon.spectral.Function(lambda x: x / (x + 0.05))
+    )
+    model = network()
+    optimizer = htmuon.HTMuon(htmuon.param_groups(model), spectral_map="soft")
+    train(model, optimizer, 2)
+    assert optimizer.state_dict()["param_groups"][0]["spectral_map"] == "soft"
+
+
 @every_optimizer
 def test_stacks_of_equal_shapes_equal_single_matrices(name):
     starts = [torch.randn(6, 9) for _ in range(3)]

@@ -38,8 +38,8 @@ def test_muon_with_newton_schulz_is_torch_muon(nesterov, adjust_lr_fn):
     run(torch.optim.Muon(theirs, **settings), theirs, 20)
     for mine, theirs_, start in zip(ours, theirs, matrices(), strict=True):
         moved = (theirs_ - start).norm()
-        # Both round to bfloat16 in every Newton-Schulz step: 2^-8 = 0.4 % each, over differing sums.
-        assert (mine - theirs_).norm() < 0.01 * moved
+        # The bfloat16 steps are the same, one by one; what is left is float32 rounding of momentum and weights.
+        assert (mine - theirs_).norm() < 1e-5 * moved
 
 
 @pytest.mark.parametrize("nesterov", [True, False])
@@ -193,3 +193,29 @@ def test_a_torch_muon_state_dict_can_be_loaded():
     ours.grad = matrices(seed=2)[0]
     optimizer.step()
     assert optimizer.param_groups[0]["step"] == 1
+
+
+def test_what_a_foreign_state_dict_does_not_name_stays_as_it_is():
+    model = network()
+    groups = htmuon.param_groups(model)
+    optimizer = htmuon.NorMuon(groups, power=0.25)
+    muon = htmuon.Muon(htmuon.param_groups(model), lr=0.01)
+    train(model, muon, 1)
+    saved = muon.state_dict()
+    for group in saved["param_groups"]:
+        for name in ("use_muon", "matrix_view", "power", "beta2"):
+            group.pop(name, None)
+    optimizer.load_state_dict(saved)
+    assert [group["use_muon"] for group in optimizer.param_groups] == [True, False, False]
+    assert optimizer.param_groups[0]["power"] == 0.25
+    train(model, optimizer, 1)
+
+
+def test_a_state_dict_with_a_bad_setting_changes_nothing():
+    weight = nn.Parameter(torch.eye(3))
+    optimizer = htmuon.HTMuon([weight])
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["param_groups"][0]["power"] = 9.0
+    with pytest.raises(ValueError, match=r"got 9\.0"):
+        optimizer.load_state_dict(saved)
+    assert optimizer.param_groups[0]["power"] == 0.125

@@ -104,6 +104,40 @@ def test_transformers_gpt2_stores_its_matrices_transposed():
     assert htmuon.matrix_view(c_fc, "transposed").shape == (32, 8)
 
 
+class Perceptron(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+class Classifier(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 16, 1))
+        self.classifier = nn.Sequential(nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 5))
+
+
+def test_the_head_of_a_sequential_is_its_last_layer():
+    views, reasons = sides(Perceptron())
+    assert {name for name, view in views.items() if view} == {"net.0.weight", "net.2.weight"}
+    assert reasons["net.4.weight"] == "output head"
+
+
+def test_a_head_of_several_layers_ends_in_the_output():
+    views, reasons = sides(Classifier())
+    assert {name for name, view in views.items() if view} == {"features.3.weight", "classifier.0.weight"}
+    assert reasons["classifier.2.weight"] == "output head"
+    assert reasons["features.0.weight"] == "patch or stem layer"
+    assert reasons["features.2.weight"] == "grouped convolution"
+
+
+@pytest.mark.parametrize("model", [Transformer, ConvNet, Perceptron, Classifier])
+def test_wrapping_a_model_does_not_change_its_routes(model):
+    plain, _ = sides(model())
+    compiled, _ = sides(torch._dynamo.OptimizedModule(model(), None))
+    assert list(plain.values()) == list(compiled.values())
+
+
 def test_every_trainable_parameter_is_in_exactly_one_group():
     model = Transformer(tied=True)
     model.blocks[0].fc.weight.requires_grad_(False)

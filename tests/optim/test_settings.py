@@ -34,6 +34,14 @@ def matrix():
         ({"spectral_map": "rank_power", "method": "newton_schulz"}, ValueError, "not a power"),
         ({"normalization": "lmo", "power": -0.1}, ValueError, "'lmo' needs"),
         (
+            {
+                "power_schedule": {"name": "linear", "start": 0.5, "end": 0.125, "total_steps": 9},
+                "method": "newton_schulz",
+            },
+            ValueError,
+            r"needs power 0 or 2\^-k",
+        ),
+        (
             {"power_schedule": {"name": "linear", "start": 1.0, "end": -0.2, "total_steps": 9}, "normalization": "lmo"},
             ValueError,
             "'lmo' needs",

@@ -142,8 +142,8 @@ def test_every_map_is_scale_free_or_has_a_degree(name):
     torch.testing.assert_close(ratio, torch.full_like(ratio, 16.0**function.degree), rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("name", MAPS)
-def test_every_map_at_zero_is_the_polar_factor(name):
+@pytest.mark.parametrize("name", ["power", "rank_power"])
+def test_every_power_at_zero_is_the_polar_factor(name):
     matrix = zoo_matrix("one over i", (7, 9))
     assert relative_error(htmuon.spectral_map(matrix, MAPS[name](0.0)), mapped_by_svd(matrix, torch.ones_like)) < 1e-9
 
