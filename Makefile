@@ -20,7 +20,7 @@ test: $(VENV)/.dev
 
 # What `make demo` takes its learning rates from; about half an hour on two cores.
 tune: $(VENV)/.train
-	$(BIN)/htmuon compare llama-tiny --optimizers adamw muon:method=newton_schulz htmuon htmuon:normalization=rms muon \
+	$(BIN)/htmuon compare llama-tiny --optimizers adamw muon:method=newton_schulz htmuon htmuon:normalization=rms \
 		--seeds 0 1 2 --grid.points 3 --learning-rates tune --save-tuned htmuon/recipes/tuned.json --out runs/tuning
 
 bench: $(VENV)/.train

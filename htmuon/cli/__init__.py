@@ -13,7 +13,7 @@ usage: htmuon COMMAND ...
 Heavy-tailed spectral optimizers for PyTorch: U S^p V^T for any p, on top of every Muon variant.
 
 commands:
-  compare RECIPE   train a recipe with several optimizers, each tuned, with several seeds; ends in a report
+  compare RECIPE   train a recipe with several optimizers and seeds, learning rates tuned or stored; ends in a report
   train RECIPE     one training run
   list             recipes, optimizers, spectral maps, methods, normalizations, power schedules
 
@@ -34,14 +34,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: what was typed after `htmuon`; those of the process if None.
 
     Returns:
-        The exit code: 0, 1 for a training run that could not go on, 2 for something that the user can mend, 130 when
-        interrupted.
+        The exit code: 0, 1 for a training run that diverged or could not go on, 2 for something that the user can
+        mend, 130 when interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return _run(words)
     except KeyboardInterrupt:
-        print("\nhtmuon: interrupted; the same command goes on where this one stopped.", file=sys.stderr)
+        again = "with --resume the same command" if words[0] == "train" else "the same command"
+        print(f"\nhtmuon: interrupted; {again} goes on where this one stopped.", file=sys.stderr)
         return 130
     except TrainingStoppedError as error:
         print(f"htmuon: stopped: {error}", file=sys.stderr)
@@ -66,7 +67,7 @@ def _run(words: list[str]) -> int:
     elif command == "train":
         from htmuon.cli import train
 
-        train.run(rest)
+        return train.run(rest)
     elif command == "list":
         from htmuon.cli import listing
 

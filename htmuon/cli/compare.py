@@ -15,7 +15,7 @@ from htmuon.recipes.verdict import verdict
 
 @dataclass(frozen=True, kw_only=True)
 class CompareArguments:
-    """Train a recipe with several optimizers, each with its own tuned learning rate and several seeds, and report.
+    """Train a recipe with several optimizers, each with its own learning rate and several seeds, and report.
 
     The same command goes on where an interrupted one stopped. Results: FOLDER/report.html, summary.json, figures/.
 

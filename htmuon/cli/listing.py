@@ -8,7 +8,7 @@ from htmuon._registry import Registry
 from htmuon._typing import NORMALIZATIONS
 from htmuon.linalg import METHODS
 from htmuon.optim import OPTIMIZERS, POWER_SCHEDULES
-from htmuon.recipes.optimizers import ADAMW, AdamW
+from htmuon.recipes.optimizers import ADAMW, AdamW, settings_of
 from htmuon.recipes.registry import RECIPES
 from htmuon.spectral import MAPS
 
@@ -29,9 +29,21 @@ def listing() -> str:
         _section("Spectral maps", _entries(MAPS)),
         _section("Methods", _entries(METHODS)),
         _section("Normalizations", [(name, _NORMALIZATION_LINES[name]) for name in NORMALIZATIONS]),
-        _section("Power schedules", _entries(POWER_SCHEDULES)),
+        _section("Power schedules (htmuon:schedule=interval,power=0.125,every=5)", _entries(POWER_SCHEDULES)),
+        _section("Settings of an optimizer (htmuon:power=0.25,normalization=rms)", _settings()),
     ]
     return "\n\n".join(sections)
+
+
+def _settings() -> list[tuple[str, str]]:
+    return [
+        (name, ", ".join(f"{key}={_word(value)}" for key, value in settings_of(name).items()))
+        for name in (ADAMW, *OPTIMIZERS)
+    ]
+
+
+def _word(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _entries(registry: Registry[Any]) -> list[tuple[str, str]]:

@@ -19,7 +19,8 @@ class TrainArguments:
       htmuon train llama-tiny --optimizer.name htmuon --optimizer.lr 0.02 --out runs/first --resume
 
     Attributes:
-        out: the folder of the run; it gets the settings, the log, checkpoints, weights and spectra.
+        out: the folder of the run; it gets the settings, the log, checkpoints, weights and spectra. The tokenized text
+            is kept beside it, for other runs on the same text.
         resume: go on with the unfinished run in that folder.
     """
 
@@ -27,21 +28,30 @@ class TrainArguments:
     resume: bool = False
 
 
-def run(arguments: Sequence[str]) -> None:
-    """Run the command with the arguments after `train`."""
+def run(arguments: Sequence[str]) -> int:
+    """Run the command with the arguments after `train`; 1 if the run diverged."""
     recipe, rest = recipe_of(arguments)
     given = parse(TrainArguments, recipe, rest, prog=f"htmuon train {recipe.recipe}", without={"recipe"})
     config = run_settings(given, recipe)
     folder = RunFolder(given.out)
     folder.check(config)
-    begun = (given.out / "config.json").exists()
-    if begun and not given.resume and folder.stored_result() is None:
+    finished = folder.stored_result() is not None
+    if (given.out / "config.json").exists() and not given.resume and not finished:
         raise ValueError(
             f"{given.out} holds an unfinished run; add --resume to go on with it, or choose another folder with --out."
         )
     with terminal_display() as display:
         result = train(config, given.out, display)
+    if result.diverged:
+        print(
+            f"diverged after {result.steps} of {config.steps} steps, {result.skipped_steps} of them skipped for "
+            f"gradients that are not finite; {result.documents} loss {result.final_loss:.4f}. "
+            "Use a smaller --optimizer.lr."
+        )
+        return 1
     print(
-        f"{result.documents} loss {result.final_loss:.4f}, perplexity {result.perplexity:.2f}, "
-        f"{1e3 * result.seconds_per_step:.3g} ms per step ({100 * result.optimizer_share:.0f} % optimizer): {given.out}"
+        f"{'already finished: ' if finished else ''}{result.documents} loss {result.final_loss:.4f}, "
+        f"perplexity {result.perplexity:.2f}, {1e3 * result.seconds_per_step:.3g} ms per step "
+        f"({100 * result.optimizer_share:.0f} % optimizer): {given.out}"
     )
+    return 0

@@ -240,6 +240,7 @@ class SpectralOptimizer(Optimizer):
             saved_groups = [{**mine, **saved} for mine, saved in zip(ours, saved_groups, strict=True)]
             for group in saved_groups:
                 check_settings(group, sets_size=self.sets_size)
+        self._check_shapes(state_dict)
         super().load_state_dict({**state_dict, "param_groups": saved_groups})
         parameters = chain.from_iterable(group["params"] for group in self.param_groups)
         indices = chain.from_iterable(group["params"] for group in saved_groups)
@@ -252,6 +253,19 @@ class SpectralOptimizer(Optimizer):
         for group in self.param_groups:
             for counter in COUNTERS:
                 group[counter] = group[counter].to(_device(group))
+
+    def _check_shapes(self, state_dict: dict[str, Any]) -> None:
+        """Raise ValueError if a saved buffer has not the shape of its parameter."""
+        parameters = chain.from_iterable(group["params"] for group in self.param_groups)
+        indices = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
+        for parameter, index in zip(parameters, indices, strict=False):  # torch says where the numbers differ
+            for name in ("momentum_buffer", "exp_avg"):
+                saved = state_dict["state"].get(index, {}).get(name, parameter)
+                if saved.shape != parameter.shape:
+                    raise ValueError(
+                        f"{name} of parameter {index} must have its shape {tuple(parameter.shape)}; the state_dict has "
+                        f"{tuple(saved.shape)}. It is the state of another model."
+                    )
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()

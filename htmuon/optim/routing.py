@@ -5,6 +5,7 @@ activations is a matrix; an embedding, an output head, a stem, a position table,
 is not recognized takes AdamW, and the listing (`print(htmuon.route(model))`) gives the reason for every parameter.
 """
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -230,4 +231,11 @@ def param_groups(
         >>> [[name for name, _ in group["params"]] for group in htmuon.param_groups(model)]
         [['1.weight'], ['0.weight', '2.weight'], ['1.bias', '2.bias']]
     """
-    return route(model, spectral=spectral, other=other).groups()
+    groups = route(model, spectral=spectral, other=other).groups()
+    if not any(group["use_muon"] for group in groups):
+        warnings.warn(
+            f"no parameter of {type(model).__name__} is a matrix for the spectral side: everything takes AdamW. "
+            "print(htmuon.route(model)) gives the reasons; send parameters there by spectral=[...].",
+            stacklevel=2,
+        )
+    return groups

@@ -4,7 +4,7 @@ A group holds its schedule as a plain dict, so that it is saved and loaded like 
 the value of the moment. A step that was masked is not counted, and a resumed run goes on exactly.
 """
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Protocol
 
 import torch
@@ -186,11 +186,10 @@ def schedule_from_dict(settings: object) -> PowerSchedule:
         )
     values = {key: value for key, value in settings.items() if key != "name"}
     kind = POWER_SCHEDULES[settings["name"]]
-    known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise ValueError(
-            f"power schedule {settings['name']!r} takes {', '.join(known)}; got {', '.join(values) or 'nothing'} "
-            f"({error})."
-        ) from None
+    known = {field.name: field.default is not MISSING for field in fields(kind)}  # type: ignore[arg-type]
+    missing = [name for name, optional in known.items() if not optional and name not in values]
+    unknown = [name for name in values if name not in known]
+    if missing or unknown:
+        wrong = [f"{name} is missing" for name in missing] + [f"{name} is unknown" for name in unknown]
+        raise ValueError(f"power schedule {settings['name']!r} takes {', '.join(known)}; {', '.join(wrong)}.")
+    return kind(**values)

@@ -14,7 +14,7 @@ import htmuon
 from htmuon.recipes.compare_config import CompareConfig
 from htmuon.recipes.config import HeldOut, OptimizerConfig
 from htmuon.recipes.display import Display, SilentDisplay
-from htmuon.recipes.files import new_file
+from htmuon.recipes.files import locked, new_file
 from htmuon.recipes.labels import label, slug
 from htmuon.recipes.learning_rates import (
     TunedOptimizer,
@@ -28,7 +28,8 @@ from htmuon.recipes.learning_rates import (
     tuned_to_json,
 )
 from htmuon.recipes.optimizers import ADAMW
-from htmuon.recipes.report import Comparison, write_report, write_summary
+from htmuon.recipes.registry import RECIPES
+from htmuon.recipes.report import Comparison, flat_settings, write_report, write_summary
 from htmuon.recipes.run_record import RunRecord
 from htmuon.recipes.summary import OptimizerSummary
 from htmuon.recipes.trainer import TrainingStoppedError, train
@@ -59,24 +60,34 @@ def compare(
     kept = load_tuned(save_tuned) if save_tuned is not None and save_tuned.exists() else {}
     stored = _stored_rates(config) if config.learning_rates == "stored" else None
     config.claim_folder()
-    session = _Session(config, display or SilentDisplay())
-    tuned = stored or session.tune(command)
-    if save_tuned is not None:
-        save_tuned.parent.mkdir(parents=True, exist_ok=True)
-        with new_file(save_tuned) as path:
-            path.write_text(tuned_to_json(merge_tuned(kept, config.run.recipe, tuned)), encoding="utf-8")
-    return session.report(tuned, command)
+    with locked(config.out, "comparing"):
+        session = _Session(config, display or SilentDisplay())
+        tuned = stored or session.tune(command)
+        if save_tuned is not None:
+            save_tuned.parent.mkdir(parents=True, exist_ok=True)
+            with new_file(save_tuned) as path:
+                path.write_text(tuned_to_json(merge_tuned(kept, config.run.recipe, tuned)), encoding="utf-8")
+        return session.report(tuned, command)
 
 
 def tuning_command(config: CompareConfig) -> str:
     """The command that finds the learning rates that a comparison needs."""
-    data = ["--data", config.run.data.path] if config.run.data.path else []
-    words = ["htmuon", "compare", config.run.recipe, "--optimizers", *config.optimizers, *data]
-    return shlex.join([*words, "--steps", str(config.run.steps), "--learning-rates", "tune", "--out", "FOLDER"])
+    usual = flat_settings(RECIPES[config.run.recipe]().to_dict())
+    changed = {name: value for name, value in config.tuning_settings().items() if value != usual[name]}
+    flags = [word for name, value in changed.items() for word in (_flag(name), str(value))]
+    words = ["htmuon", "compare", config.run.recipe, "--optimizers", *config.optimizers, *flags]
+    return shlex.join([*words, "--learning-rates", "tune", "--save-tuned", "FILE", "--out", "FOLDER"])
+
+
+def _flag(name: str) -> str:
+    short = {"data.path": "data", "optimizer.weight_decay": "weight-decay"}
+    return "--" + short.get(name, name).replace("_", "-")
 
 
 def _stored_rates(config: CompareConfig) -> TunedRecipe:
     path = Path(config.tuned_file) if config.tuned_file else Path(str(files("htmuon.recipes") / "tuned.json"))
+    if not path.exists():
+        raise ValueError(f"{path}, the file of stored learning rates, must exist. Make it: {tuning_command(config)}")
     stored = load_tuned(path).get(config.run.recipe)
     missing = [spec for spec in config.optimizers if stored is None or spec not in stored.optimizers]
     if stored is None or missing:

@@ -69,7 +69,7 @@ class OptimizerConfig:
     """An optimizer and its learning rates.
 
     Args:
-        name: a spec such as "htmuon" or "htmuon:power=0.25,normalization=rms"; see `build_optimizer`.
+        name: a spec such as "htmuon" or "htmuon:power=0.25,normalization=rms"; see `htmuon list`.
         lr: peak learning rate of the hidden matrices (of every parameter for "adamw").
         adamw_lr: peak learning rate of the other parameters; "adamw" does not use it.
         weight_decay: decoupled weight decay of every parameter.

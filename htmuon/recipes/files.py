@@ -1,5 +1,6 @@
 """Files and folders that are either complete or not there, whenever the process is killed."""
 
+import fcntl
 import hashlib
 import json
 import math
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from htmuon.recipes.extras import require
 
-MANIFEST = "manifest.json"
+MANIFEST, LOCK = "manifest.json", ".lock"
 
 
 class DamagedFolderError(ValueError):
@@ -48,6 +49,31 @@ def new_file(path: Path) -> Iterator[Path]:
         sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path, doing: str) -> Iterator[None]:
+    """Keep other processes out of a folder while the context is open; the folder is made if it is not there.
+
+    Raises:
+        ValueError: the folder cannot be written, or another process holds it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise ValueError(
+            f"{folder} must be a folder that can be written ({error.strerror}). Choose another."
+        ) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise ValueError(
+            f"another process is {doing} in {folder}; wait until it ends, or choose another folder."
+        ) from error
+    finally:
+        os.close(lock)
 
 
 def temporary_name(path: Path) -> Path:

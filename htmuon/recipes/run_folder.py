@@ -1,8 +1,6 @@
 """The folder of one run: whose it is, who writes in it, and what it holds."""
 
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from htmuon.recipes.config import RunConfig
-from htmuon.recipes.files import write_json
+from htmuon.recipes.files import LOCK, locked, write_json
 from htmuon.recipes.result import RunResult
 
-CONFIG, LOCK = "config.json", ".lock"
+CONFIG = "config.json"
 
 
 class RunFolder:
@@ -78,26 +76,11 @@ class RunFolder:
         Raises:
             ValueError: the folder cannot be written, another process trains in it, or it is another run's.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise ValueError(
-                f"a run needs a folder that can be written; {self.path} cannot ({error.strerror}). Choose another."
-            ) from error
-        try:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ValueError(
-                    f"another process is training in {self.path}; wait until it ends, or choose another folder."
-                ) from error
+        with locked(self.path, "training"):
             self.check(config)
             if not (self.path / CONFIG).exists():
                 write_json(self.path / CONFIG, config.to_dict())
             yield
-        finally:
-            os.close(lock)
 
     def remove_checkpoints(self) -> None:
         """Free the space of the checkpoints; a finished run needs none."""

@@ -87,7 +87,8 @@ def test_list_names_and_describes_everything(capsys: pytest.CaptureFixture[str])
         "Spectral maps:",
         "Methods:",
         "Normalizations:",
-        "Power schedules:",
+        "Power schedules (htmuon:schedule=interval,power=0.125,every=5):",
+        "Settings of an optimizer (htmuon:power=0.25,normalization=rms):",
     ]
     entries = [re.fullmatch(r"  (\S+) +(\S.*)", line) for line in lines if line.startswith(" ")]
     assert all(entries)
@@ -122,7 +123,7 @@ def test_train_writes_a_run_and_returns_it_again(capsys: pytest.CaptureFixture[s
     assert "step 4/4, validation loss" in first
     assert (tmp_path / "run" / "result.json").exists()
     assert main(words) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == first.splitlines()[-1]
+    assert capsys.readouterr().out.splitlines()[-1] == "already finished: " + first.splitlines()[-1]
     assert "other settings (steps is 4 there and 5 here)" in error(capsys, *words, "--steps", "5")
 
 
@@ -134,6 +135,12 @@ def test_a_run_with_too_many_bad_gradients_says_so_without_a_traceback(
     words = ["train", "llama-tiny", "--data", text, *TINY, "--max-skipped-steps", "2", "--out", str(tmp_path / "run")]
     assert main(words) == 1
     assert capsys.readouterr().err.startswith("htmuon: stopped: training must have fewer than 2 steps")
+
+
+def test_a_run_that_diverges_says_so(capsys: pytest.CaptureFixture[str], text: str, tmp_path: Path) -> None:
+    words = ["train", "llama-tiny", "--data", text, *TINY, "--optimizer.lr", "1e30", "--optimizer.adamw-lr", "1e30"]
+    assert main([*words, "--max-skipped-steps", "2", "--out", str(tmp_path / "run")]) == 1
+    assert capsys.readouterr().out.splitlines()[-1].startswith("diverged after")
 
 
 INTERRUPTED = """
@@ -157,7 +164,9 @@ def test_an_interrupted_run_needs_resume(capsys: pytest.CaptureFixture[str], tex
     words = ["train", "llama-tiny", "--data", text, *TINY, "--optimizer.name", "muon", "--out", str(tmp_path / "run")]
     stopped = subprocess.run([sys.executable, "-c", INTERRUPTED, *words], capture_output=True, text=True, check=False)
     assert stopped.returncode == 130
-    assert stopped.stderr.strip() == "htmuon: interrupted; the same command goes on where this one stopped."
+    assert (
+        stopped.stderr.strip() == "htmuon: interrupted; with --resume the same command goes on where this one stopped."
+    )
     assert "add --resume to go on" in error(capsys, *words)
     assert main([*words, "--resume"]) == 0
     assert "goes on at step 2 of 4" in capsys.readouterr().out

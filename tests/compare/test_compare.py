@@ -14,6 +14,7 @@ from htmuon.recipes.compare import compare
 from htmuon.recipes.compare_config import CompareConfig
 from htmuon.recipes.config import RunConfig
 from htmuon.recipes.display import SilentDisplay
+from htmuon.recipes.files import locked
 from htmuon.recipes.learning_rates import GridConfig, load_tuned
 from htmuon.recipes.run_record import RunRecord
 from htmuon.recipes.summary import OptimizerSummary
@@ -146,7 +147,7 @@ def test_a_rate_that_is_not_stored_is_an_error_with_the_command(done: Done, tmp_
     config = dataclasses.replace(
         done.config, out=tmp_path / "out", optimizers=("normuon",), learning_rates="stored", tuned_file=str(done.tuned)
     )
-    with pytest.raises(ValueError, match=r"htmuon compare llama-tiny --optimizers normuon .*--learning-rates tune"):
+    with pytest.raises(ValueError, match=r"--optimizers normuon .*--model.hidden-size 16 .*--learning-rates tune --save-tuned"):
         compare(config, command="typed")
     assert not config.out.exists()
 
@@ -168,6 +169,12 @@ def test_a_foreign_folder_is_refused_and_left_alone(tiny: CompareConfig) -> None
     with pytest.raises(ValueError, match=r"out must be a new or empty folder.*thesis\.txt"):
         compare(tiny, command="typed")
     assert [path.name for path in tiny.out.iterdir()] == ["thesis.txt"]
+
+
+def test_a_folder_in_which_another_process_compares_is_refused(tiny: CompareConfig) -> None:
+    tiny.claim_folder()
+    with locked(tiny.out, "comparing"), pytest.raises(ValueError, match="another process is comparing in"):
+        compare(dataclasses.replace(tiny, learning_rates="tune"), command="")
 
 
 def test_a_folder_of_another_comparison_is_refused_and_left_alone(tiny: CompareConfig) -> None:

@@ -74,7 +74,8 @@ def test_the_other_parameters_are_torch_adamw():
     model = network()
     twin = copy.deepcopy(model)
     names = [name for name, _ in model.named_parameters()]
-    groups = htmuon.param_groups(model, other=names)
+    with pytest.warns(UserWarning, match="everything takes AdamW"):
+        groups = htmuon.param_groups(model, other=names)
     optimizer = htmuon.HTMuon(groups, adamw_lr=1e-3, adamw_weight_decay=0.1)
     vectors = [p for p in twin.parameters() if p.ndim < 2]
     tables = [p for p in twin.parameters() if p.ndim >= 2]
@@ -209,6 +210,16 @@ def test_what_a_foreign_state_dict_does_not_name_stays_as_it_is():
     assert [group["use_muon"] for group in optimizer.param_groups] == [True, False, False]
     assert optimizer.param_groups[0]["power"] == 0.25
     train(model, optimizer, 1)
+
+
+def test_the_state_of_another_model_is_refused():
+    small, large = nn.Parameter(torch.eye(3)), nn.Parameter(torch.eye(4))
+    muon, optimizer = htmuon.Muon([small]), htmuon.Muon([large])
+    small.grad = torch.eye(3)
+    muon.step()
+    with pytest.raises(ValueError, match=r"must have its shape \(4, 4\); the state_dict has \(3, 3\)"):
+        optimizer.load_state_dict(muon.state_dict())
+    assert not optimizer.state
 
 
 def test_a_state_dict_with_a_bad_setting_changes_nothing():

@@ -72,8 +72,8 @@ def test_a_scheduler_of_one_group_leaves_the_others():
     [
         ("interval", TypeError, "None or a dict with the key 'name'"),
         ({"name": "interwal"}, ValueError, "Did you mean 'interval'"),
-        ({"name": "interval", "power": 0.1}, ValueError, "takes power, every; got power"),
-        ({"name": "interval", "power": 0.1, "every": 5, "last": 1}, ValueError, "takes power, every; got"),
+        ({"name": "interval", "power": 0.1}, ValueError, "takes power, every; every is missing"),
+        ({"name": "interval", "power": 0.1, "every": 5, "last": 1}, ValueError, "takes power, every; last is unknown"),
         ({"name": "interval", "power": 0.1, "every": 0}, ValueError, "every must be a whole number.*got 0"),
         ({"name": "interval", "power": 3.0, "every": 2}, ValueError, "got 3.0"),
         ({"name": "linear", "start": 0.1, "end": 0.0, "total_steps": 1.5}, ValueError, "total_steps must be a whole"),
