@@ -30,7 +30,7 @@ from htmuon.recipes.learning_rates import (
 from htmuon.recipes.optimizers import ADAMW
 from htmuon.recipes.registry import RECIPES
 from htmuon.recipes.report import Comparison, flat_settings, write_report, write_summary
-from htmuon.recipes.run_record import RunRecord
+from htmuon.recipes.run_record import Records, RunRecord
 from htmuon.recipes.summary import OptimizerSummary
 from htmuon.recipes.trainer import TrainingStoppedError, train
 
@@ -95,6 +95,7 @@ def _stored_rates(config: CompareConfig) -> TunedRecipe:
             f"a stored learning rate is needed of {' and '.join(missing)} for the recipe {config.run.recipe!r}; {path} "
             f"has none. Find it with: {tuning_command(config)}"
         )
+    config.check_seeds(stored.seeds)
     return stored
 
 
@@ -170,7 +171,7 @@ class _Session:
                 f"every run stopped with gradients that are not finite: there is nothing to report; see {config.out}. "
                 "Look at the data, or tune the learning rates."
             )
-        return write_report(comparison, config.out)
+        return write_report(replace(comparison, warnings=(*warnings, *_mixed_machines(self.records))), config.out)
 
     def _plan(self, runs: int) -> None:
         self.planned += runs
@@ -190,6 +191,14 @@ class _Session:
         except TrainingStoppedError as error:
             self.display.on_message(f"This run counts as diverged: {error}")
         return RunRecord(folder)
+
+
+def _mixed_machines(records: Records) -> list[str]:
+    results = [run.result for runs in records.values() for run in runs if run.result is not None]
+    machines = {f"{r.device}, {r.threads} threads, {r.precision}, torch {r.versions['torch']}" for r in results}
+    if len(machines) < 2:
+        return []
+    return [f"Not all runs had the same machine, so their times do not compare: {'; '.join(sorted(machines))}."]
 
 
 def _warnings(config: CompareConfig, tuned: TunedRecipe) -> list[str]:

@@ -1,7 +1,7 @@
 """The settings of a comparison, and whose folder its results go to."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -70,14 +70,21 @@ class CompareConfig:
             _check_spec(spec)
         if len(set(map(slug, self.optimizers))) < len(self.optimizers):
             raise ValueError(f"optimizers must differ in more than punctuation; got {list(self.optimizers)}.")
-        both = sorted(set(self.seeds) & set(self.tuning_seeds))
+        for seed in (*self.seeds, *self.tuning_seeds):
+            replace(self.run, seed=seed)  # raises where a run could not have this seed
+        if self.learning_rates == "tune":
+            self.check_seeds(self.tuning_seeds)
+        if self.learning_rates not in get_args(LearningRates):
+            raise unknown_name("learning_rates", self.learning_rates, list(get_args(LearningRates)))
+
+    def check_seeds(self, tuning_seeds: tuple[int, ...]) -> None:
+        """Raise ValueError if a learning rate was, or would be, chosen on a seed that is reported."""
+        both = sorted(set(self.seeds) & set(tuning_seeds))
         if both:
             raise ValueError(
                 f"seeds and tuning_seeds must have no seed in common, or a learning rate would be chosen on a run that "
                 f"is reported; got {both} in both."
             )
-        if self.learning_rates not in get_args(LearningRates):
-            raise unknown_name("learning_rates", self.learning_rates, list(get_args(LearningRates)))
 
     def tuning_settings(self) -> dict[str, Any]:
         """The settings that a tuned learning rate depends on, by dotted name."""
@@ -92,9 +99,14 @@ class CompareConfig:
         settings = json.loads(json.dumps({key: value for key, value in asdict(self).items() if key != "out"}))
         path = self.out / _CONFIG
         if path.exists():
-            self._compare_with(path, settings)
-            return
-        if self.out.exists():
+            different = _differences(path, settings)
+            # Without a run, the settings there are those of a command that failed: this one takes their place.
+            if different and any(self.out.glob("runs/*/*/config.json")):
+                raise ValueError(
+                    f"{self.out} holds a comparison with other settings ({'; '.join(different)}). Choose another "
+                    "folder, or the same settings to go on with that comparison."
+                )
+        elif self.out.exists():
             if not self.out.is_dir():
                 raise ValueError(f"out must be a folder; {self.out} is a file. Choose another path.")
             foreign = sorted(entry.name for entry in self.out.iterdir() if entry.name != f".{_CONFIG}.new")
@@ -107,22 +119,19 @@ class CompareConfig:
         self.out.mkdir(parents=True, exist_ok=True)
         write_json(path, settings)
 
-    def _compare_with(self, path: Path, settings: dict[str, Any]) -> None:
-        try:
-            there = flat_settings(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, AttributeError) as error:
-            raise ValueError(f"{path} is not the settings of a comparison ({error}). Choose another folder.") from error
-        here = flat_settings(settings)
-        different = [
-            f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
-            for name in sorted({*there, *here})
-            if there.get(name) != here.get(name)
-        ]
-        if different:
-            raise ValueError(
-                f"{self.out} holds a comparison with other settings ({'; '.join(different)}). Choose another "
-                "folder, or the same settings to go on with that comparison."
-            )
+
+def _differences(path: Path, settings: dict[str, Any]) -> list[str]:
+    """One phrase for each setting in which a stored comparison differs from `settings`."""
+    try:
+        there = flat_settings(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is not the settings of a comparison ({error}). Choose another folder.") from error
+    here = flat_settings(settings)
+    return [
+        f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
+        for name in sorted({*there, *here})
+        if there.get(name) != here.get(name)
+    ]
 
 
 def _check_spec(spec: str) -> None:

@@ -66,12 +66,13 @@ def locked(folder: Path, doing: str) -> Iterator[None]:
             f"{folder} must be a folder that can be written ({error.strerror}). Choose another."
         ) from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another process is {doing} in {folder}; wait until it ends, or choose another folder."
+            ) from error
         yield
-    except BlockingIOError as error:
-        raise ValueError(
-            f"another process is {doing} in {folder}; wait until it ends, or choose another folder."
-        ) from error
     finally:
         os.close(lock)
 

@@ -153,15 +153,21 @@ def load_tuned(path: Path) -> dict[str, TunedRecipe]:
 
 
 def merge_tuned(stored: Mapping[str, TunedRecipe], recipe: str, found: TunedRecipe) -> dict[str, TunedRecipe]:
-    """`stored` with the results of a search put in; older ones of that recipe stay if their settings were the same."""
+    """`stored` with the results of a search put in.
+
+    Older results of that recipe stay if they come from the same settings and seeds, and gave the other parameters the
+    same learning rate: then the new search would have found them too.
+    """
     old = stored.get(recipe)
-    if old is not None and not old.changed_settings(found.settings):
+    if old is not None and not old.changed_settings(found.settings) and old.seeds == found.seeds:
+        rates = {optimizer.adamw_lr for optimizer in found.optimizers.values()}
+        kept = {spec: optimizer for spec, optimizer in old.optimizers.items() if {optimizer.adamw_lr} == rates}
         found = TunedRecipe(
             settings=found.settings,
             seeds=found.seeds,
             command=found.command,
             versions=found.versions,
-            optimizers={**old.optimizers, **found.optimizers},
+            optimizers={**kept, **found.optimizers},
         )
     return {**stored, recipe: found}
 

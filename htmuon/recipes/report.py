@@ -68,11 +68,13 @@ def write_report(comparison: Comparison, folder: Path) -> list[OptimizerSummary]
 def write_summary(comparison: Comparison, folder: Path) -> list[OptimizerSummary]:
     """Write summary.json and summary.csv, and return the summaries."""
     summaries = summarize(comparison.records)
+    complete = all(len(runs) == len(comparison.seeds) for runs in comparison.records.values())
     about = {
         "recipe": comparison.run.recipe,
         "command": comparison.command,
         "baseline": summaries[0].spec,
-        "verdict": verdict(summaries),
+        "complete": complete,
+        "verdict": verdict(summaries) if complete else [],
         "warnings": list(comparison.warnings),
     }
     write_json(folder / "summary.json", {**about, "optimizers": [summary_to_dict(summary) for summary in summaries]})

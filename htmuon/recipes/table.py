@@ -83,7 +83,12 @@ def columns(baseline: str) -> tuple[Column, ...]:
         Column("ms/step", "Median time of a training step.", lambda s: _number(1e3 * s.seconds_per_step, ".3g")),
         Column("optimizer", "Share of the optimizer in that time.", _share),
         Column("state", "Size of the optimizer's state.", lambda s: format_bytes(s.optimizer_state_bytes), brief=False),
-        Column("peak memory", "Highest over the runs.", lambda s: format_bytes(s.peak_memory_bytes), brief=False),
+        Column(
+            "peak memory",
+            "Highest over the runs; on a CPU that of the whole process.",
+            lambda s: format_bytes(s.peak_memory_bytes),
+            brief=False,
+        ),
         Column(
             "alpha (KS)", "Mean power-law exponent of the weights, KS estimator.", lambda s: _number(s.alpha_ks, ".2f")
         ),
@@ -93,6 +98,8 @@ def columns(baseline: str) -> tuple[Column, ...]:
             lambda s: _number(s.alpha_hill, ".2f"),
             brief=False,
         ),
-        Column(f"steps to {baseline}", f"Steps to reach {baseline}'s final validation loss.", _steps, brief=False),
+        Column(
+            f"steps to {baseline}", f"Steps to reach {baseline}'s final validation loss, at most.", _steps, brief=False
+        ),
         Column(f"tokens to {baseline}", "The same in training tokens.", _tokens, brief=False),
     )

@@ -175,7 +175,7 @@ class LiveDisplay:
 
     def on_message(self, text: str) -> None:
         """Print it above the bars."""
-        self._console.print(text, style="yellow")
+        self._console.print(text, style="yellow", markup=False)
 
     def on_finish(self, result: RunResult) -> None:
         """Fill the upper bar by one run."""
@@ -188,11 +188,11 @@ class LiveDisplay:
 
 def _progress() -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
 
 

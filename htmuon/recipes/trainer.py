@@ -65,6 +65,7 @@ def train(
     result = home.stored_result()
     if result is not None:
         _check_text(home, config, result.data_fingerprint, text_id)
+        home.remove_checkpoints()  # there are some if the run was killed between its result and this
         return result
 
     device = pick_device(config.device)
@@ -149,6 +150,8 @@ class Training:
                     # Steps that left a model no better than chance diverged; bad gradients of another are a fault.
                     lost = held_out_loss >= self.task.chance_loss and self.skipped_steps < done
                     if not math.isfinite(held_out_loss) or (faulty and lost):
+                        if self.losses:
+                            self._log(done, log)
                         return self._finish(done, held_out_loss, log, None)
                 if faulty:
                     self._stop(done)

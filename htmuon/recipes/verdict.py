@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from htmuon.recipes.labels import label
 from htmuon.recipes.summary import OptimizerSummary, sample_spread
 
+# With fewer than five seeds, a mean gap above the spread and of the same sign on every seed is easily chance.
+_FEW_SEEDS = {1: "One seed gives", 2: "Two seeds give", 3: "Three seeds give", 4: "Four seeds give"}
+
 
 def verdict(summaries: Sequence[OptimizerSummary]) -> list[str]:
     """Sentences: the headline, then who beats whom and by how much, what diverged, what a step costs."""
@@ -23,9 +26,10 @@ def verdict(summaries: Sequence[OptimizerSummary]) -> list[str]:
         sentences = [f"The lowest validation loss is a tie between {len(tied)} optimizers: {shown}."]
     sentences.extend(_against(best, other) for other in ranked[1:])
     sentences.extend(failures)
-    if len(best.seeds) < 3 and len(ranked) > 1:
-        count = "One seed gives" if len(best.seeds) == 1 else "Two seeds give"
-        sentences.append(f"{count} an indication, not a proof: add seeds before drawing a conclusion.")
+    if len(best.seeds) in _FEW_SEEDS and len(ranked) > 1:
+        sentences.append(
+            f"{_FEW_SEEDS[len(best.seeds)]} an indication, not a proof: take more (in a new folder) before concluding."
+        )
     baseline = summaries[0]
     sentences.extend(_cost(other, baseline) for other in ranked if other is not baseline and not baseline.diverged)
     return sentences

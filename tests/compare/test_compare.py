@@ -147,7 +147,9 @@ def test_a_rate_that_is_not_stored_is_an_error_with_the_command(done: Done, tmp_
     config = dataclasses.replace(
         done.config, out=tmp_path / "out", optimizers=("normuon",), learning_rates="stored", tuned_file=str(done.tuned)
     )
-    with pytest.raises(ValueError, match=r"--optimizers normuon .*--model.hidden-size 16 .*--learning-rates tune --save-tuned"):
+    with pytest.raises(
+        ValueError, match=r"--optimizers normuon .*--model.hidden-size 16 .*--learning-rates tune --save-tuned"
+    ):
         compare(config, command="typed")
     assert not config.out.exists()
 
@@ -179,6 +181,9 @@ def test_a_folder_in_which_another_process_compares_is_refused(tiny: CompareConf
 
 def test_a_folder_of_another_comparison_is_refused_and_left_alone(tiny: CompareConfig) -> None:
     tiny.claim_folder()
+    begun = tiny.out / "runs" / "tuning" / "adamw-lr0.001-seed100"
+    begun.mkdir(parents=True)
+    (begun / "config.json").write_text("{}")
     before = (tiny.out / "compare.json").read_bytes()
     changed = dataclasses.replace(tiny, seeds=(0, 1, 2))
     with pytest.raises(ValueError, match=r"seeds is \[0, 1\] there and \[0, 1, 2\] here"):
@@ -190,16 +195,37 @@ def test_a_folder_of_another_comparison_is_refused_and_left_alone(tiny: CompareC
         tiny.claim_folder()
 
 
+def test_a_command_that_failed_before_its_first_run_does_not_keep_the_folder(tiny: CompareConfig) -> None:
+    missing = dataclasses.replace(tiny.run, data=dataclasses.replace(tiny.run.data, path="no such text"))
+    with pytest.raises(ValueError, match="no such text"):
+        compare(dataclasses.replace(tiny, run=missing), command="typed")
+    tiny.claim_folder()
+
+
+def test_stored_rates_of_a_reported_seed_are_refused(done: Done, tmp_path: Path) -> None:
+    config = dataclasses.replace(
+        done.config,
+        out=tmp_path / "out",
+        learning_rates="stored",
+        tuned_file=str(done.tuned),
+        seeds=done.config.tuning_seeds,
+        tuning_seeds=(7,),
+    )
+    with pytest.raises(ValueError, match="no seed in common"):
+        compare(config, command="typed")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"seeds": (-1,)}, "seed must be"),
         ({"optimizers": ()}, "optimizers must be at least one"),
         ({"optimizers": ("muon", "muon")}, "each given once"),
         ({"optimizers": ("moun",)}, "optimizer must be one of .* got 'moun'. Did you mean 'muon'"),
         ({"optimizers": ("htmuon:pwoer=1",)}, "Did you mean 'power'"),
         ({"optimizers": ("htmuon:power",)}, "key=value"),
         ({"seeds": (0, 0)}, "seeds must be at least one, each given once"),
-        ({"seeds": (100,)}, "no seed in common"),
+        ({"learning_rates": "tune", "seeds": (100,)}, "no seed in common"),
         ({"learning_rates": "guess"}, "learning_rates must be one of stored, tune"),
     ],
 )

@@ -195,8 +195,10 @@ def test_a_diverged_run_finishes(tmp_path, with_optimizer, recorder, spec):
     assert train(config, tmp_path / "run") == result
 
 
-def test_a_loss_that_is_not_finite_is_a_divergence(tmp_path, config, recorder, monkeypatch):
+@pytest.mark.parametrize("log_interval", [2, 100])
+def test_a_loss_that_is_not_finite_is_a_divergence(tmp_path, config, recorder, monkeypatch, log_interval):
     monkeypatch.setattr(LanguageModelling, "held_out_loss", lambda task, model: math.inf)
+    config = dataclasses.replace(config, log_interval=log_interval)
     observer = recorder()
     result = train(config, tmp_path / "run", observer)
     assert (result.diverged, result.steps, result.final_loss) == (True, 5, math.inf)
