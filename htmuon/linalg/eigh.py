@@ -20,7 +20,7 @@ from htmuon.linalg.base import (
 
 
 class Eigh(Method):
-    """Eigendecomposition of the short-side Gram matrix in float64: less than half the price of an SVD.
+    """Eigendecomposition of the short-side Gram matrix in float64: about half the price of an SVD in it.
 
     For `M` with m <= n: `M M^T = U S^2 U^T`, then `B = U^T M`, whose rows are `sigma_i v_i^T`. The singular values are
     taken from the lengths of these rows and not from the eigenvalues: an eigenvalue carries an error of `eps
