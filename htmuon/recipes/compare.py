@@ -62,6 +62,9 @@ def compare(
     config.claim_folder()
     with locked(config.out, "comparing"):
         session = _Session(config, display or SilentDisplay())
+        if stored is not None:
+            rates = ", ".join(f"{label(spec)} {stored.optimizers[spec].lr:.3g}" for spec in config.optimizers)
+            session.display.on_message(f"Learning rates are stored ones ({rates}), found with: {stored.command}")
         tuned = stored or session.tune(command)
         if save_tuned is not None:
             save_tuned.parent.mkdir(parents=True, exist_ok=True)
@@ -157,6 +160,7 @@ class _Session:
             tuning_seeds=tuned.seeds,
             tuning_command=tuned.command,
             command=command,
+            stored=config.learning_rates == "stored",
             records=self.records,
             warnings=tuple(warnings),
         )

@@ -32,6 +32,7 @@ class Comparison:
         tuning_command: what was typed to find the learning rates.
         command: what was typed to make this comparison.
         records: the finished report runs by spec; the first optimizer is the baseline.
+        stored: whether the learning rates come from an earlier search.
         warnings: what the reader must know before trusting the numbers.
     """
 
@@ -42,6 +43,7 @@ class Comparison:
     tuning_command: str
     command: str
     records: Records
+    stored: bool = False
     warnings: tuple[str, ...] = ()
 
 

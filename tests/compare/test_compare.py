@@ -121,6 +121,7 @@ def test_stored_rates_are_used_without_a_search(done: Done, tmp_path: Path) -> N
     titles = Titles()
     summaries = compare(config, command="typed", display=titles)
     assert [title.split(":")[0] for title in titles.runs] == ["report"] * 2
+    assert titles.messages[0].startswith("Learning rates are stored ones")
     assert [summary.lr for summary in summaries] == [summary.lr for summary in done.summaries]
     # Equal settings and seeds give equal bits, in whatever folder.
     assert [summary.losses[0] for summary in summaries] == [summary.losses[0] for summary in done.summaries]
