@@ -18,7 +18,7 @@ test: $(VENV)/.dev
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n auto
 
-# What `make demo` takes its learning rates from; about half an hour on two cores.
+# What `make demo` takes its learning rates from; about forty minutes on two cores.
 tune: $(VENV)/.train
 	$(BIN)/htmuon compare llama-tiny --optimizers adamw muon:method=newton_schulz htmuon htmuon:normalization=rms \
 		--seeds 0 1 2 --grid.points 3 --learning-rates tune --save-tuned htmuon/recipes/tuned.json --out runs/tuning
