@@ -19,7 +19,9 @@ def test_there_is_python_to_run():
 @pytest.mark.parametrize("block", BLOCKS)
 def test_a_block_runs(block, monkeypatch):
     monkeypatch.setattr(htmuon.spectral.MAPS, "_parts", dict(htmuon.spectral.MAPS.items()))
-    exec(compile(block, str(README), "exec"), {})
+    names: dict[str, object] = {}
+    exec(compile(block, str(README), "exec"), names)
+    assert names["htmuon"] is htmuon
 
 
 def test_every_optimizer_map_method_and_variant_is_named():
