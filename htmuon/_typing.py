@@ -1,6 +1,11 @@
-"""Names of the settings that several rooms share."""
+"""Names of the settings and of the types that several rooms share."""
 
 from typing import Literal, get_args
+
+from torch import Tensor
+
+# What is remembered of a parameter between steps, by name.
+State = dict[str, Tensor]
 
 Normalization = Literal["none", "spectral", "rms", "lmo"]
 AdjustLrFn = Literal["original", "match_rms_adamw"]

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-State = dict[str, Tensor]
+from htmuon._typing import State
 
 
 class Bracket(Protocol):

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from htmuon.layouts.base import Bracket, State
+from htmuon._typing import State
+from htmuon.layouts.base import Bracket
 
 
 class Single:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from htmuon._registry import Registry
+from htmuon._typing import State
 
 
 class ScalarFunction(Protocol):
@@ -63,13 +64,25 @@ class Accuracy(NamedTuple):
 
 
 class Method(ABC):
-    """One way of computing `U g(S / sigma_1) V^T` on finite real matrices `[*batch, m, n]`."""
+    """One way of computing `U g(S / sigma_1) V^T` on finite real matrices `[*batch, m, n]`.
+
+    Most methods forget one matrix before they see the next. A method that carries something from step to step declares
+    it in `state_shapes` and implements `advance`.
+    """
 
     name: ClassVar[str]
 
     @abstractmethod
     def __call__(self, matrix: Tensor, function: ScalarFunction) -> Mapped:
         """Apply `function` to the relative singular values of every matrix of a stack `[*batch, m, n]`."""
+
+    def state_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """Name and shape of each state tensor for matrices `[*batch, m, n]`; they start as zeros."""
+        return {}
+
+    def advance(self, matrix: Tensor, function: ScalarFunction, state: State) -> tuple[Mapped, State]:
+        """`__call__` with what the method remembers of the matrices before: the mapped matrix and the new state."""
+        return self(matrix, function), state
 
     @abstractmethod
     def accuracy(self, matrix: Tensor, power: float) -> Accuracy:

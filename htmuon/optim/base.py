@@ -32,7 +32,8 @@ from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 from torch.optim.optimizer import ParamsT
 
-from htmuon.layouts import Bracket, Layout, Single, State
+from htmuon._typing import State
+from htmuon.layouts import Bracket, Layout, Single
 from htmuon.linalg.base import widest, working
 from htmuon.optim.scale import update_scale
 from htmuon.optim.schedules import schedule_from_dict

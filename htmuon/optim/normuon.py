@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from htmuon.layouts import State
+from htmuon._typing import State
 from htmuon.linalg.base import positive
 from htmuon.optim.htmuon import OPTIMIZERS, HTMuon
 from htmuon.optim.settings import Group, Settings, check_number

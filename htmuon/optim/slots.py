@@ -9,7 +9,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from htmuon.layouts import State
+from htmuon._typing import State
 
 
 class Precondition(Protocol):
