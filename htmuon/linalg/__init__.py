@@ -4,6 +4,7 @@ from htmuon.linalg.base import METHODS, Accuracy, Mapped, Method, ScalarFunction
 from htmuon.linalg.eigh import Eigh
 from htmuon.linalg.newton_schulz import NewtonSchulz
 from htmuon.linalg.select import check_method, select_method
+from htmuon.linalg.streaming import Streaming
 from htmuon.linalg.svd import SVD
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Method",
     "NewtonSchulz",
     "ScalarFunction",
+    "Streaming",
     "check_method",
     "select_method",
 ]

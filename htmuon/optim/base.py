@@ -40,7 +40,8 @@ from htmuon.optim.schedules import schedule_from_dict
 from htmuon.optim.settings import Group, check_gradients, check_parameters, check_settings
 from htmuon.optim.slots import Adaptation, Identity, Precondition, Unadapted
 from htmuon.optim.views import default_view, matrix_shape, matrix_view, undo_matrix_view
-from htmuon.spectral import MAPS, apply_map
+from htmuon.spectral import MAPS
+from htmuon.spectral.apply import advance_map, map_state_shapes
 
 COUNTERS = ("step", "skipped_steps")
 # At most so many elements are stacked at a time (64 MiB of float32): a step needs the memory of a few stacks, not of
@@ -178,20 +179,20 @@ class SpectralOptimizer(Optimizer):
 
         def bracket(direction: Tensor, state: State) -> tuple[Tensor, State]:
             matrix = precondition(matrix_view(direction, view, stacked=True))
-            update = apply_map(matrix, function, group["method"], group["normalization"])
-            update, state = adapt(update, state)
-            return undo_matrix_view(update.mul_(scale), view, shape), state
+            update, state = advance_map(matrix, function, group["method"], group["normalization"], state)
+            update, adapted = adapt(update, state)
+            return undo_matrix_view(update.mul_(scale), view, shape), {**state, **adapted}
 
         return bracket
 
     def _spectral_state(self, group: Group, parameter: Tensor) -> dict[str, Tensor]:
-        """The state of a matrix parameter, allocated at its first gradient."""
+        """The state of a matrix parameter, allocated when it is first needed; a method of before leaves its own."""
         state: dict[str, Tensor] = self.state[parameter]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
         shape = tuple(parameter.shape)
         matrices = matrix_shape(shape, group["matrix_view"] or default_view(len(shape)))
-        shapes = self.adaptation(group).state_shapes(matrices)
+        shapes = {**map_state_shapes(group["method"], matrices), **self.adaptation(group).state_shapes(matrices)}
         for name, whole in shapes.items():
             if name not in state:
                 state[name] = self.layout.allocate(parameter, whole, working(parameter.dtype))

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from htmuon._typing import Normalization
+from htmuon._typing import Normalization, State
 from htmuon.linalg import METHODS, check_method, select_method
 from htmuon.spectral.base import SpectralMap
 from htmuon.spectral.normalization import check_normalization, normalized
@@ -25,7 +25,7 @@ def check_matrix(matrix: object) -> None:
 
 
 def apply_map(matrix: Tensor, function: SpectralMap, method: str, normalization: Normalization) -> Tensor:
-    """Map and normalize finite, valid input: the core of a training step, with nothing checked.
+    """Map and normalize finite, valid input, with nothing checked.
 
     Args:
         matrix: `[*batch, m, n]`, finite.
@@ -38,6 +38,31 @@ def apply_map(matrix: Tensor, function: SpectralMap, method: str, normalization:
     """
     chosen = METHODS[select_method(matrix) if method == "auto" else method]
     return normalized(chosen(matrix, function), matrix, function, normalization)
+
+
+def advance_map(
+    matrix: Tensor, function: SpectralMap, method: str, normalization: Normalization, state: State
+) -> tuple[Tensor, State]:
+    """`apply_map` with what the method remembers: the core of a training step.
+
+    Args:
+        matrix: `[*batch, m, n]`, finite.
+        function: the spectral map.
+        method: a name in `htmuon.linalg.METHODS`, or `auto`.
+        normalization: one of `none`, `spectral`, `rms`, `lmo`.
+        state: what `map_state_shapes` declares, and anything else, which is handed through.
+
+    Returns:
+        `[*batch, m, n]`, float32 or float64, and the new state.
+    """
+    chosen = METHODS[select_method(matrix) if method == "auto" else method]
+    mapped, state = chosen.advance(matrix, function, state)
+    return normalized(mapped, matrix, function, normalization), state
+
+
+def map_state_shapes(method: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """What a method keeps for matrices `[*batch, m, n]` between steps; all that `auto` stands for keeps nothing."""
+    return {} if method == "auto" else METHODS[method].state_shapes(shape)
 
 
 def spectral_map(
