@@ -4,5 +4,6 @@ The verbs say what an algorithm needs, not how a device does it: `linalg` is wri
 """
 
 from htmuon.kernels.symmetric import gram as gram
+from htmuon.kernels.symmetric import symmetric_product as symmetric_product
 
-__all__ = ["gram"]
+__all__ = ["gram", "symmetric_product"]
