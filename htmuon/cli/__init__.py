@@ -1,4 +1,4 @@
-"""The command line: `htmuon compare | train | list`."""
+"""The command line: `htmuon compare | train | bench | list`."""
 
 import sys
 from collections.abc import Sequence
@@ -15,16 +15,28 @@ Heavy-tailed spectral optimizers for PyTorch: U S^p V^T for any p, on top of eve
 commands:
   compare RECIPE   train a recipe with several optimizers and seeds, learning rates tuned or stored; ends in a report
   train RECIPE     one training run
+  bench RECIPE     time and error of an optimizer step by every method, beside torch.optim.Muon and other libraries
   list             recipes, optimizers, spectral maps, methods, normalizations, power schedules
 
 examples:
   htmuon compare llama-tiny --out runs/demo
   htmuon compare llama-tiny --optimizers adamw muon htmuon:power=0.25 --seeds 0 1 2 --learning-rates tune
   htmuon train llama-tiny --optimizer.name htmuon --optimizer.lr 0.02 --out runs/first
+  htmuon bench llama-60m --layers 2
   htmuon compare llama-tiny --help      all settings of the recipe, with their defaults
 """
 # The libraries that each command needs beside torch.
-_COMMANDS = {"compare": ("tyro", "rich", "jinja2", "matplotlib"), "train": ("tyro", "rich"), "list": ()}
+_COMMANDS = {
+    "compare": ("tyro", "rich", "jinja2", "matplotlib"),
+    "train": ("tyro", "rich"),
+    "bench": ("tyro", "rich"),
+    "list": (),
+}
+# What an interrupted command leaves.
+_GOES_ON = {
+    "compare": "; the same command goes on where this one stopped",
+    "train": "; with --resume the same command goes on where this one stopped",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,8 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(words)
     except KeyboardInterrupt:
-        again = "with --resume the same command" if words[0] == "train" else "the same command"
-        print(f"\nhtmuon: interrupted; {again} goes on where this one stopped.", file=sys.stderr)
+        print(f"\nhtmuon: interrupted{_GOES_ON.get(words[0], '')}.", file=sys.stderr)
         return 130
     except TrainingStoppedError as error:
         print(f"htmuon: stopped: {error}", file=sys.stderr)
@@ -68,6 +79,10 @@ def _run(words: list[str]) -> int:
         from htmuon.cli import train
 
         return train.run(rest)
+    elif command == "bench":
+        from htmuon.cli import bench
+
+        bench.run(rest)
     elif command == "list":
         from htmuon.cli import listing
 
