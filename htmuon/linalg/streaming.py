@@ -1,4 +1,12 @@
-"""Streaming power iteration: one step per training step on a right basis that is carried along."""
+"""Streaming power iteration: a basis of right singular vectors is carried from step to step and turned a little.
+
+Momentum changes slowly, so the right singular vectors of the last step are nearly those of this one. With V the carried
+basis, a power-iteration step in two QR factorizations is
+
+    M V = Q R,   M^T Q = V' R',   that is V' = QR(V R^T),   as M^T Q = M^T M V R^-1 = V (R^T R) R^-1
+
+for V is square and orthogonal: only `M V` touches the long side, everything else is of the size of the short side.
+"""
 
 import torch
 from torch import Tensor
@@ -13,52 +21,189 @@ from htmuon.linalg.base import (
     ScalarFunction,
     direction_weights,
     positive,
-    short_side_first,
     unit_scale,
     widest,
     working,
 )
 
+# One step leaves about twice the error of two, in training as at the start, where the basis is a guess
+# (benchmarks/streaming_accuracy.py).
+POWER_STEPS = 2
+# Added to a Gram matrix of unit columns, in units of eps sqrt(r): more than rounding takes from its eigenvalues, and
+# too little to hide one direction behind another.
+SHIFT = 4.0
+# Relative singular values below this many eps are rounding: for M of low rank, M V has columns of up to 1.5 eps.
+CUTOFF = 4.0
+# The largest entry of V^T V - I with which a basis is believed; the shift alone makes one of about 1e-5.
+ORTHONORMAL = 1e-3
+
+
+def long_side_first(matrix: Tensor) -> tuple[Tensor, bool]:
+    """`[*batch, m, n]` as a matrix with m >= n, and whether it had to be transposed for that."""
+    wide = matrix.shape[-2] < matrix.shape[-1]
+    return (matrix.mT if wide else matrix), wide
+
+
+def host_may_look(tensor: Tensor) -> bool:
+    """Whether reading a flag costs nothing: an accelerator would have to be waited for, a compiled graph be broken."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def column_lengths(matrix: Tensor) -> Tensor:
+    """`[*batch, 1, r]` of `[*batch, n, r]`."""
+    lengths: Tensor = torch.linalg.vector_norm(matrix, dim=-2, keepdim=True)
+    return lengths
+
+
+def identity_like(square: Tensor) -> Tensor:
+    """The identity `[r, r]`, on the device and in the dtype of `square`."""
+    return torch.eye(square.shape[-1], dtype=square.dtype, device=square.device)
+
 
 def started(basis: Tensor) -> Tensor:
-    """The basis, or the identity where it is all zeros: decided on the device."""
-    identity = torch.eye(basis.shape[-1], dtype=basis.dtype, device=basis.device)
-    fresh = (basis == 0).all(-1, keepdim=True).all(-2, keepdim=True)
-    return torch.where(fresh, identity, basis)
+    """The basis, or the identity where it is all zeros because nothing was stored yet: decided on the device."""
+    nothing_stored = (basis == 0).all(-1, keepdim=True).all(-2, keepdim=True)
+    return torch.where(nothing_stored, identity_like(basis), basis)
 
 
-def shifted_cholesky(symmetric: Tensor) -> tuple[Tensor, Tensor]:
-    """`L` with `L L^T = S + shift I`, and whether it exists."""
-    r = symmetric.shape[-1]
-    trace = positive(symmetric.diagonal(dim1=-2, dim2=-1).sum(-1))[..., None, None]
-    shift = 2 * torch.finfo(symmetric.dtype).eps * trace
-    identity = torch.eye(r, dtype=symmetric.dtype, device=symmetric.device)
-    lower, info = torch.linalg.cholesky_ex(symmetric + shift * identity)
-    return lower, (info == 0)[..., None, None]
+def shifted_cholesky(unit: Tensor) -> tuple[Tensor, Tensor]:
+    """`R^T R = C + shift I` for the Gram matrix C of columns of length one (or less, which counts as one).
+
+    Returns:
+        R, upper triangular, `[*batch, r, r]`, and where it failed, `[*batch, 1, 1]`; a failed R is garbage.
+    """
+    correlation = gram(unit.mT)
+    shift = SHIFT * torch.finfo(unit.dtype).eps * unit.shape[-1] ** 0.5
+    correlation.diagonal(dim1=-2, dim2=-1).fill_(1 + shift)
+    lower, info = torch.linalg.cholesky_ex(correlation)
+    return lower.mT, (info != 0)[..., None, None]
 
 
-def orthonormal(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """`Q` of `matrix = Q R`."""
-    unit = matrix / positive(torch.linalg.vector_norm(matrix, dim=-2, keepdim=True))
-    ok = torch.ones_like(matrix[..., :1, :1], dtype=torch.bool)
+def triangular_factor(columns: Tensor) -> Tensor:
+    """R of `columns = Q R`, by a shifted Cholesky factorization of the Gram matrix.
+
+    The columns are scaled to length one before: a Cholesky factor is as accurate as its Gram matrix with a unit
+    diagonal is well conditioned (Demmel, LAPACK Working Note 14, 1989), and the columns of `M V` differ in length more
+    than in anything else. An absolute shift would hide every direction below `sqrt(shift) sigma_1`.
+
+    Where Cholesky fails: Householder on the CPU. On an accelerator, columns that are taken for orthogonal, with which a
+    power step leaves its basis as it was.
+
+    Args:
+        columns: `[*batch, n, r]`, n >= r, finite.
+
+    Returns:
+        `[*batch, r, r]`, upper triangular.
+    """
+    lengths = column_lengths(columns)
+    noise = CUTOFF * torch.finfo(columns.dtype).eps * lengths.amax(-1, keepdim=True)
+    lengths = positive(torch.maximum(lengths, noise))
+    unit = columns / lengths
+    factor, failed = shifted_cholesky(unit)
+    factor = torch.where(failed, identity_like(factor), factor)
+    if host_may_look(failed) and failed.any():
+        factor = torch.where(failed, torch.linalg.qr(unit, mode="r").R, factor)
+    return factor * lengths
+
+
+def orthonormal(matrix: Tensor, otherwise: Tensor) -> Tensor:
+    """Q of `matrix = Q R`, by two passes of shifted Cholesky QR, and looked at before it is believed.
+
+    The second pass takes back what the shift of the first left and, by its own Gram matrix, every rounding error of
+    earlier steps: errors of orthogonality do not add up.
+
+    Where the result is not orthonormal: Householder on the CPU, on an accelerator `otherwise`. So whatever is returned
+    is orthonormal, without a look from the host; and a matrix on which both passes fail differs in the next step.
+
+    Args:
+        matrix: `[*batch, r, r]`, finite.
+        otherwise: `[*batch, r, r]`, orthonormal.
+
+    Returns:
+        `[*batch, r, r]`, with entries of `Q^T Q - I` below 1e-3.
+    """
+    q = matrix
     for _ in range(2):
-        lower, good = shifted_cholesky(gram(unit.mT))
-        unit = torch.linalg.solve_triangular(lower.mT, unit, upper=True, left=False)
-        ok = ok & good
-    return unit, ok
+        unit = q / positive(column_lengths(q))
+        factor, _ = shifted_cholesky(unit)
+        q = torch.linalg.solve_triangular(factor, unit, upper=True, left=False)
+    error = (gram(q.mT) - identity_like(q)).abs().amax(dim=(-2, -1), keepdim=True)
+    failed = ~(error <= ORTHONORMAL)  # NaN is a failure too
+    q = torch.where(failed, otherwise, q)
+    if host_may_look(failed) and failed.any():
+        q = torch.where(failed, torch.linalg.qr(matrix).Q, q)
+    return q
+
+
+def power_step(tall: Tensor, basis: Tensor) -> Tensor:
+    """`QR(M^T QR(M V))`: directions i and j are told apart better by `(sigma_i / sigma_j)^2`.
+
+    The columns go in in descending order of `norm(M v)`. Power iteration would find this order by itself, but slowly,
+    and a short column that comes before a long one of about its direction makes both factorizations ill-conditioned.
+
+    Args:
+        tall: M, `[*batch, n, r]`, n >= r, entries of order one.
+        basis: V, `[*batch, r, r]`, orthonormal.
+
+    Returns:
+        `[*batch, r, r]`, orthonormal.
+    """
+    columns = tall @ basis
+    order = column_lengths(columns).argsort(dim=-1, descending=True)
+    columns = columns.gather(-1, order.expand_as(columns))
+    basis = basis.gather(-1, order.expand_as(basis))
+    return orthonormal(basis @ triangular_factor(columns).mT, otherwise=basis)
+
+
+def mapped_in(basis: Tensor, tall: Tensor, function: ScalarFunction) -> Mapped:
+    """`U g(S / sigma_1) V^T` of M, in a basis V that diagonalizes `M^T M` but for small entries.
+
+    With `phi(x^2) = g(x) / x` it is `M phi(M^T M) = (M V) phi(V^T M^T M V) V^T`. For `D + E`, D diagonal and E small,
+    `phi(D + E) = phi(D) + F o E` to first order, F the divided differences `(phi_i - phi_j) / (d_i - d_j)` (Daleckii
+    and Krein; Higham, Functions of Matrices, 2008, theorem 3.11). The gap `d_i - d_j` is replaced by
+    `((d_i - d_j)^2 + 4 e_ij^2)^(1/2)`, that of the eigenvalues of the 2 x 2 block, which bounds the correction where
+    the gap closes. `phi(D)` alone, the columns of `M V` scaled to their weights, errs about twice as much.
+
+    Args:
+        basis: V, `[*batch, r, r]`, orthonormal.
+        tall: M, `[*batch, n, r]`, n >= r, entries of order one.
+        function: the scalar function g.
+    """
+    columns = tall @ basis
+    inner = gram(columns.mT)
+    squares = inner.diagonal(dim1=-2, dim2=-1)
+    sigma = squares.sqrt()
+    weights, sigma_1, rank = direction_weights(sigma, function, CUTOFF * torch.finfo(tall.dtype).eps)
+    phi = weights / positive(sigma)
+    gap = squares.unsqueeze(-1) - squares.unsqueeze(-2)
+    rise = (phi.unsqueeze(-1) - phi.unsqueeze(-2)) * gap.sign()
+    core = torch.diag_embed(phi) + rise * inner / positive(torch.hypot(gap, 2 * inner))
+    return Mapped(columns @ (core @ basis.mT), sigma_1, rank)
 
 
 class Streaming(Method):
-    """Power iteration on a carried right basis."""
+    """Power iteration on a carried right basis, after Su Jianlin (kexue.fm 11654, 11673, 11697, 11710): any function.
+
+    `advance` takes two power-iteration steps `V <- QR(M^T QR(M V))` from the basis of the last training step and maps M
+    in the basis found, to first order in what is not diagonal there. The basis, of the short side r x r and never
+    narrower than float32, is the method's state. All products must be true float32 on a GPU, not TF32.
+
+    How good the result is depends on how fast the momentum turns and how far apart its singular values are: about 5 %
+    relative Frobenius error at p = 1/8 in training (`benchmarks/streaming_accuracy.py`), more for p < 0, where the
+    directions that are found last weigh most.
+
+    `__call__` has no step before to start from and takes an exact basis, by an eigendecomposition in float64: right,
+    but dearer than `eigh`, and there for checks. Not for single matrices, nor for a momentum that is new at every step.
+    """
 
     name = "streaming"
 
     def __call__(self, matrix: Tensor, function: ScalarFunction) -> Mapped:
-        """Apply `function`, from an exact basis."""
-        wide, _ = short_side_first(matrix)
-        scaled, _ = unit_scale(wide, widest(matrix.device))
-        _, basis = torch.linalg.eigh(gram(scaled))
-        return self.advance(matrix, function, {"right_basis": basis.to(working(matrix.dtype))})[0]
+        """Apply `function` to the relative singular values, from an exact basis."""
+        tall, _ = unit_scale(long_side_first(matrix)[0], widest(matrix.device))
+        _, v = torch.linalg.eigh(gram(tall.mT))
+        mapped, _ = self.advance(matrix, function, {"right_basis": v.to(working(matrix.dtype))})
+        return mapped
 
     def state_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         """A basis of the short side."""
@@ -66,31 +211,30 @@ class Streaming(Method):
         return {"right_basis": (*shape[:-2], short, short)}
 
     def advance(self, matrix: Tensor, function: ScalarFunction, state: State) -> tuple[Mapped, State]:
-        """One power-iteration step, then the map."""
-        dtype = working(matrix.dtype)
-        wide, was_tall = short_side_first(matrix)
-        scaled, scale = unit_scale(wide.mT, dtype)
-        basis = started(state["right_basis"].to(dtype))
-        order = torch.linalg.vector_norm(scaled @ basis, dim=-2).argsort(dim=-1, descending=True)
-        basis = basis.gather(-1, order.unsqueeze(-2).expand_as(basis))
-        lower, ok = shifted_cholesky(gram((scaled @ basis).mT))
-        turned, good = orthonormal(basis @ lower)
-        basis = torch.where(ok & good, turned, basis)
-        columns = scaled @ basis
-        sigma = torch.linalg.vector_norm(columns, dim=-2)
-        cutoff = 8 * torch.finfo(dtype).eps * max(matrix.shape[-2:]) ** 0.5
-        weights, sigma_1, rank = direction_weights(sigma, function, cutoff)
-        mapped = (columns * (weights / positive(sigma)).unsqueeze(-2)) @ basis.mT
-        stored = basis.to(state["right_basis"].dtype)
-        return Mapped(mapped if was_tall else mapped.mT, (sigma_1 * scale).to(dtype), rank), {
-            **state,
-            "right_basis": stored,
-        }
+        """Turn the basis towards this matrix, and map the matrix in it.
+
+        Args:
+            matrix: `[*batch, m, n]`, finite.
+            function: the scalar function.
+            state: `right_basis`, `[*batch, r, r]`, orthonormal or all zeros; anything else is handed through.
+
+        Returns:
+            The mapped matrix, and the state with the new basis in the dtype of the old one.
+        """
+        tall, wide = long_side_first(matrix)
+        tall, scale = unit_scale(tall, working(matrix.dtype))
+        stored = state["right_basis"]
+        basis = started(stored.to(tall.dtype))
+        for _ in range(POWER_STEPS):
+            basis = power_step(tall, basis)
+        mapped, sigma_1, rank = mapped_in(basis, tall, function)
+        new_state = {**state, "right_basis": basis.to(stored.dtype)}
+        return Mapped(mapped.mT if wide else mapped, sigma_1 * scale, rank), new_state
 
     def accuracy(self, matrix: Tensor, power: float) -> Accuracy:
-        """Of the stateless call."""
-        eps = torch.finfo(working(matrix.dtype)).eps * max(matrix.shape[-2:]) ** 0.5
+        """Of `__call__`: a column of `M V` is off by about `eps sigma_1`, so a direction at x by `eps / x`."""
         tolerance = 1e-2
+        eps = torch.finfo(working(matrix.dtype)).eps * min(matrix.shape[-2:]) ** 0.5
         return Accuracy(tolerance, 10 * eps / tolerance)
 
 
