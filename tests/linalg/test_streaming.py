@@ -1,0 +1,223 @@
+"""What `streaming` carries from step to step, against a float64 SVD of every step."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from matrices import SPECTRA, mapped_by_svd, matrix_with, relative_error, zoo_matrix
+
+from htmuon.linalg import METHODS, streaming
+from htmuon.spectral import Function, Power, RankPower
+
+METHOD = METHODS["streaming"]
+ORIENTATIONS = pytest.mark.parametrize("shape", [(40, 24), (24, 40), (24, 24), (2, 3, 12, 7)], ids=str)
+
+
+def cold(shape, dtype=torch.float32):
+    return {name: torch.zeros(size, dtype=dtype) for name, size in METHOD.state_shapes(shape).items()}
+
+
+def exact(matrix, power):
+    return mapped_by_svd(matrix, lambda sigma: (sigma / sigma.amax(-1, keepdim=True)) ** power)
+
+
+def run(matrices, power):
+    """Mapped matrices of a sequence from a cold start, and the last state."""
+    state, results = cold(matrices[0].shape), []
+    for matrix in matrices:
+        mapped, state = METHOD.advance(matrix, Power(power), state)
+        results.append(mapped.matrix)
+    return results, state
+
+
+def orthogonality_error(basis):
+    return (basis.mT @ basis - torch.eye(basis.shape[-1], dtype=basis.dtype)).abs().max()
+
+
+def momenta(shape, steps, seed=0):
+    """Nesterov directions of momentum 0.95 over a fixed rank-4 signal in noise, as an optimizer would map them."""
+    generator = torch.Generator().manual_seed(seed)
+    signal = matrix_with(torch.tensor([4.0, 2.0, 1.0, 0.5]), (shape[0], 4)) @ torch.randn(
+        4, shape[1], generator=generator, dtype=torch.float64
+    )
+    momentum = torch.zeros(shape, dtype=torch.float64)
+    directions = []
+    for _ in range(steps):
+        gradient = signal + torch.randn(shape, generator=generator, dtype=torch.float64)
+        momentum = momentum.lerp(gradient, 0.05)
+        directions.append(gradient.lerp(momentum, 0.95).to(torch.float32))
+    return directions
+
+
+@ORIENTATIONS
+def test_the_basis_is_that_of_the_short_side(shape):
+    assert METHOD.state_shapes(shape) == {"right_basis": (*shape[:-2], min(shape[-2:]), min(shape[-2:]))}
+    _, state = run([zoo_matrix("one over i", shape).to(torch.float32)], 0.0)
+    assert state["right_basis"].shape == METHOD.state_shapes(shape)["right_basis"]
+
+
+@ORIENTATIONS
+@pytest.mark.parametrize("power", [-0.25, 0.0, 0.125, 0.5])
+def test_on_a_fixed_matrix_the_error_falls_to_rounding(shape, power):
+    matrix = zoo_matrix("condition 1e2", shape).to(torch.float32)
+    results, _ = run([matrix] * 40, power)
+    errors = [relative_error(result, exact(matrix, power)) for result in results]
+    assert errors[3] < errors[1] < errors[0]
+    # A step has two power iterations: neighbours at a ratio of 0.8 are told apart by 0.8^4 = 0.4 better after each.
+    # The rounding is eps times the condition.
+    assert errors[-1] < 1e-4
+
+
+@pytest.mark.parametrize("function", [RankPower(0.5), Function(lambda x: x / (x + 0.05))], ids=["rank", "soft sign"])
+def test_it_learns_every_function(function):
+    matrix = zoo_matrix("condition 1e2", (30, 20)).to(torch.float32)
+    state = cold(matrix.shape)
+    for _ in range(40):
+        mapped, state = METHOD.advance(matrix, function, state)
+    expected = mapped_by_svd(matrix, lambda sigma: function(sigma / sigma.max()))
+    assert relative_error(mapped.matrix, expected) < 1e-4
+    assert mapped.rank.item() == 20
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_advancing_from_the_exact_basis_is_the_call(spectrum):
+    matrix = zoo_matrix(spectrum, (30, 20)).to(torch.float32)
+    _, _, vh = torch.linalg.svd(matrix.to(torch.float64), full_matrices=False)
+    mapped, _ = METHOD.advance(matrix, Power(0.5), {"right_basis": vh.mT.to(torch.float32)})
+    called = METHOD(matrix, Power(0.5))
+    # Directions at the rounding of float32 weigh up to 1e-3.5 at p = 0.5 and are found by chance.
+    torch.testing.assert_close(mapped.matrix, called.matrix, rtol=0, atol=1e-3)
+    assert torch.equal(called.rank, mapped.rank)
+
+
+@pytest.mark.parametrize("shape", [(48, 32), (32, 48), (32, 32)], ids=str)
+@pytest.mark.parametrize("power", [0.0, 0.125, 0.5])
+def test_turning_momentum_is_followed(shape, power):
+    directions = momenta(shape, 60)
+    answers = [exact(direction, power) for direction in directions]
+    results, state = run(directions, power)
+    errors = [relative_error(result, answer) for result, answer in zip(results, answers, strict=True)]
+    # What a method would err that computed every other step exactly and repeated itself in between.
+    stale = [relative_error(old, new) for old, new in pairwise(answers)]
+    assert max(errors[10:]) < 0.25 * min(stale[9:])
+    assert orthogonality_error(state["right_basis"]) < 1e-4
+
+
+def test_the_error_does_not_depend_on_the_scale():
+    matrices = [matrix.to(torch.float32) for matrix in momenta((20, 12), 6)]
+    plain, _ = run(matrices, 0.125)
+    for exponent in (-100, 100):  # powers of two, far from what float32 cannot hold: equal to the bit
+        scaled, _ = run([torch.ldexp(matrix, torch.tensor(exponent)) for matrix in matrices], 0.125)
+        for one, two in zip(plain, scaled, strict=True):
+            assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("spectrum", ["half rank", "condition 1e8", "one large"])
+@ORIENTATIONS
+def test_lost_directions_do_not_spoil_the_basis(spectrum, shape):
+    poor = zoo_matrix(spectrum, shape).to(torch.float32)
+    zero = torch.zeros(shape)
+    rich = zoo_matrix("condition 1e2", shape, seed=1).to(torch.float32)
+    results, state = run([zero, poor, poor, zero, poor, zero], 0.0)
+    assert all(result.isfinite().all() for result in results)
+    assert (results[0] == 0).all()
+    assert (results[3] == 0).all()
+    assert orthogonality_error(state["right_basis"]) < 1e-4
+    for _ in range(40):
+        mapped, state = METHOD.advance(rich, Power(0.0), state)
+    assert relative_error(mapped.matrix, exact(rich, 0.0)) < 1e-4
+
+
+def test_a_batch_may_hold_old_and_new_matrices():
+    matrix = zoo_matrix("condition 1e2", (9, 6)).to(torch.float32)
+    _, old = run([matrix] * 3, 0.0)
+    one, _ = METHOD.advance(matrix, Power(0.0), old)
+    new, _ = METHOD.advance(matrix, Power(0.0), cold(matrix.shape))
+    both = {"right_basis": torch.stack([old["right_basis"], torch.zeros(6, 6)])}
+    mapped, _ = METHOD.advance(torch.stack([matrix, matrix]), Power(0.0), both)
+    torch.testing.assert_close(mapped.matrix, torch.stack([one.matrix, new.matrix]), rtol=0, atol=1e-5)
+
+
+def test_state_of_others_is_handed_through():
+    other = torch.ones(3)
+    _, state = METHOD.advance(torch.eye(4), Power(0.0), {**cold((4, 4)), "other": other})
+    assert state["other"] is other
+
+
+def test_the_basis_is_never_narrower_than_it_was_stored():
+    matrix = zoo_matrix("one over i", (8, 5)).to(torch.bfloat16)
+    mapped, state = METHOD.advance(matrix, Power(0.0), cold((8, 5)))
+    assert state["right_basis"].dtype == mapped.matrix.dtype == torch.float32
+
+
+def twins_of_columns(rows=30, columns=8):
+    """Columns of which every one comes twice: their Gram matrix is singular."""
+    half = torch.randn(rows, columns // 2, generator=torch.Generator().manual_seed(0))
+    return torch.cat([half, half], dim=-1)
+
+
+@pytest.fixture
+def householder_calls(monkeypatch):
+    calls, qr = [], torch.linalg.qr
+    monkeypatch.setattr(torch.linalg, "qr", lambda *a, **k: calls.append(a[0].shape) or qr(*a, **k))
+    return calls
+
+
+def test_where_cholesky_fails_householder_takes_over(monkeypatch, householder_calls):
+    monkeypatch.setattr(streaming, "SHIFT", -1.0)  # below zero, so that a singular Gram matrix fails for certain
+    columns = torch.stack([twins_of_columns(), torch.randn(30, 8)])
+    assert streaming.shifted_cholesky(columns / streaming.column_lengths(columns))[1].flatten().tolist() == [
+        True,
+        False,
+    ]
+    factor = streaming.triangular_factor(columns)
+    assert len(householder_calls) == 1
+    torch.testing.assert_close(factor.mT @ factor, columns.mT @ columns, rtol=1e-4, atol=1e-4)
+
+
+def test_where_two_passes_are_not_orthonormal_householder_takes_over(householder_calls):
+    square = torch.stack([twins_of_columns(8), torch.randn(8, 8)])
+    q = streaming.orthonormal(square, otherwise=torch.eye(8).expand(2, 8, 8))
+    assert len(householder_calls) == 1
+    assert orthogonality_error(q) < 1e-5
+    # It is a QR factorization: what Q^T makes of the matrix is upper triangular.
+    torch.testing.assert_close((q.mT @ square).tril(-1), torch.zeros(2, 8, 8), rtol=0, atol=1e-5)
+
+
+def test_well_conditioned_steps_never_need_householder(householder_calls):
+    directions = momenta((20, 12), 10)
+    householder_calls.clear()  # the momenta were made with some
+    run(directions, 0.125)
+    assert not householder_calls
+
+
+@pytest.mark.parametrize("shift", [streaming.SHIFT, -1e5])
+def test_on_an_accelerator_a_failure_leaves_an_orthonormal_basis(monkeypatch, householder_calls, shift):
+    monkeypatch.setattr(streaming, "host_may_look", lambda tensor: False)
+    monkeypatch.setattr(streaming, "SHIFT", shift)
+    square = torch.stack([twins_of_columns(8), torch.randn(8, 8)])
+    otherwise = torch.linalg.qr(torch.randn(2, 8, 8)).Q
+    q = streaming.orthonormal(square, otherwise)
+    assert torch.equal(q[0], otherwise[0])
+    _, state = run([twins_of_columns()] * 3, 0.125)
+    assert orthogonality_error(state["right_basis"]) < 1e-4
+
+
+def test_columns_of_very_different_length_in_one_direction_are_told_apart(householder_calls):
+    # A feature that is almost dead: its column is short, like others in direction, and comes first.
+    matrix = torch.randn(30, 8, generator=torch.Generator().manual_seed(0))
+    matrix[:, 0] = 1e-4 * (matrix[:, 1] + 0.1 * matrix[:, 2])
+    matrix[:, 0] += 1e-5 * torch.randn(30, generator=torch.Generator().manual_seed(1))
+    results, _ = run([matrix] * 20, 0.0)
+    # The last direction is at 1e-5 of the largest and known to eps / 1e-5 = 1e-2.
+    assert relative_error(results[-1], exact(matrix, 0.0)) < 1e-2
+    assert not householder_calls
+
+
+def test_nothing_waits_for_the_host():
+    # Meta tensors have no values to read: whatever asked for one would raise.
+    matrix = torch.empty(3, 10, 6, device="meta")
+    state = {"right_basis": torch.empty(3, 6, 6, device="meta")}
+    mapped, new = METHOD.advance(matrix, Power(0.125), state)
+    assert mapped.matrix.shape == matrix.shape
+    assert new["right_basis"].shape == (3, 6, 6)
