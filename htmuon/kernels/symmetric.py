@@ -1,5 +1,7 @@
 """Symmetric products: `alpha A B^T + beta C` where the result is known to be symmetric."""
 
+from importlib.util import find_spec
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,13 @@ from htmuon.kernels.reference import symmetric_product_reference
 # are: the products are so much cheaper there that the mirroring costs more than the half that it saves.
 BLOCKS_FROM = 384
 BLOCKS_DTYPES = (torch.float32, torch.float64)
+
+# The half that the Triton kernel saves has to pay for a launch and for products that cuBLAS does better one by one.
+# 256 is where Gram Newton-Schulz (https://github.com/Dao-AILab/gram-newton-schulz) turns to its symmetric kernels; not
+# measured here. In float32 without TF32 nothing is known of the kernel against cuBLAS, so cuBLAS keeps it.
+TRITON_ABOVE = 256
+TRITON_DTYPES = (torch.float16, torch.bfloat16)
+TRITON_INSTALLED = find_spec("triton") is not None
 
 
 def symmetric_product(
@@ -40,9 +49,22 @@ def symmetric_product(
     assert a.shape == b.shape, (a.shape, b.shape)
     assert a.dtype == b.dtype, (a.dtype, b.dtype)
     assert c is None or (c.shape == (*a.shape[:-1], a.shape[-2]) and c.dtype == a.dtype), (c.shape, a.shape)
+    if _triton_pays(a, b, c):
+        # Imported where it is needed: triton exists on some platforms only, and takes its time.
+        from htmuon.kernels.triton_op import SUPPORTED, symmetric_product_triton
+
+        if SUPPORTED:
+            product: Tensor = symmetric_product_triton(a, b, c, float(alpha), float(beta))
+            return product
     if a.device.type == "cpu" and a.dtype in BLOCKS_DTYPES and a.shape[-2] >= BLOCKS_FROM:
         return symmetric_product_blocks(a, b, c, alpha=alpha, beta=beta)
     return symmetric_product_reference(a, b, c, alpha=alpha, beta=beta)
+
+
+def _triton_pays(a: Tensor, b: Tensor, c: Tensor | None) -> bool:
+    """Whether the Triton kernel can run and is taken to win; it has no gradient."""
+    suits = TRITON_INSTALLED and a.is_cuda and a.dtype in TRITON_DTYPES and a.shape[-2] > TRITON_ABOVE
+    return suits and not (torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (a, b, c)))
 
 
 def gram(matrix: Tensor) -> Tensor:

@@ -1,0 +1,95 @@
+"""The Triton kernel without a GPU: its numbers in the interpreter, its code by compiling for devices."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from htmuon.kernels.tiles import LARGE, PROCESSORS, SINGLE, SMALL, lower_tiles, pick_tiles
+
+triton = pytest.importorskip("triton", reason="triton is not installed; it exists for Linux only")
+HERE = Path(__file__).parent
+
+# Shared memory that a program may take (CUDA C++ Programming Guide, table of technical specifications).
+SHARED_MEMORY = {80: 163 * 1024, 86: 99 * 1024, 90: 227 * 1024}
+
+
+def test_the_kernel_in_the_interpreter():
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "interpreted.py"]
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    run = subprocess.run(command, cwd=HERE, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "skipped" not in run.stdout
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "ragged"])
+@pytest.mark.parametrize(("pointer", "tiles"), [("*bf16", LARGE), ("*fp16", SMALL), ("*fp32", SINGLE)])
+@pytest.mark.parametrize("capability", SHARED_MEMORY)
+def test_the_kernel_compiles_for_gpus(capability, pointer, tiles, whole, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    compiled = compile_kernel(capability, pointer, tiles, whole)
+    code = compiled.asm["ptx"]
+    assert compiled.metadata.shared <= SHARED_MEMORY[capability]
+    assert ".local" not in code, "registers are spilled"
+    # Loads run ahead of the products, also where tiles end beyond the matrix.
+    assert "cp.async" in code
+    assert "tf32" not in code
+    if pointer != "*fp32":
+        assert ("wgmma.mma_async" if capability == 90 else "mma.sync") in code
+
+
+def compile_kernel(capability, pointer, tiles, whole):
+    """The kernel for contiguous matrices with sizes divisible by 16, as the launcher specializes it."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from htmuon.kernels.triton_kernel import symmetric_product_kernel as kernel
+
+    constants = {"HAS_C": True, "WHOLE": whole, "BLOCK": tiles.block, "INNER": tiles.inner, "GROUP": tiles.group}
+    constants |= {"a_column": 1, "b_column": 1, "c_column": 1}
+    signature, divisible = {}, {}
+    for position, name in enumerate(kernel.arg_names):
+        if name in constants:
+            signature[name] = "constexpr"
+        elif name in ("alpha", "beta"):
+            signature[name] = "fp32"
+        else:
+            signature[name] = pointer if name.endswith("_ptr") else "i32"
+            divisible[(position,)] = [["tt.divisibility", 16]]
+    return triton.compile(
+        ASTSource(kernel, signature, constants, divisible),
+        target=GPUTarget("cuda", capability, 32),
+        options={"num_warps": tiles.warps, "num_stages": tiles.stages},
+    )
+
+
+@pytest.mark.parametrize("batch", [1, 3, 12])
+@pytest.mark.parametrize("n", [257, 512, 1376, 2048, 8192])
+def test_tiles_are_large_where_they_fill_the_device(n, batch):
+    assert pick_tiles(n, batch, torch.float32) == SINGLE
+    tiles = pick_tiles(n, batch, torch.bfloat16)
+    assert tiles == (LARGE if batch * lower_tiles(n, 128) >= PROCESSORS else SMALL)
+
+
+def test_torch_compile_takes_the_operator_whole(monkeypatch):
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from htmuon.kernels import symmetric_product, triton_op
+
+    monkeypatch.setattr(triton_op, "SUPPORTED", True)
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    # Fake tensors say that they lie on a GPU; nothing is computed.
+    with FakeTensorMode():
+        a = torch.empty(3, 512, 300, device="cuda", dtype=torch.bfloat16)
+        compiled = torch.compile(lambda a: symmetric_product(a, a, alpha=0.5) + 1, fullgraph=True, backend=backend)
+        result = compiled(a)
+    assert (result.shape, result.dtype, result.device.type) == ((3, 512, 512), torch.bfloat16, "cuda")
+    assert "torch.ops.htmuon.symmetric_product" in graphs[0].code
