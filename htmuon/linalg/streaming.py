@@ -135,11 +135,18 @@ def orthonormal(matrix: Tensor, otherwise: Tensor) -> Tensor:
     return q
 
 
+def longest_first(matrix: Tensor) -> Tensor:
+    """The columns of `[*batch, n, r]` in descending order of their length."""
+    order = column_lengths(matrix).argsort(dim=-1, descending=True)
+    return matrix.gather(-1, order.expand_as(matrix))
+
+
 def power_step(tall: Tensor, basis: Tensor) -> Tensor:
     """`QR(M^T QR(M V))`: directions i and j are told apart better by `(sigma_i / sigma_j)^2`.
 
-    The columns go in in descending order of `norm(M v)`. Power iteration would find this order by itself, but slowly,
-    and a short column that comes before a long one of about its direction makes both factorizations ill-conditioned.
+    Between the two factorizations the columns are sorted. Power iteration would find this order by itself, but slowly,
+    and errs by a third more in training without it. Sorting the columns of `M V` instead is worse than nothing: a new
+    large direction lengthens many of them. It is out of all columns of Q but the first ones.
 
     Args:
         tall: M, `[*batch, n, r]`, n >= r, entries of order one.
@@ -148,11 +155,8 @@ def power_step(tall: Tensor, basis: Tensor) -> Tensor:
     Returns:
         `[*batch, r, r]`, orthonormal.
     """
-    columns = tall @ basis
-    order = column_lengths(columns).argsort(dim=-1, descending=True)
-    columns = columns.gather(-1, order.expand_as(columns))
-    basis = basis.gather(-1, order.expand_as(basis))
-    return orthonormal(basis @ triangular_factor(columns).mT, otherwise=basis)
+    turned = basis @ triangular_factor(tall @ basis).mT  # M^T Q
+    return orthonormal(longest_first(turned), otherwise=basis)
 
 
 def mapped_in(basis: Tensor, tall: Tensor, function: ScalarFunction) -> Mapped:
@@ -201,8 +205,9 @@ class Streaming(Method):
     def __call__(self, matrix: Tensor, function: ScalarFunction) -> Mapped:
         """Apply `function` to the relative singular values, from an exact basis."""
         tall, _ = unit_scale(long_side_first(matrix)[0], widest(matrix.device))
-        _, v = torch.linalg.eigh(gram(tall.mT))
-        mapped, _ = self.advance(matrix, function, {"right_basis": v.to(working(matrix.dtype))})
+        ascending = torch.linalg.eigh(gram(tall.mT)).eigenvectors
+        basis = ascending.flip(-1).to(working(matrix.dtype))
+        mapped, _ = self.advance(matrix, function, {"right_basis": basis})
         return mapped
 
     def state_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
