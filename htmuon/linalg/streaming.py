@@ -34,7 +34,7 @@ POWER_STEPS = 2
 SHIFT = 4.0
 # Relative singular values below this many eps are rounding: for M of low rank, M V has columns of up to 1.5 eps.
 CUTOFF = 4.0
-# The largest entry of V^T V - I with which a basis is believed; the shift alone makes one of about 1e-5.
+# The largest entry of V^T V - I with which a basis is believed; rounding makes one of about 1e-6.
 ORTHONORMAL = 1e-3
 
 
@@ -66,15 +66,15 @@ def started(basis: Tensor) -> Tensor:
     return torch.where(nothing_stored, identity_like(basis), basis)
 
 
-def shifted_cholesky(unit: Tensor) -> tuple[Tensor, Tensor]:
-    """`R^T R = C + shift I` for the Gram matrix C of columns of length one (or less, which counts as one).
+def shifted_cholesky(unit: Tensor, shift: float) -> tuple[Tensor, Tensor]:
+    """`R^T R = C + shift eps sqrt(r) I` for the Gram matrix C of columns of length one (or less, which counts as one).
 
     Returns:
         R, upper triangular, `[*batch, r, r]`, and where it failed, `[*batch, 1, 1]`; a failed R is garbage.
     """
     correlation = gram(unit.mT)
-    shift = SHIFT * torch.finfo(unit.dtype).eps * unit.shape[-1] ** 0.5
-    correlation.diagonal(dim1=-2, dim2=-1).fill_(1 + shift)
+    absolute = shift * torch.finfo(unit.dtype).eps * unit.shape[-1] ** 0.5
+    correlation.diagonal(dim1=-2, dim2=-1).fill_(1 + absolute)
     lower, info = torch.linalg.cholesky_ex(correlation)
     return lower.mT, (info != 0)[..., None, None]
 
@@ -99,7 +99,7 @@ def triangular_factor(columns: Tensor) -> Tensor:
     noise = CUTOFF * torch.finfo(columns.dtype).eps * lengths.amax(-1, keepdim=True)
     lengths = positive(torch.maximum(lengths, noise))
     unit = columns / lengths
-    factor, failed = shifted_cholesky(unit)
+    factor, failed = shifted_cholesky(unit, SHIFT)
     factor = torch.where(failed, identity_like(factor), factor)
     if host_may_look(failed) and failed.any():
         factor = torch.where(failed, torch.linalg.qr(unit, mode="r").R, factor)
@@ -107,13 +107,13 @@ def triangular_factor(columns: Tensor) -> Tensor:
 
 
 def orthonormal(matrix: Tensor, otherwise: Tensor) -> Tensor:
-    """Q of `matrix = Q R`, by two passes of shifted Cholesky QR, and looked at before it is believed.
+    """Q of `matrix = Q R`, by Cholesky QR with a shift and again without, and looked at before it is believed.
 
-    The second pass takes back what the shift of the first left and, by its own Gram matrix, every rounding error of
-    earlier steps: errors of orthogonality do not add up.
+    The second pass takes back what the shift left and, as its Gram matrix is that of the actual columns, every rounding
+    error of earlier steps: errors of orthogonality do not add up (Fukaya et al., arXiv 1809.11085).
 
     Where the result is not orthonormal: Householder on the CPU, on an accelerator `otherwise`. So whatever is returned
-    is orthonormal, without a look from the host; and a matrix on which both passes fail differs in the next step.
+    is orthonormal, without a look from the host; and a matrix that fails differs in the next step.
 
     Args:
         matrix: `[*batch, r, r]`, finite.
@@ -123,9 +123,9 @@ def orthonormal(matrix: Tensor, otherwise: Tensor) -> Tensor:
         `[*batch, r, r]`, with entries of `Q^T Q - I` below 1e-3.
     """
     q = matrix
-    for _ in range(2):
+    for shift in (SHIFT, 0.0):
         unit = q / positive(column_lengths(q))
-        factor, _ = shifted_cholesky(unit)
+        factor, _ = shifted_cholesky(unit, shift)
         q = torch.linalg.solve_triangular(factor, unit, upper=True, left=False)
     error = (gram(q.mT) - identity_like(q)).abs().amax(dim=(-2, -1), keepdim=True)
     failed = ~(error <= ORTHONORMAL)  # NaN is a failure too
@@ -197,7 +197,16 @@ class Streaming(Method):
     directions that are found last weigh most.
 
     `__call__` has no step before to start from and takes an exact basis, by an eigendecomposition in float64: right,
-    but dearer than `eigh`, and there for checks. Not for single matrices, nor for a momentum that is new at every step.
+    but dearer than `eigh`, and there for checks.
+
+    Not for single matrices, nor for a momentum that is new at every step, and no faster than `eigh` on a CPU.
+
+    Example:
+        >>> state = {"right_basis": torch.zeros(2, 2)}
+        >>> matrix, root = torch.diag(torch.tensor([4.0, 1.0])), torch.sqrt
+        >>> mapped, state = METHODS["streaming"].advance(matrix, root, state)
+        >>> mapped.matrix.diagonal()
+        tensor([1.0000, 0.5000])
     """
 
     name = "streaming"

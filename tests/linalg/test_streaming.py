@@ -100,7 +100,7 @@ def test_turning_momentum_is_followed(shape, power):
     # What a method would err that computed every other step exactly and repeated itself in between.
     stale = [relative_error(old, new) for old, new in pairwise(answers)]
     assert max(errors[10:]) < 0.25 * min(stale[9:])
-    assert orthogonality_error(state["right_basis"]) < 1e-4
+    assert orthogonality_error(state["right_basis"]) < 1e-5
 
 
 def test_the_error_does_not_depend_on_the_scale():
@@ -122,7 +122,7 @@ def test_lost_directions_do_not_spoil_the_basis(spectrum, shape):
     assert all(result.isfinite().all() for result in results)
     assert (results[0] == 0).all()
     assert (results[3] == 0).all()
-    assert orthogonality_error(state["right_basis"]) < 1e-4
+    assert orthogonality_error(state["right_basis"]) < 1e-5
     for _ in range(40):
         mapped, state = METHOD.advance(rich, Power(0.0), state)
     assert relative_error(mapped.matrix, exact(rich, 0.0)) < 1e-4
@@ -166,10 +166,8 @@ def householder_calls(monkeypatch):
 def test_where_cholesky_fails_householder_takes_over(monkeypatch, householder_calls):
     monkeypatch.setattr(streaming, "SHIFT", -1.0)  # below zero, so that a singular Gram matrix fails for certain
     columns = torch.stack([twins_of_columns(), torch.randn(30, 8)])
-    assert streaming.shifted_cholesky(columns / streaming.column_lengths(columns))[1].flatten().tolist() == [
-        True,
-        False,
-    ]
+    unit = columns / streaming.column_lengths(columns)
+    assert streaming.shifted_cholesky(unit, streaming.SHIFT)[1].flatten().tolist() == [True, False]
     factor = streaming.triangular_factor(columns)
     assert len(householder_calls) == 1
     torch.testing.assert_close(factor.mT @ factor, columns.mT @ columns, rtol=1e-4, atol=1e-4)
@@ -200,7 +198,7 @@ def test_on_an_accelerator_a_failure_leaves_an_orthonormal_basis(monkeypatch, ho
     q = streaming.orthonormal(square, otherwise)
     assert torch.equal(q[0], otherwise[0])
     _, state = run([twins_of_columns()] * 3, 0.125)
-    assert orthogonality_error(state["right_basis"]) < 1e-4
+    assert orthogonality_error(state["right_basis"]) < 1e-5
 
 
 def test_columns_of_very_different_length_in_one_direction_are_told_apart(householder_calls):
