@@ -1,4 +1,6 @@
+import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -48,7 +50,7 @@ def error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_help_teaches_by_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    for part in ("compare", "train", "list", "htmuon compare llama-tiny --out runs/demo"):
+    for part in ("compare", "train", "bench", "list", "htmuon compare llama-tiny --out runs/demo"):
         assert part in text
     assert main([]) == 2
 
@@ -61,6 +63,7 @@ def test_help_teaches_by_examples(capsys: pytest.CaptureFixture[str]) -> None:
             ["--optimizers", "--learning-rates {stored,tune}", "--steps INT", "Examples:", f"(default: {STEPS})"],
         ),
         (["train", "llama-tiny", "--help"], ["--optimizer.name", "--resume", "--seed INT", "Examples:"]),
+        (["bench", "--help"], ["--methods", "--peers, --no-peers", "llama-1b", "Examples:", "(default: 0.125)"]),
     ],
 )
 def test_help_of_a_command(capsys: pytest.CaptureFixture[str], arguments: list[str], parts: list[str]) -> None:
@@ -99,7 +102,7 @@ def test_list_names_and_describes_everything(capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["compair"], "the command must be one of compare, train, list; got 'compair'. Did you mean 'compare'?"),
+        (["compair"], "the command must be one of compare, train, bench, list; got 'compair'. Did you mean 'compare'?"),
         (["compare"], "the name of a recipe must come first; choose one of llama-tiny"),
         (["compare", "lama-tiny"], "recipe must be one of llama-tiny"),
         (["compare", "llama-tiny", "--stepz", "3"], "Unrecognized options: --stepz, 3 Perhaps you meant --steps?"),
@@ -109,6 +112,18 @@ def test_list_names_and_describes_everything(capsys: pytest.CaptureFixture[str])
         (["compare", "llama-tiny", "--optimizers", "moun"], "Did you mean 'muon'?"),
         (["compare", "llama-tiny", "--tuned-file", "/nowhere/x.json", "--out", "/nowhere/out"], "/nowhere/x.json"),
         (["train", "llama-tiny"], "--out"),
+        (["bench"], "a bench needs either a recipe or shapes; got neither"),
+        (["bench", "llama-tiny", "--shapes", "4x4"], "either a recipe or shapes; got llama-tiny and 4x4"),
+        (["bench", "lama-60m"], "Did you mean 'llama-60m'?"),
+        (["bench", "llama-60m", "--layers", "9"], "between 1 and the 8 layers of llama-60m; got 9"),
+        (["bench", "--shapes", "4by4"], "ROWSxCOLUMNS*COUNT"),
+        (["bench", "--shapes", "4x4", "--methods", "eig"], "Did you mean 'eigh'?"),
+        (["bench", "--shapes", "4x4", "--power", "2"], "power must lie in [-0.5, 1.0]; got 2"),
+        (["bench", "--shapes", "4x4", "--candidates", "moun"], "Did you mean 'muon'?"),
+        (["bench", "--shapes", "4x4", "--momentum", "/nowhere/x.safetensors"], "/nowhere/x.safetensors"),
+        (["bench", "--shapes", "4x4", "--rounds", "0"], "rounds must be at least 1; got 0"),
+        (["bench", "--shapes", "4x4", "--threads", "0"], "threads must be at least 1; got 0"),
+        (["bench", "--shapes", "4x4", "--device", "tpu"], "device must be auto, cpu, cuda or cuda:<index>; got 'tpu'"),
         (["train", "llama-tiny", "--out", "/nowhere/out", "--data", "/nowhere/text"], "/nowhere/text"),
     ],
 )
@@ -170,6 +185,20 @@ def test_an_interrupted_run_needs_resume(capsys: pytest.CaptureFixture[str], tex
     assert "add --resume to go on" in error(capsys, *words)
     assert main([*words, "--resume"]) == 0
     assert "goes on at step 2 of 4" in capsys.readouterr().out
+
+
+def test_bench_prints_a_table_and_stores_the_numbers(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "new" / "bench.json"
+    words = ["bench", "--shapes", "12x8*2", "--methods", "auto", "--rounds", "2", "--device", "cpu", "--threads", "1"]
+    assert main([*words, "--json", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("One optimizer step over 2 hidden matrices (12x8*2), float32\n")
+    assert re.search(r"\ntorch.optim.Muon .* 1.00x ", out)
+    assert re.search(r"\nhtmuon:method=auto \(\w+\) ", out)
+    assert out.endswith(f"written to {file}\n")
+    stored = json.loads(file.read_text())
+    assert stored["conditions"]["command"] == shlex.join(["htmuon", *words, "--json", str(file)])
+    assert [len(measured["seconds"]) for measured in stored["measured"]] == [2] * len(stored["measured"])
 
 
 def test_help_and_list_do_not_load_what_only_training_needs() -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from htmuon.linalg import METHODS, check_method, select_method
+from htmuon.linalg import METHODS, select_method
 from htmuon.optim.base import SpectralOptimizer
 from htmuon.optim.scale import update_scale
 from htmuon.optim.settings import Group
@@ -17,7 +17,7 @@ from htmuon.recipes.bench.config import BenchConfig
 from htmuon.recipes.bench.peers import BASELINE, PEERS, Peer, Rates
 from htmuon.recipes.bench.shapes import Shape
 from htmuon.recipes.optimizers import build_optimizer
-from htmuon.spectral import MAPS, Power, SpectralMap, apply_map
+from htmuon.spectral import MAPS, Power, SpectralMap, spectral_map
 
 # Muon as torch has it, among the methods of this library: what the step loop itself costs.
 PUBLISHED_MUON = "muon:method=newton_schulz"
@@ -75,7 +75,7 @@ class SpecCandidate:
         group = optimizer.param_groups[0]
         if self.keeps_state():
             function = MAPS[group["spectral_map"]](group["power"])
-            return [apply_map(matrix, function, group["method"], "none") for matrix in matrices]
+            return [spectral_map(matrix, function, method=group["method"]) for matrix in matrices]
         group.update(momentum=0.0, normalization="none", adjust_lr_fn="original")
         return first_updates(optimizer, parameters, matrices)
 
@@ -176,18 +176,14 @@ def method_specs(power: float, methods: Sequence[str] | None) -> list[str]:
         (['htmuon:method=eigh'], ['htmuon:power=0.3,method=auto'])
     """
     setting = "" if power == _DEFAULT_POWER else f"power={power:g},"
-    if methods is not None:
-        for name in methods:
-            check_method(name, power)
-        return [f"htmuon:{setting}method={name}" for name in methods]
-    specs = [f"htmuon:{setting}method={name}" for name in ("auto", *filter(lambda n: can(n, power), METHODS))]
-    return [PUBLISHED_MUON, *specs]
+    specs = [f"htmuon:{setting}method={name}" for name in methods or ("auto", *METHODS)]
+    return specs if methods is not None else [PUBLISHED_MUON, *filter(can, specs)]
 
 
-def can(method: str, power: float) -> bool:
-    """Whether a method has a recipe for a power."""
+def can(spec: str) -> bool:
+    """Whether the method of a spec has a recipe for its power."""
     try:
-        METHODS[method].require(power)
+        SpecCandidate(spec).function()
     except ValueError:
         return False
     return True

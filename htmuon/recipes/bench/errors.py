@@ -88,7 +88,7 @@ def recorded_probes(path: Path, dtype: torch.dtype, device: torch.device) -> lis
             f"({reason})."
         ) from error
     by_shape = defaultdict(list)
-    for tensor in tensors.values():
+    for _, tensor in sorted(tensors.items()):
         if tensor.ndim == 2 and bool(tensor.isfinite().all()) and bool(tensor.any()):
             by_shape[tuple(tensor.shape)].append(tensor.to(device).to(dtype).float())
     if not by_shape:

@@ -1,7 +1,7 @@
 """The bench: every candidate steps on copies of the same weights and gradients, and is compared with an SVD."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TypeVar
@@ -22,6 +22,9 @@ from htmuon.recipes.device import current, pick_device
 
 T = TypeVar("T")
 
+# A candidate that has taken so long is known well enough.
+MOST_SECONDS = 30.0
+
 
 def bench(
     config: BenchConfig, *, command: str | None = None, report: Callable[[str], None] = lambda _: None
@@ -41,6 +44,7 @@ def bench(
         >>> [measured.name for measured in result.measured], result.columns
         (['torch.optim.Muon', 'htmuon:method=eigh'], ['1e+02', '1e+03', '1e+04', '1e+06'])
     """
+    load = os.getloadavg()[0]
     device = pick_device(config.device)
     model = own_matrices(config.shapes) if config.shapes else model_matrices(config.model, config.layers)
     candidates, missing = chosen_candidates(config)
@@ -75,7 +79,7 @@ def bench(
         columns=["median", "largest"] if config.momentum else list(probes[0].matrices),
         failed=failed,
         missing=missing,
-        notes=_notes(config, model, probes, ran),
+        notes=[*_busy(load, device), *_notes(config, model, probes, ran, seconds)],
     )
 
 
@@ -112,6 +116,8 @@ class _Steps:
             self.config.rounds,
             device=self.device,
             prepare=lambda name: self._give_gradients(optimizers[name]),
+            warm_up=False,
+            most_seconds=MOST_SECONDS,
         )
 
     def _first_step(self, candidate: Candidate) -> Optimizer:
@@ -183,8 +189,17 @@ def _versions() -> dict[str, str]:
     return {"htmuon": htmuon.__version__, **{name: version for name, version in peers.items() if version is not None}}
 
 
-def _notes(config: BenchConfig, model: Model, probes: Sequence[Probe], ran: Sequence[Candidate]) -> list[str]:
+def _notes(
+    config: BenchConfig,
+    model: Model,
+    probes: Sequence[Probe],
+    ran: Sequence[Candidate],
+    seconds: Mapping[str, Sequence[float]],
+) -> list[str]:
     notes = []
+    fewer = [f"{name} ({len(values)})" for name, values in seconds.items() if len(values) < config.rounds]
+    if fewer:
+        notes.append(f"Fewer rounds, after {MOST_SECONDS:.0f} s of steps: {', '.join(fewer)}.")
     if model.layers != model.all_layers:
         notes.append(f"Times and ratios are of {model.layers} of the {model.all_layers} layers of {model.name}.")
     if config.momentum is not None:
@@ -203,6 +218,14 @@ def _notes(config: BenchConfig, model: Model, probes: Sequence[Probe], ran: Sequ
     if stateful:
         notes.append(f"Errors of {', '.join(stateful)} are without what it carries from step to step.")
     return notes
+
+
+def _busy(load: float, device: torch.device) -> list[str]:
+    """A warning where other processes wanted much of the CPU when the bench began."""
+    cores = os.cpu_count() or 1
+    if device.type == "cuda" or load < 0.5 * cores:
+        return []
+    return [f"The machine was busy when this began (load {load:.1f} on {cores} cores): measure again when it is not."]
 
 
 def _check_memory(model: Model, dtype: torch.dtype, candidates: int, device: torch.device) -> None:

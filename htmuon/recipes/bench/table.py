@@ -76,7 +76,7 @@ def title(result: BenchResult) -> str:
 def below(result: BenchResult) -> list[str]:
     """The lines below the table."""
     lines = [
-        "ms/step: median over rounds. Ratio: median over rounds of the time by that of "
+        "ms/step: median over rounds. Ratio: median over rounds of the time divided by that of "
         f"{result.baseline} in the same round.",
         "Errors: relative Frobenius norm against a float64 SVD, of the worst shape; htmuon's against its own power, "
         "other libraries' against the polar factor.",

@@ -1,6 +1,7 @@
 """Timing of several candidates side by side, and what the numbers depend on."""
 
 import json
+import math
 import platform
 import statistics
 import sys
@@ -21,6 +22,8 @@ def side_by_side(
     *,
     device: torch.device | None = None,
     prepare: Callable[[str], object] | None = None,
+    warm_up: bool = True,
+    most_seconds: float = math.inf,
 ) -> dict[str, list[float]]:
     """Seconds of every candidate in every round, after one round that is not counted.
 
@@ -32,11 +35,15 @@ def side_by_side(
         rounds: how many are counted.
         device: whose clock counts; CUDA if there is one.
         prepare: called with a candidate's name before each of its runs, outside of the time.
+        warm_up: whether there is a round that is not counted.
+        most_seconds: a candidate that has taken longer sits the remaining rounds out; all take part in the first.
     """
     device = pick_device("auto") if device is None else device
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for counted in [False] + [True] * rounds:
+    for counted in [False] * warm_up + [True] * rounds:
         for name, run in candidates.items():
+            if sum(seconds[name]) > most_seconds:
+                continue
             if prepare is not None:
                 prepare(name)
             taken = seconds_of(run, device)
@@ -62,14 +69,14 @@ def seconds_of(run: Callable[[], object], device: torch.device) -> float:
 
 
 def ratios(seconds: Mapping[str, Sequence[float]], baseline: str) -> dict[str, float]:
-    """Median over rounds of the time of each candidate divided by the baseline's time in the same round.
+    """Median over its rounds of the time of each candidate divided by the baseline's time in the same round.
 
     Example:
-        >>> ratios({"old": [1.0, 2.0, 4.0], "new": [0.5, 1.0, 1.0]}, "old")
+        >>> ratios({"old": [1.0, 2.0, 4.0], "new": [0.5, 1.0]}, "old")
         {'old': 1.0, 'new': 0.5}
     """
     return {
-        name: statistics.median(a / b for a, b in zip(values, seconds[baseline], strict=True))
+        name: statistics.median(a / b for a, b in zip(values, seconds[baseline], strict=False))
         for name, values in seconds.items()
     }
 
