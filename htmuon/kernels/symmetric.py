@@ -8,10 +8,11 @@ from torch import Tensor
 from htmuon.kernels.blocks import symmetric_product_blocks
 from htmuon.kernels.reference import symmetric_product_reference
 
-# From here on blocks are faster than one product (benchmarks/symmetric_product.py). In bfloat16 and float16 they never
-# are: the products are so much cheaper there that the mirroring costs more than the half that it saves.
+# From here on blocks are faster than one product, with one thread and with two (benchmarks/symmetric_product.py; more
+# threads have not been measured). Not in bfloat16, where products are several times cheaper on a CPU that has
+# instructions for them, and where mirroring costs more than the half that it saves.
 BLOCKS_FROM = 384
-BLOCKS_DTYPES = (torch.float32, torch.float64)
+BLOCKS_DTYPES = (torch.float16, torch.float32, torch.float64)
 
 # The half that the Triton kernel saves has to pay for a launch and for products that cuBLAS does better one by one.
 # 256 is where Gram Newton-Schulz (https://github.com/Dao-AILab/gram-newton-schulz) turns to its symmetric kernels; not

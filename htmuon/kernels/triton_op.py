@@ -43,24 +43,26 @@ def symmetric_product_triton(a: Tensor, b: Tensor, c: Tensor | None, alpha: floa
     if out.numel() == 0:
         return out
     tiles = pick_tiles(n, batch, a.dtype)
-    wrap_triton(symmetric_product_kernel)[(batch * lower_tiles(n, tiles.block),)](
-        stack_a,
-        stack_b,
-        stack_c,
-        out,
-        n,
-        k,
-        alpha,
-        beta,
-        *stack_a.stride(),
-        *stack_b.stride(),
-        *stack_c.stride(),
-        HAS_C=c is not None,
-        WHOLE=n % tiles.block == 0 and k % tiles.inner == 0,
-        BLOCK=tiles.block,
-        INNER=tiles.inner,
-        GROUP=tiles.group,
-        num_warps=tiles.warps,
-        num_stages=tiles.stages,
-    )
+    # Triton launches on the current device, which need not be that of the tensors.
+    with torch.cuda.device_of(out):  # type: ignore[no-untyped-call]
+        wrap_triton(symmetric_product_kernel)[(batch * lower_tiles(n, tiles.block),)](
+            stack_a,
+            stack_b,
+            stack_c,
+            out,
+            n,
+            k,
+            alpha,
+            beta,
+            *stack_a.stride(),
+            *stack_b.stride(),
+            *stack_c.stride(),
+            HAS_C=c is not None,
+            WHOLE=n % tiles.block == 0 and k % tiles.inner == 0,
+            BLOCK=tiles.block,
+            INNER=tiles.inner,
+            GROUP=tiles.group,
+            num_warps=tiles.warps,
+            num_stages=tiles.stages,
+        )
     return out
