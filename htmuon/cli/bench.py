@@ -2,6 +2,7 @@
 
 import dataclasses
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ class BenchArguments:
         power: the exponent p of the methods, 0.125 for HTMuon and 0 for Muon.
         methods: names of methods (htmuon list) or auto; all that can compute the power if not given.
         candidates: optimizers by spec, name:key=value,key=value, in place of the methods.
-        rounds: rounds that count, after one that does not.
+        rounds: rounds that count, after a first step that does not.
         device: auto, cpu, cuda or cuda:<index>.
         dtype: of parameters and gradients.
         threads: threads of the CPU; torch's choice if not given.
@@ -89,7 +90,8 @@ def run(arguments: Sequence[str]) -> None:
         torch.set_num_threads(given.threads)
     if given.json is not None:
         given.json.parent.mkdir(parents=True, exist_ok=True)
-    console = Console(highlight=False)
+    # Other libraries' prints are caught by another sys.stdout meanwhile; the progress goes to this one.
+    console = Console(file=sys.stdout, highlight=False)
     with console.status("") as status:
         command = shlex.join(["htmuon", "bench", *arguments])
         result = bench(config, command=command, report=lambda text: status.update(f"{text} ..."))

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TypeVar
 
@@ -111,20 +110,22 @@ class _Steps:
             if optimizer is not None:
                 optimizers[candidate.name] = optimizer
         report(f"timing {self.config.rounds} rounds of {len(optimizers)} candidates")
-        return side_by_side(
-            {name: partial(_step, optimizer) for name, optimizer in optimizers.items()},
-            self.config.rounds,
-            device=self.device,
-            prepare=lambda name: self._give_gradients(optimizers[name]),
-            warm_up=False,
-            most_seconds=MOST_SECONDS,
-        )
+        with guest():
+            return side_by_side(
+                {name: optimizer.step for name, optimizer in optimizers.items()},
+                self.config.rounds,
+                device=self.device,
+                prepare=lambda name: self._give_gradients(optimizers[name]),
+                warm_up=False,
+                most_seconds=MOST_SECONDS,
+            )
 
     def _first_step(self, candidate: Candidate) -> Optimizer:
-        """The step that allocates and compiles."""
+        """The step that allocates, and of a peer a second one: it may compile again, or fail only then."""
         optimizer = candidate.optimizer([nn.Parameter(weight.clone()) for weight in self.weights])
-        self._give_gradients(optimizer)
-        optimizer.step()
+        for _ in range(2 if _is_foreign(candidate) else 1):
+            self._give_gradients(optimizer)
+            optimizer.step()
         return optimizer
 
     def _give_gradients(self, optimizer: Optimizer) -> None:
@@ -137,18 +138,13 @@ class _Steps:
                 parameter.grad.copy_(gradient)
 
 
-def _step(optimizer: Optimizer) -> None:
-    with _house(type(optimizer).__module__):
-        optimizer.step()
-
-
-def _house(module: str) -> AbstractContextManager[object]:
-    return nullcontext() if module.partition(".")[0] in ("htmuon", "torch") else guest()
+def _is_foreign(candidate: Candidate) -> bool:
+    return isinstance(candidate, PeerCandidate) and candidate.peer is not BASELINE
 
 
 def _attempt(candidate: Candidate, run: Callable[[], T], failed: dict[str, str]) -> T | None:
     """What `run` returns; of a peer that fails, None and one line on why."""
-    if not isinstance(candidate, PeerCandidate) or candidate.peer is BASELINE:
+    if not _is_foreign(candidate):
         return run()
     try:
         with guest():

@@ -1,5 +1,6 @@
 """A bench for the reader: the table, and the lines below it."""
 
+from rich import box
 from rich.table import Table
 
 from htmuon.recipes.bench.result import BenchResult, Measured
@@ -8,7 +9,7 @@ from htmuon.recipes.bench.result import BenchResult, Measured
 def heads(result: BenchResult) -> list[str]:
     """The headings of the columns."""
     conditions = [column if column.isalpha() else f"err {column.replace('e+0', 'e')}" for column in result.columns]
-    return ["candidate", "ms/step", f"vs {result.baseline}", *conditions]
+    return ["candidate", "ms/step", "ratio", *conditions]
 
 
 def rows(result: BenchResult) -> list[list[str]]:
@@ -42,11 +43,11 @@ def _error(measured: Measured, column: str) -> str:
 
 def rich_table(result: BenchResult) -> Table:
     """The table for a terminal."""
-    table = Table(title=title(result), title_justify="left")
+    table = Table(title=title(result), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     first, *others = heads(result)
-    table.add_column(first)
+    table.add_column(first, overflow="fold")
     for head in others:
-        table.add_column(head, justify="right")
+        table.add_column(head, justify="right", no_wrap=True)
     for row in rows(result):
         table.add_row(*row)
     return table
@@ -76,8 +77,8 @@ def title(result: BenchResult) -> str:
 def below(result: BenchResult) -> list[str]:
     """The lines below the table."""
     lines = [
-        "ms/step: median over rounds. Ratio: median over rounds of the time divided by that of "
-        f"{result.baseline} in the same round.",
+        f"ms/step: median over rounds. ratio: median over rounds of the time by that of {result.baseline} in the same "
+        "round.",
         "Errors: relative Frobenius norm against a float64 SVD, of the worst shape; htmuon's against its own power, "
         "other libraries' against the polar factor.",
         *result.notes,
