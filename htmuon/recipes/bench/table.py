@@ -1,6 +1,5 @@
 """A bench for the reader: the table, and the lines below it."""
 
-from rich import box
 from rich.table import Table
 
 from htmuon.recipes.bench.result import BenchResult, Measured
@@ -43,7 +42,7 @@ def _error(measured: Measured, column: str) -> str:
 
 def rich_table(result: BenchResult) -> Table:
     """The table for a terminal."""
-    table = Table(title=title(result), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title(result), title_justify="left", box=None, padding=(0, 1, 0, 0))
     first, *others = heads(result)
     table.add_column(first, overflow="fold")
     for head in others:
