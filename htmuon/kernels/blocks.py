@@ -4,8 +4,8 @@ import math
 
 from torch import Tensor
 
-# Smaller blocks mirror more of the result and cost more calls; larger ones compute more of it, and making them symmetric
-# costs more. 128 and 192 are within a few percent of each other at n = 512 to 2048, and 128 is ahead below.
+# Smaller blocks mirror more of the result and cost more calls; larger ones compute more of it, and cost more to make
+# symmetric. 128 and 192 are within a few percent of each other at n = 512 to 2048, and 128 is ahead below.
 LEAF = 128
 
 

@@ -13,9 +13,8 @@ LARGE_SHAPES = [(300, 500), (2, 1376, 512), (2048, 5504), (3, 385, 77)]
 
 
 @pytest.fixture(autouse=True)
-def on_the_gpu(monkeypatch):
-    """Cases are drawn on the device; float32 products of the twin without TF32, as the kernel's."""
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+def on_the_gpu():
+    """Cases are drawn on the device. Float32 products of the twin run without TF32, by torch's default."""
     with torch.device("cuda"):
         yield
 
@@ -70,6 +69,7 @@ def test_the_verb_is_captured_in_a_cuda_graph(dtype):
     assert torch.equal(product, symmetric_product(fresh, fresh, c, alpha=0.5))
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_verb_does_not_wait_for_the_device(dtype):
     a, _, c = gram_terms((2, 512, 300), dtype, True)
@@ -81,6 +81,7 @@ def test_the_verb_does_not_wait_for_the_device(dtype):
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_torch_compile_takes_the_verb_whole(dtype):
     a, _, c = gram_terms((2, 512, 300), dtype, True)
