@@ -9,8 +9,8 @@ from htmuon.kernels.blocks import symmetric_product_blocks
 from htmuon.kernels.reference import symmetric_product_reference
 
 # From here on blocks are faster than one product, with one thread and with two (benchmarks/symmetric_product.py; more
-# threads have not been measured). Not in bfloat16, where products are several times cheaper on a CPU that has
-# instructions for them, and where mirroring costs more than the half that it saves.
+# threads have not been measured). In bfloat16 they lose nearly everywhere, by up to 2.4 times: products are several times
+# cheaper on a CPU that has instructions for them, and writing into blocks and mirroring are not.
 BLOCKS_FROM = 384
 BLOCKS_DTYPES = (torch.float16, torch.float32, torch.float64)
 
