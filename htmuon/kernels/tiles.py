@@ -28,7 +28,7 @@ class Tiles:
 # captured. All of them stay below the 99 KiB of shared memory of the smallest device with bfloat16 (tested by compiling
 # for it); their speed has not been measured.
 #
-# 128 x 128 with 8 warps is the smallest tile whose loads the tensor cores of an H100 outlast.
+# Every number that is loaded serves 128 times; two groups of four warps, the unit of Hopper's tensor cores, share it.
 LARGE = Tiles(block=128, inner=64, group=8, warps=8, stages=3)
 # Where large tiles would leave processors idle: four times as many, each with half the reuse.
 SMALL = Tiles(block=64, inner=64, group=8, warps=4, stages=4)
