@@ -9,8 +9,8 @@ from htmuon.kernels.blocks import symmetric_product_blocks
 from htmuon.kernels.reference import symmetric_product_reference
 
 # From here on blocks are faster than one product (benchmarks/results/symmetric_product.json: one thread; many threads
-# have not been measured). In bfloat16 they lose nearly everywhere, by up to 2.4 times: there a CPU with instructions for
-# them makes products several times cheaper, but not writing into blocks and mirroring.
+# have not been measured). In bfloat16 they lose nearly everywhere, by up to 2.4 times: a CPU with instructions for
+# it makes products several times cheaper, but not writing into blocks and mirroring.
 BLOCKS_FROM = 384
 BLOCKS_DTYPES = (torch.float16, torch.float32, torch.float64)
 

@@ -9,7 +9,7 @@ from torch.library import triton_op, wrap_triton
 from htmuon.kernels.tiles import lower_tiles, pick_tiles
 from htmuon.kernels.triton_kernel import symmetric_product_kernel
 
-# Triton supports compute capability 8.0 and above. Asked once, when this file is first needed: torch.compile cannot ask.
+# Triton supports compute capability 8.0 and up. Asked once, when this file is needed: torch.compile cannot ask.
 SUPPORTED = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
 
 
