@@ -26,7 +26,7 @@ from htmuon.linalg.base import (
     working,
 )
 
-# One step leaves about twice the error of two, in training as at the start, where the basis is a guess
+# One step leaves about twice the error of two in training, and three times at the start, where the basis is a guess
 # (benchmarks/streaming_accuracy.py).
 POWER_STEPS = 2
 # Added to a Gram matrix of unit columns, in units of eps sqrt(r): more than rounding takes from its eigenvalues, and
@@ -145,8 +145,8 @@ def power_step(tall: Tensor, basis: Tensor) -> Tensor:
     """`QR(M^T QR(M V))`: directions i and j are told apart better by `(sigma_i / sigma_j)^2`.
 
     Between the two factorizations the columns are sorted. Power iteration would find this order by itself, but slowly,
-    and errs by a third more in training without it. Sorting the columns of `M V` instead is worse than nothing: a new
-    large direction lengthens many of them. It is out of all columns of Q but the first ones.
+    and errs by a sixth more in training without it. It is not the columns of `M V` that are sorted, which errs more at
+    worst: a new large direction lengthens many of them, but is out of all columns of Q except the first.
 
     Args:
         tall: M, `[*batch, n, r]`, n >= r, entries of order one.
@@ -166,7 +166,7 @@ def mapped_in(basis: Tensor, tall: Tensor, function: ScalarFunction) -> Mapped:
     `phi(D + E) = phi(D) + F o E` to first order, F the divided differences `(phi_i - phi_j) / (d_i - d_j)` (Daleckii
     and Krein; Higham, Functions of Matrices, 2008, theorem 3.11). The gap `d_i - d_j` is replaced by
     `((d_i - d_j)^2 + 4 e_ij^2)^(1/2)`, that of the eigenvalues of the 2 x 2 block, which bounds the correction where
-    the gap closes. `phi(D)` alone, the columns of `M V` scaled to their weights, errs about twice as much.
+    the gap closes. `phi(D)` alone, the columns of `M V` scaled to their weights, errs more than twice as much.
 
     Args:
         basis: V, `[*batch, r, r]`, orthonormal.
@@ -192,9 +192,9 @@ class Streaming(Method):
     in the basis found, to first order in what is not diagonal there. The basis, of the short side r x r and never
     narrower than float32, is the method's state. All products must be true float32 on a GPU, not TF32.
 
-    How good the result is depends on how fast the momentum turns and how far apart its singular values are: about 5 %
-    relative Frobenius error at p = 1/8 in training (`benchmarks/streaming_accuracy.py`), more for p < 0, where the
-    directions that are found last weigh most.
+    How good the result is depends on how fast the momentum turns and how far apart its singular values are: 3 to 5 %
+    relative Frobenius error at p = 1/8 in a small training run (`benchmarks/streaming_accuracy.py`), 9 % at its first
+    step, and more for p < 0, where the directions that are found last weigh most.
 
     `__call__` has no step before to start from and takes an exact basis, by an eigendecomposition in float64: right,
     but dearer than `eigh`, and there for checks.
