@@ -69,7 +69,7 @@ def bench(
     ]
     return BenchResult(
         conditions=conditions(command, device),
-        versions=_versions(),
+        versions=_versions(with_peers=config.peers),
         matrices=model.describe(),
         shapes=[str(shape) for shape in model.shapes],
         dtype=config.dtype,
@@ -180,8 +180,8 @@ def _errors(
     return found
 
 
-def _versions() -> dict[str, str]:
-    peers = {peer.distribution: peer.version for peer in PEERS}
+def _versions(*, with_peers: bool) -> dict[str, str]:
+    peers = {peer.distribution: peer.version for peer in PEERS if with_peers}
     return {"htmuon": htmuon.__version__, **{name: version for name, version in peers.items() if version is not None}}
 
 
