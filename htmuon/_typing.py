@@ -9,8 +9,10 @@ State = dict[str, Tensor]
 
 Normalization = Literal["none", "spectral", "rms", "lmo"]
 AdjustLrFn = Literal["original", "match_rms_adamw"]
+Precision = Literal["float32", "float16", "bfloat16"]
 MatrixView = Literal["linear", "transposed", "conv", "conv_transpose"]
 
 NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
 ADJUST_LR_FNS: tuple[AdjustLrFn, ...] = get_args(AdjustLrFn)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 MATRIX_VIEWS: tuple[MatrixView, ...] = get_args(MatrixView)

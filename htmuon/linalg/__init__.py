@@ -2,7 +2,9 @@
 
 from htmuon.linalg.base import METHODS, Accuracy, Mapped, Method, ScalarFunction
 from htmuon.linalg.eigh import Eigh
+from htmuon.linalg.families import Axis, Family
 from htmuon.linalg.newton_schulz import NewtonSchulz
+from htmuon.linalg.polynomial import Polynomial
 from htmuon.linalg.select import check_method, select_method
 from htmuon.linalg.streaming import Streaming
 from htmuon.linalg.svd import SVD
@@ -11,10 +13,13 @@ __all__ = [
     "METHODS",
     "SVD",
     "Accuracy",
+    "Axis",
     "Eigh",
+    "Family",
     "Mapped",
     "Method",
     "NewtonSchulz",
+    "Polynomial",
     "ScalarFunction",
     "Streaming",
     "check_method",

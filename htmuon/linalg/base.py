@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from htmuon._registry import Registry
-from htmuon._typing import State
+from htmuon._typing import Precision, State
+from htmuon.linalg.families import Family
 
 
 class ScalarFunction(Protocol):
@@ -29,6 +30,21 @@ class ScalarFunction(Protocol):
     @property
     def power(self) -> float | Tensor | None:
         """The exponent of `x -> x^power`, or None."""
+
+    @property
+    def family(self) -> Family | None:
+        """The family of which this is a member; None where a weight depends on more than its own singular value."""
+
+    def parameters(self, ratio: Tensor, stable_rank: Tensor) -> tuple[tuple[float | Tensor, ...], float | Tensor]:
+        """Which member of the family it is, for values relative to a bound of `sigma_1`.
+
+        Args:
+            ratio: `[batch]`, the bound divided by `sigma_1`, at least 1.
+            stable_rank: `[batch]`, `norm_F(M)^2 / sigma_1^2`.
+
+        Returns:
+            Parameters theta and a factor, numbers or `[batch]`, with `g(ratio x) = factor family(x, *theta)`.
+        """
 
     def __call__(self, relative: Tensor) -> Tensor:
         """Weights `[*batch, r]` of directions with relative singular values `[*batch, r]` in (0, 1], in any order."""
@@ -72,6 +88,9 @@ class Method(ABC):
 
     name: ClassVar[str]
 
+    def __str__(self) -> str:
+        return self.name
+
     @abstractmethod
     def __call__(self, matrix: Tensor, function: ScalarFunction) -> Mapped:
         """Apply `function` to the relative singular values of every matrix of a stack `[*batch, m, n]`."""
@@ -88,11 +107,38 @@ class Method(ABC):
     def accuracy(self, matrix: Tensor, power: float) -> Accuracy:
         """The error that this method promises for matrices like `matrix` (its shape and dtype) at exponent `power`."""
 
-    def require(self, power: float | Tensor | None) -> None:  # noqa: B027 - most methods compute every function
-        """Raise ValueError if the method has no recipe for `power` (None: a function that is not a power)."""
+    def configured(self, levels: int | None, precision: Precision | None) -> "Method":
+        """The method with other settings than its defaults (None); most have none."""
+        refuse_settings(self.name, levels, precision)
+        return self
+
+    def require(self, function: ScalarFunction) -> None:  # noqa: B027 - most methods compute every function
+        """Raise ValueError if the method has no recipe for the function."""
+
+    def can(self, function: ScalarFunction) -> bool:
+        """Whether the method has a recipe for the function."""
+        try:
+            self.require(function)
+        except ValueError:
+            return False
+        return True
+
+    def prepare(self, function: ScalarFunction, device: torch.device) -> ScalarFunction:
+        """What can be computed once for a function, before it is applied; the result takes its place."""
+        return function
 
 
 METHODS: Registry[Method] = Registry("method")
+
+
+def refuse_settings(method: str, levels: int | None, precision: Precision | None) -> None:
+    """Raise ValueError if a setting is given that the method does not have."""
+    for name, value in (("levels", levels), ("precision", precision)):
+        if value is not None:
+            raise ValueError(
+                f"{name} is a setting of method='polynomial'; got {name}={value!r} with method={method!r}. "
+                f"Leave {name} out, or use method='polynomial'."
+            )
 
 
 def widest(device: torch.device) -> torch.dtype:

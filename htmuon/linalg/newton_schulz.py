@@ -96,9 +96,9 @@ class NewtonSchulz(Method):
 
     name = "newton_schulz"
 
-    def require(self, power: float | Tensor | None) -> None:
+    def require(self, function: ScalarFunction) -> None:
         """Raise ValueError unless the exponent is 0 or 2^-k."""
-        power = None if power is None else float(power)
+        power = None if function.power is None else float(function.power)
         if power is None or (power != 0 and (power < 0 or power > 1 or not math.log2(power).is_integer())):
             given = "a map that is not a power" if power is None else f"power={power}"
             raise ValueError(
@@ -108,7 +108,7 @@ class NewtonSchulz(Method):
 
     def __call__(self, matrix: Tensor, function: ScalarFunction) -> Mapped:
         """Apply the power to the relative singular values."""
-        self.require(function.power)
+        self.require(function)
         assert function.power is not None
         power = float(function.power)
         wide, tall = short_side_first(matrix)

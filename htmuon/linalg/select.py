@@ -1,35 +1,68 @@
-"""Which method `auto` stands for."""
+"""Which method computes a function for a matrix, and what `auto` stands for."""
 
 import torch
 from torch import Tensor
 
 from htmuon._registry import unknown_name
-from htmuon.linalg.base import METHODS
+from htmuon._typing import Precision
+from htmuon.linalg.base import METHODS, Method, ScalarFunction, refuse_settings
+from htmuon.linalg.polynomial import Polynomial
+
+AUTO = "auto"
 
 
-def select_method(matrix: Tensor) -> str:
-    """The method that `method="auto"` uses for a stack of matrices.
+def select_method(
+    matrix: Tensor,
+    function: ScalarFunction,
+    name: str = AUTO,
+    *,
+    levels: int | None = None,
+    precision: Precision | None = None,
+) -> Method:
+    """The method that computes a function for a stack of matrices; what it answers for `auto` is what `auto` does.
 
-    `eigh` resolves relative singular values down to about 1e-6, below which nothing is left of a float32 matrix that a
-    training step could use. A float64 matrix holds more, and takes `svd`.
+    `auto` looks at dtype, device and function: `svd` for float64 matrices, which hold more than any other method
+    resolves; else `polynomial`, where the function is one of each singular value alone; else `eigh`.
 
     Args:
         matrix: `[*batch, m, n]`.
+        function: the scalar function.
+        name: a name in `htmuon.linalg.METHODS`, or `auto`.
+        levels: setting of `polynomial`.
+        precision: setting of `polynomial`.
 
-    Returns:
-        A name in `htmuon.linalg.METHODS`.
+    Raises:
+        ValueError: the method does not exist, has no such setting, or no recipe for the function.
 
     Example:
-        >>> select_method(torch.ones(4, 6)), select_method(torch.ones(4, 6, dtype=torch.float64))
-        ('eigh', 'svd')
+        >>> import torch, htmuon
+        >>> p = htmuon.spectral.Power(0.125)
+        >>> select_method(torch.ones(4, 6, dtype=torch.float64), p).name
+        'svd'
+        >>> select_method(torch.ones(4, 6), p, "polynomial", levels=8)
+        Polynomial(levels=8, precision=None)
     """
-    return "svd" if matrix.dtype == torch.float64 else "eigh"
+    check_method(name, function, levels=levels, precision=precision)
+    if name != AUTO:
+        return METHODS[name].configured(levels, precision)
+    if matrix.dtype == torch.float64:
+        return METHODS["svd"]
+    polynomial = _automatic(matrix.device)
+    return polynomial if polynomial.can(function) else METHODS["eigh"]
 
 
-def check_method(name: str, power: float | Tensor | None) -> None:
-    """Raise ValueError unless `name` is `auto` or a method that can compute the power (None: any other function)."""
-    if name == "auto":
+def check_method(
+    name: str, function: ScalarFunction, *, levels: int | None = None, precision: Precision | None = None
+) -> None:
+    """Raise ValueError unless `name` is `auto` or a method with these settings that can compute the function."""
+    if name == AUTO:
+        refuse_settings(AUTO, levels, precision)
         return
     if name not in METHODS:
-        raise unknown_name("method", name, ["auto", *METHODS])
-    METHODS[name].require(power)
+        raise unknown_name("method", name, [AUTO, *METHODS])
+    METHODS[name].configured(levels, precision).require(function)
+
+
+def _automatic(device: torch.device) -> Polynomial:
+    """The polynomials that are as fast as Muon's on a device."""
+    return Polynomial()

@@ -34,6 +34,7 @@ from torch.optim.optimizer import ParamsT
 
 from htmuon._typing import State
 from htmuon.layouts import Bracket, Layout, Single
+from htmuon.linalg import Method, select_method
 from htmuon.linalg.base import widest, working
 from htmuon.optim.scale import update_scale
 from htmuon.optim.schedules import schedule_from_dict
@@ -41,7 +42,7 @@ from htmuon.optim.settings import Group, check_gradients, check_parameters, chec
 from htmuon.optim.slots import Adaptation, Identity, Precondition, Unadapted
 from htmuon.optim.views import default_view, matrix_shape, matrix_view, undo_matrix_view
 from htmuon.spectral import MAPS
-from htmuon.spectral.apply import advance_map, map_state_shapes
+from htmuon.spectral.apply import advance_map
 
 COUNTERS = ("step", "skipped_steps")
 # At most so many elements are stacked at a time (64 MiB of float32): a step needs the memory of a few stacks, not of
@@ -148,7 +149,7 @@ class SpectralOptimizer(Optimizer):
 
     def _spectral_update(self, group: Group, parameters: list[Tensor], finite: Tensor) -> None:
         """Momentum, bracket and weights of equally shaped parameters, as one stack."""
-        shape, dtype = tuple(parameters[0].shape), working(parameters[0].dtype)
+        dtype = working(parameters[0].dtype)
         states = [self._spectral_state(group, p) for p in parameters]
         stacked = {name: torch.stack([state[name] for state in states]) for name in states[0]}
 
@@ -158,7 +159,7 @@ class SpectralOptimizer(Optimizer):
         momentum = buffer.lerp(gradient, 1 - group["momentum"])
         direction = gradient.lerp_(momentum, group["momentum"]) if group["nesterov"] else momentum
 
-        update, adapted = self.layout.apply(self._bracket(group, shape), direction, stacked)
+        update, adapted = self.layout.apply(self._bracket(group, parameters[0]), direction, stacked)
 
         rate = finite.to(dtype) * group["lr"]  # a masked step is a step of length zero
         weight = torch.stack(parameters).to(dtype)
@@ -170,16 +171,24 @@ class SpectralOptimizer(Optimizer):
             new = torch.where(finite, adapted[name], old)
             torch._foreach_copy_([state[name] for state in states], list(new.unbind()))
 
-    def _bracket(self, group: Group, shape: tuple[int, ...]) -> Bracket:
-        """The part of the step that needs whole matrices, for parameters of one shape."""
+    def _method(self, group: Group, parameter: Tensor) -> Method:
+        """How the map of a group is computed for a parameter."""
+        function = MAPS[group["spectral_map"]](group["power"])
+        return select_method(parameter, function, group["method"], levels=group["levels"], precision=group["precision"])
+
+    def _bracket(self, group: Group, parameter: Tensor) -> Bracket:
+        """The part of the step that needs whole matrices, for parameters like the given one."""
+        shape = tuple(parameter.shape)
         view = group["matrix_view"] or default_view(len(shape))
         precondition, adapt = self.precondition(group), self.adaptation(group)
         function = MAPS[group["spectral_map"]](group["power"])
+        method = self._method(group, parameter)
+        prepared = method.prepare(function, parameter.device)
         scale = update_scale(matrix_shape(shape, view), group["adjust_lr_fn"])
 
         def bracket(direction: Tensor, state: State) -> tuple[Tensor, State]:
             matrix = precondition(matrix_view(direction, view, stacked=True))
-            update, state = advance_map(matrix, function, group["method"], group["normalization"], state)
+            update, state = advance_map(matrix, function, method, group["normalization"], state, prepared)
             update, adapted = adapt(update, state)
             return undo_matrix_view(update.mul_(scale), view, shape), {**state, **adapted}
 
@@ -192,7 +201,8 @@ class SpectralOptimizer(Optimizer):
             state["momentum_buffer"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
         shape = tuple(parameter.shape)
         matrices = matrix_shape(shape, group["matrix_view"] or default_view(len(shape)))
-        shapes = {**map_state_shapes(group["method"], matrices), **self.adaptation(group).state_shapes(matrices)}
+        method = self._method(group, parameter)
+        shapes = {**method.state_shapes(matrices), **self.adaptation(group).state_shapes(matrices)}
         for name, whole in shapes.items():
             if name not in state:
                 state[name] = self.layout.allocate(parameter, whole, working(parameter.dtype))

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from htmuon._registry import Registry
-from htmuon._typing import AdjustLrFn, Normalization
+from htmuon._typing import AdjustLrFn, Normalization, Precision
 from htmuon.optim.base import SpectralOptimizer
 from htmuon.optim.schedules import ScheduleDict
 from htmuon.optim.settings import Settings
@@ -46,7 +46,10 @@ class HTMuon(SpectralOptimizer):
             `lmo`.
         adjust_lr_fn: the scale a by the names of `torch.optim.Muon`: `original`, or `match_rms_adamw`
             (`0.2 max(rows, columns)^0.5`; needs `normalization="rms"`).
-        method: how the map is computed, a name in `htmuon.linalg.METHODS`, or `auto`.
+        method: how the map is computed, a name in `htmuon.linalg.METHODS`, or `auto`
+            (`htmuon.linalg.select_method` says what that picks).
+        levels: of `method="polynomial"`: 3 to 8, more are exact further down; None for its default.
+        precision: of `method="polynomial"`: `float32`, `float16` or `bfloat16` products; None for its default.
         adamw_lr: learning rate of groups with `use_muon=False` that name none.
         adamw_betas: AdamW's betas.
         adamw_eps: AdamW's epsilon.
@@ -87,6 +90,8 @@ class HTMuon(SpectralOptimizer):
         normalization: Normalization = "none",
         adjust_lr_fn: AdjustLrFn | None = "original",
         method: str = "auto",
+        levels: int | None = None,
+        precision: Precision | None = None,
         adamw_lr: float | Tensor = 3e-4,
         adamw_betas: tuple[float, float] = (0.9, 0.95),
         adamw_eps: float = 1e-10,
@@ -104,6 +109,8 @@ class HTMuon(SpectralOptimizer):
             "normalization": normalization,
             "adjust_lr_fn": adjust_lr_fn,
             "method": method,
+            "levels": levels,
+            "precision": precision,
             "matrix_view": None,
             "betas": adamw_betas,
             "eps": adamw_eps,

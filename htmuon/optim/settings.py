@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from htmuon._registry import unknown_name
-from htmuon._typing import ADJUST_LR_FNS, MATRIX_VIEWS, AdjustLrFn, Normalization
+from htmuon._typing import ADJUST_LR_FNS, MATRIX_VIEWS, AdjustLrFn, Normalization, Precision
 from htmuon.linalg import check_method
 from htmuon.optim.schedules import ScheduleDict, schedule_from_dict
 from htmuon.optim.views import MINIMUM_DIMS, default_view
@@ -26,6 +26,8 @@ class ScaledSettings(TypedDict, total=False):
     weight_decay: float
     normalization: Normalization
     method: str
+    levels: int | None
+    precision: Precision | None
     adamw_lr: float | Tensor
     adamw_betas: tuple[float, float]
     adamw_eps: float
@@ -74,7 +76,7 @@ def _check_spectral_settings(group: Group, *, sets_size: bool) -> None:
     for power in powers:
         check_power(power)
         function = MAPS[group["spectral_map"]](power)
-        check_method(group["method"], function.power)
+        check_method(group["method"], function, levels=group["levels"], precision=group["precision"])
         check_normalization(group["normalization"], power=function.power)
         polar = schedule is None and not isinstance(power, Tensor) and function.power == 0
         if group["adjust_lr_fn"] == "match_rms_adamw" and not (sets_size or polar or group["normalization"] == "rms"):

@@ -1,6 +1,6 @@
 """Which function of the singular values becomes the update: spectral maps and normalizations."""
 
-from htmuon.spectral.apply import apply_map, spectral_map, spectral_power
+from htmuon.spectral.apply import spectral_map, spectral_power
 from htmuon.spectral.base import MAPS, POWER_RANGE, SpectralMap, check_power
 from htmuon.spectral.function import Function
 from htmuon.spectral.normalization import check_normalization
@@ -14,7 +14,6 @@ __all__ = [
     "Power",
     "RankPower",
     "SpectralMap",
-    "apply_map",
     "check_normalization",
     "check_power",
     "spectral_map",

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from htmuon._typing import Normalization, State
-from htmuon.linalg import METHODS, check_method, select_method
+from htmuon._typing import Normalization, Precision, State
+from htmuon.linalg import Method, ScalarFunction, select_method
 from htmuon.spectral.base import SpectralMap
 from htmuon.spectral.normalization import check_normalization, normalized
 from htmuon.spectral.power import Power
@@ -24,49 +24,40 @@ def check_matrix(matrix: object) -> None:
         )
 
 
-def apply_map(matrix: Tensor, function: SpectralMap, method: str, normalization: Normalization) -> Tensor:
-    """Map and normalize finite, valid input, with nothing checked.
-
-    Args:
-        matrix: `[*batch, m, n]`, finite.
-        function: the spectral map.
-        method: a name in `htmuon.linalg.METHODS`, or `auto`.
-        normalization: one of `none`, `spectral`, `rms`, `lmo`.
-
-    Returns:
-        `[*batch, m, n]`, float32 or float64.
-    """
-    chosen = METHODS[select_method(matrix) if method == "auto" else method]
-    return normalized(chosen(matrix, function), matrix, function, normalization)
-
-
 def advance_map(
-    matrix: Tensor, function: SpectralMap, method: str, normalization: Normalization, state: State
+    matrix: Tensor,
+    function: SpectralMap,
+    method: Method,
+    normalization: Normalization,
+    state: State,
+    prepared: ScalarFunction | None = None,
 ) -> tuple[Tensor, State]:
-    """`apply_map` with what the method remembers: the core of a training step.
+    """Map and normalize finite, valid input, with what the method remembers: the core of a training step.
 
     Args:
         matrix: `[*batch, m, n]`, finite.
         function: the spectral map.
-        method: a name in `htmuon.linalg.METHODS`, or `auto`.
+        method: how it is computed.
         normalization: one of `none`, `spectral`, `rms`, `lmo`.
-        state: what `map_state_shapes` declares, and anything else, which is handed through.
+        state: what `method.state_shapes` declares, and anything else, which is handed through.
+        prepared: what the method made of the function, if it was asked before.
 
     Returns:
         `[*batch, m, n]`, float32 or float64, and the new state.
     """
-    chosen = METHODS[select_method(matrix) if method == "auto" else method]
-    mapped, state = chosen.advance(matrix, function, state)
+    ready = method.prepare(function, matrix.device) if prepared is None else prepared
+    mapped, state = method.advance(matrix, ready, state)
     return normalized(mapped, matrix, function, normalization), state
 
 
-def map_state_shapes(method: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    """What a method keeps for matrices `[*batch, m, n]` between steps; all that `auto` stands for keeps nothing."""
-    return {} if method == "auto" else METHODS[method].state_shapes(shape)
-
-
 def spectral_map(
-    matrix: Tensor, function: SpectralMap, *, method: str = "auto", normalization: Normalization = "none"
+    matrix: Tensor,
+    function: SpectralMap,
+    *,
+    method: str = "auto",
+    normalization: Normalization = "none",
+    levels: int | None = None,
+    precision: Precision | None = None,
 ) -> Tensor:
     """Apply a spectral map: `U g(S) V^T` for `M = U S V^T`.
 
@@ -75,6 +66,8 @@ def spectral_map(
         function: `Power(p)`, `RankPower(p)` or `Function(f)`.
         method: how it is computed, a name in `htmuon.linalg.METHODS` or `auto`.
         normalization: what fixes the size of the result: `none`, `spectral`, `rms`, `lmo`.
+        levels: of `method="polynomial"`: 3 to 8, more are exact further down.
+        precision: of `method="polynomial"`: `float32`, `float16` or `bfloat16` products.
 
     Returns:
         `[*batch, m, n]` in the dtype of `matrix`. A zero matrix maps to zero. A matrix that holds NaN or infinity maps
@@ -91,17 +84,23 @@ def spectral_map(
         [1.0, 0.5]
     """
     check_matrix(matrix)
-    check_method(method, function.power)
+    chosen = select_method(matrix, function, method, levels=levels, precision=precision)
     check_normalization(normalization, power=function.power)
     if matrix.numel() == 0:
         return matrix.clone()
     finite = matrix.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
-    result = apply_map(torch.where(finite, matrix, 0.0), function, method, normalization)
+    result, _ = advance_map(torch.where(finite, matrix, 0.0), function, chosen, normalization, {})
     return torch.where(finite, result, torch.nan).to(matrix.dtype)
 
 
 def spectral_power(
-    matrix: Tensor, power: float | Tensor, *, method: str = "auto", normalization: Normalization = "none"
+    matrix: Tensor,
+    power: float | Tensor,
+    *,
+    method: str = "auto",
+    normalization: Normalization = "none",
+    levels: int | None = None,
+    precision: Precision | None = None,
 ) -> Tensor:
     """A power of the singular values: `U S^p V^T` for `M = U S V^T`.
 
@@ -115,6 +114,8 @@ def spectral_power(
         normalization: what fixes the size of the result:
             `none` (`U S^p V^T`, as in the paper), `spectral` (largest singular value 1), `rms` (Frobenius norm
             `sqrt(rank)`), `lmo` (unit Schatten norm of exponent `1 + 1/p`, p in [0, 1]).
+        levels: as for `spectral_map`.
+        precision: as for `spectral_map`.
 
     Returns:
         `[*batch, m, n]` in the dtype of `matrix`. Zero directions stay zero for every p. A matrix that holds NaN or
@@ -132,4 +133,6 @@ def spectral_power(
     Reference:
         Pang et al., HTMuon, arXiv 2603.10067. Not for hermitian or complex matrix powers: this acts on singular values.
     """
-    return spectral_map(matrix, Power(power), method=method, normalization=normalization)
+    return spectral_map(
+        matrix, Power(power), method=method, normalization=normalization, levels=levels, precision=precision
+    )

@@ -2,8 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from torch import Tensor
+
+from htmuon.linalg import Axis, Family
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,21 @@ class Function:
     power = None
     degree = 0.0
 
+    @property
+    def family(self) -> Family:
+        """The function of `min(1, e^t x)`, t from 0 to 2."""
+        return _stretched(self.function)
+
+    def parameters(self, ratio: Tensor, stable_rank: Tensor) -> tuple[tuple[float | Tensor, ...], float | Tensor]:
+        """`f(ratio x)`."""
+        return (ratio.log(),), 1.0
+
     def __call__(self, relative: Tensor) -> Tensor:
         """`f(x)`."""
         return self.function(relative)
+
+
+@lru_cache(maxsize=64)
+def _stretched(function: Callable[[Tensor], Tensor]) -> Family:
+    """A function at all ratios of a bound to the largest singular value, which is never above `r^(1/8)`."""
+    return Family(lambda x, t: function((t.exp() * x).clamp(max=1.0)), (Axis(0.0, 2.0, 41),))

@@ -2,9 +2,14 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from htmuon.linalg import Axis, Family
 from htmuon.spectral.base import MAPS, check_power
+
+# The powers of the polynomial method; the grid holds all multiples of 1/32.
+POWERS = Family(torch.pow, (Axis(-0.25, 1.0, 41),))
 
 
 @MAPS.register("power")
@@ -30,6 +35,15 @@ class Power:
 
     def __post_init__(self) -> None:
         check_power(self.power)
+
+    @property
+    def family(self) -> Family:
+        """All powers."""
+        return POWERS
+
+    def parameters(self, ratio: Tensor, stable_rank: Tensor) -> tuple[tuple[float | Tensor, ...], float | Tensor]:
+        """`(ratio x)^p = ratio^p x^p`."""
+        return (self.power,), ratio**self.power
 
     @property
     def degree(self) -> float | Tensor:

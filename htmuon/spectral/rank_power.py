@@ -30,10 +30,15 @@ class RankPower:
 
     # Not a power of the singular values, so no products-only recipe applies; and blind to the scale.
     power = None
+    family = None
     degree = 0.0
 
     def __post_init__(self) -> None:
         check_power(self.exponent)
+
+    def parameters(self, ratio: Tensor, stable_rank: Tensor) -> tuple[tuple[float | Tensor, ...], float | Tensor]:
+        """It is no member of a family."""
+        raise AssertionError("a map without a family has no parameters")
 
     def __call__(self, relative: Tensor) -> Tensor:
         """`i^-p`, i counted from the largest value; equal values count in the order in which they stand."""

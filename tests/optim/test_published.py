@@ -101,7 +101,7 @@ def htmuon_by_the_paper(weight, momentum, gradient, *, lr, power, beta, decay):
 
 
 @pytest.mark.parametrize("power", [0.125, 0.5, -0.25])
-@pytest.mark.parametrize("method", ["auto", "svd"])
+@pytest.mark.parametrize("method", ["eigh", "svd"])
 def test_htmuon_is_the_formula_of_the_paper(power, method):
     ours = [nn.Parameter(m) for m in matrices()]
     optimizer = htmuon.HTMuon(ours, lr=0.03, power=power, method=method)
@@ -162,7 +162,7 @@ def test_normuon_is_the_published_update(name, power):
 def test_adamuon_is_the_published_update(name, power):
     # Sign of the momentum, element-wise second moments, root mean square 0.2.
     ours = [nn.Parameter(m) for m in matrices()]
-    optimizer = htmuon.OPTIMIZERS[name](ours, lr=1e-3, weight_decay=0.1)
+    optimizer = htmuon.OPTIMIZERS[name](ours, lr=1e-3, weight_decay=0.1, method="eigh")
     states = [(m, torch.zeros_like(m), torch.zeros_like(m)) for m in matrices()]
     for step in range(10):
         gradients = [0.01 * g for g in matrices(seed=step)]

@@ -88,9 +88,10 @@ class SpecCandidate:
         """What "auto" stands for on these shapes."""
         if self._method() != "auto":
             return ""
-        one = torch.empty(1, device=device)
-        names = [select_method(one.expand(shape.count, shape.rows, shape.columns)) for shape in shapes]
-        return ", ".join(dict.fromkeys(names))
+        group: Group = self.optimizer([nn.Parameter(torch.eye(2))]).param_groups[0]
+        one, function = torch.empty(1, device=device), MAPS[group["spectral_map"]](group["power"])
+        methods = [select_method(one.expand(shape.count, shape.rows, shape.columns), function) for shape in shapes]
+        return ", ".join(dict.fromkeys(str(method) for method in methods))
 
     def _method(self) -> str:
         group: Group = self.optimizer([nn.Parameter(torch.eye(2))]).param_groups[0]

@@ -1,0 +1,129 @@
+"""The weights with which level polynomials approach a function: a minimax fit, for whole families at once.
+
+A *family* is a function with up to a few parameters, `f(x, *theta)`: all powers, all knees. Its weights are fitted once
+on a grid of parameters, in less than a second, and interpolated between, so that a scheduled parameter costs neither a
+fit nor a wait of the host. The grid's own points are exact.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from htmuon.linalg.families import Family
+from htmuon.linalg.levels import Levels
+
+# Lawson's algorithm: this many reweighted least-squares problems. More improve the largest error by less than a tenth.
+ROUNDS = 60
+# Of the squared size of the weights against the squared relative error: large enough to keep the weights from growing
+# against each other, which rounding would punish, and far below the errors that the levels allow.
+RIDGE = 1e-9
+# Interpolation between this many neighbours: the error is of fourth order in the spacing.
+NEIGHBOURS = 4
+
+
+def minimax_weights(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The weights whose largest relative error is smallest, by Lawson's algorithm.
+
+    Args:
+        features: `[points, F]`, float64.
+        targets: `[*batch, points]`, float64, without zeros.
+
+    Returns:
+        Weights `[*batch, F]`, and their largest relative errors `[*batch]`.
+
+    Reference:
+        Lawson, Contributions to the theory of linear least maximum approximation, 1961.
+    """
+    relative = features / targets.unsqueeze(-1)
+    importance = torch.full_like(targets, 1 / targets.shape[-1])
+    ridge = RIDGE * torch.eye(features.shape[-1], dtype=features.dtype)
+    best, smallest = torch.zeros_like(relative[..., 0, :]), torch.full_like(targets[..., 0], torch.inf)
+    for _ in range(ROUNDS):
+        weighted = relative * importance.unsqueeze(-1)
+        normal = weighted.mT @ relative + ridge
+        weights = torch.cholesky_solve(weighted.sum(-2).unsqueeze(-1), torch.linalg.cholesky(normal)).squeeze(-1)
+        error = ((relative @ weights.unsqueeze(-1)).squeeze(-1) - 1).abs()
+        largest = error.amax(-1)
+        better = largest < smallest
+        best, smallest = torch.where(better.unsqueeze(-1), weights, best), torch.where(better, largest, smallest)
+        importance = importance * error
+        importance = importance / importance.sum(-1, keepdim=True)
+    return best, smallest
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """The fitted weights of a family.
+
+    Attributes:
+        family: what was fitted.
+        table: `[*counts, F]`, float64 on the CPU: the weights at every point of the grid.
+        error: the largest relative error of any member on the grid, within the range of the levels.
+    """
+
+    family: Family
+    table: Tensor
+    error: float
+
+    def weights(self, table: Tensor, *parameters: float | Tensor) -> Tensor:
+        """The weights of members, `[*batch, F]` in float32, for parameters that broadcast to `[*batch]`.
+
+        Lagrange interpolation through the nearest points of the grid; parameters outside of it are moved to its edge.
+        Nothing here waits for the device.
+
+        Args:
+            table: the table, on the device where the weights are needed.
+            *parameters: one for each axis.
+        """
+        device = table.device
+        index = torch.zeros(1, dtype=torch.int64, device=device)
+        share = torch.ones(1, dtype=table.dtype, device=device)
+        offsets = torch.arange(NEIGHBOURS, device=device)
+        for axis, parameter in zip(self.family.axes, parameters, strict=True):
+            given = torch.clamp(_on(parameter, table), axis.low, axis.high)
+            place = (given - axis.low) * ((axis.count - 1) / (axis.high - axis.low))
+            first = (place.floor() - (NEIGHBOURS // 2 - 1)).clamp(0, axis.count - NEIGHBOURS)
+            index = _outer(index * axis.count, first.to(torch.int64).unsqueeze(-1) + offsets, torch.add)
+            share = _outer(share, _lagrange((place - first).unsqueeze(-1)), torch.mul)
+        return (share.unsqueeze(-1) * table.flatten(end_dim=-2)[index]).sum(-2).to(torch.float32)
+
+
+def _on(parameter: float | Tensor, like: Tensor) -> Tensor:
+    """A parameter in the dtype and on the device of a tensor; filled there, not copied, where it is a number."""
+    if isinstance(parameter, Tensor):
+        return parameter.to(like.device, like.dtype)
+    return torch.full((), parameter, dtype=like.dtype, device=like.device)
+
+
+def _outer(one: Tensor, other: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """All pairs of the last dims, as one last dim."""
+    return combine(one.unsqueeze(-1), other.unsqueeze(-2)).flatten(-2)
+
+
+def _lagrange(place: Tensor) -> Tensor:
+    """The weights of the nodes 0, 1, ... for a polynomial through all of them: `[*batch, nodes]` at `[*batch, 1]`."""
+    nodes = range(NEIGHBOURS)
+    shares = [
+        torch.stack([(place - other) / (node - other) for other in nodes if other != node]).prod(0) for node in nodes
+    ]
+    return torch.cat(shares, dim=-1)
+
+
+@functools.lru_cache(maxsize=64)
+def fit(levels: Levels, family: Family) -> Fit:
+    """Fit the weights of a whole family, once.
+
+    Example:
+        >>> from htmuon.linalg.levels import LEVELS
+        >>> square_root = fit(LEVELS[6], Family(torch.sqrt))
+        >>> square_root.error < 0.005
+        True
+    """
+    x = levels.grid()
+    parameters = torch.meshgrid(*(axis.points() for axis in family.axes), indexing="ij") if family.axes else ()
+    targets = family.function(x, *(parameter.unsqueeze(-1) for parameter in parameters))
+    table, errors = minimax_weights(levels.features(x), targets)
+    return Fit(family, table, float(errors.max()))
