@@ -40,11 +40,12 @@ def advance_map(
         method: how it is computed.
         normalization: one of `none`, `spectral`, `rms`, `lmo`.
         state: what `method.state_shapes` declares, and anything else, which is handed through.
-        prepared: what the method made of the function, if it was asked before.
+        prepared: what the method made of the function bound to this shape, if it was asked before.
 
     Returns:
         `[*batch, m, n]`, float32 or float64, and the new state.
     """
+    function = function.at(tuple(matrix.shape))
     ready = method.prepare(function, matrix.device) if prepared is None else prepared
     mapped, state = method.advance(matrix, ready, state)
     return normalized(mapped, matrix, function, normalization), state
@@ -63,7 +64,7 @@ def spectral_map(
 
     Args:
         matrix: `[*batch, m, n]`, real floating point, any scale and rank; the batch is computed as one stack.
-        function: `Power(p)`, `RankPower(p)` or `Function(f)`.
+        function: `Power(p)`, `RankPower(p)`, `Knee(p)`, `Clip()`, `Soren()` or `Function(f)`.
         method: how it is computed, a name in `htmuon.linalg.METHODS` or `auto`.
         normalization: what fixes the size of the result: `none`, `spectral`, `rms`, `lmo`.
         levels: of `method="polynomial"`: 3 to 8, more are exact further down.
@@ -89,7 +90,8 @@ def spectral_map(
     if matrix.numel() == 0:
         return matrix.clone()
     finite = matrix.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
-    result, _ = advance_map(torch.where(finite, matrix, 0.0), function, chosen, normalization, {})
+    clean = torch.where(finite, matrix, 0.0)
+    result = normalized(chosen(clean, function), clean, function, normalization)
     return torch.where(finite, result, torch.nan).to(matrix.dtype)
 
 
