@@ -16,6 +16,7 @@ from htmuon.optim.settings import Group, ScaledSettings, check_number
 EPS = 1e-8
 
 
+@dataclass(frozen=True)
 class Sign:
     """The sign of every entry: an input for the map whose scale says nothing."""
 

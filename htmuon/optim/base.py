@@ -32,22 +32,19 @@ from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 from torch.optim.optimizer import ParamsT
 
-from htmuon._typing import State
+from htmuon.kernels import full_float32
 from htmuon.layouts import Bracket, Layout, Single
 from htmuon.linalg import Method, select_method
 from htmuon.linalg.base import widest, working
+from htmuon.optim.bracket import MatrixUpdate, bracket
 from htmuon.optim.scale import update_scale
 from htmuon.optim.schedules import schedule_from_dict
 from htmuon.optim.settings import Group, check_gradients, check_parameters, check_settings
 from htmuon.optim.slots import Adaptation, Identity, Precondition, Unadapted
-from htmuon.optim.views import default_view, matrix_shape, matrix_view, undo_matrix_view
+from htmuon.optim.views import default_view, matrix_shape
 from htmuon.spectral import MAPS
-from htmuon.spectral.apply import advance_map
 
 COUNTERS = ("step", "skipped_steps")
-# At most so many elements are stacked at a time (64 MiB of float32): a step needs the memory of a few stacks, not of
-# the # whole model.
-STACK_ELEMENTS = 2**24
 
 
 class SpectralOptimizer(Optimizer):
@@ -130,15 +127,20 @@ class SpectralOptimizer(Optimizer):
             return loss
         # One flag for all gradients; as the largest magnitude is NaN or infinite where any entry is.
         finite = self.layout.agree(get_total_norm(gradients, norm_type=float("inf")).isfinite())
-        for group in self.param_groups:
-            self._set_power(group)
-            update = self._spectral_update if group["use_muon"] else self._adamw_update
-            for bucket in _buckets(group):
-                update(group, bucket, finite.to(bucket[0].device))
-            here = finite.to(group["step"].device)
-            group["step"].add_(here)
-            group["skipped_steps"].add_(~here)
+        with full_float32():
+            for group in self.param_groups:
+                self._group_step(group, finite)
         return loss
+
+    def _group_step(self, group: Group, finite: Tensor) -> None:
+        """Power, parameters and counters of one group."""
+        self._set_power(group)
+        update = self._spectral_update if group["use_muon"] else self._adamw_update
+        for bucket in _buckets(group):
+            update(group, bucket, finite.to(bucket[0].device))
+        here = finite.to(group["step"].device)
+        group["step"].add_(here)
+        group["skipped_steps"].add_(~here)
 
     def _set_power(self, group: Group) -> None:
         """The power of the coming step: a number on the CPU, on an accelerator a tensor that the host never reads."""
@@ -180,19 +182,17 @@ class SpectralOptimizer(Optimizer):
         """The part of the step that needs whole matrices, for parameters like the given one."""
         shape = tuple(parameter.shape)
         view = group["matrix_view"] or default_view(len(shape))
-        precondition, adapt = self.precondition(group), self.adaptation(group)
-        function = MAPS[group["spectral_map"]](group["power"])
-        method = self._method(group, parameter)
-        prepared = method.prepare(function, parameter.device)
-        scale = update_scale(matrix_shape(shape, view), group["adjust_lr_fn"])
-
-        def bracket(direction: Tensor, state: State) -> tuple[Tensor, State]:
-            matrix = precondition(matrix_view(direction, view, stacked=True))
-            update, state = advance_map(matrix, function, method, group["normalization"], state, prepared)
-            update, adapted = adapt(update, state)
-            return undo_matrix_view(update.mul_(scale), view, shape), {**state, **adapted}
-
-        return bracket
+        update = MatrixUpdate(
+            precondition=self.precondition(group),
+            method=self._method(group, parameter),
+            normalization=group["normalization"],
+            adapt=self.adaptation(group),
+            scale=update_scale(matrix_shape(shape, view), group["adjust_lr_fn"]),
+            view=view,
+            shape=shape,
+        )
+        make_map = MAPS[group["spectral_map"]]
+        return bracket(update, make_map, group["power"], parameter.device, compiling=group["compile"])
 
     def _spectral_state(self, group: Group, parameter: Tensor) -> dict[str, Tensor]:
         """The state of a matrix parameter, allocated when it is first needed; a method of before leaves its own."""
@@ -306,7 +306,7 @@ def _buckets(group: Group) -> Iterator[list[Tensor]]:
     for p in filter(_moves, group["params"]):
         alike[(p.shape if group["use_muon"] else None, p.dtype, p.device)].append(p)
     for parameters in alike.values():
-        most = max(1, STACK_ELEMENTS // parameters[0].numel()) if group["use_muon"] else len(parameters)
+        most = max(1, group["stack_elements"] // parameters[0].numel()) if group["use_muon"] else len(parameters)
         yield from (parameters[first : first + most] for first in range(0, len(parameters), most))
 
 

@@ -50,6 +50,12 @@ class HTMuon(SpectralOptimizer):
             (`htmuon.linalg.select_method` says what that picks).
         levels: of `method="polynomial"`: 3 to 8, more are exact further down; None for its default.
         precision: of `method="polynomial"`: `float32`, `float16` or `bfloat16` products; None for its default.
+        compile: run the part of the step that works on whole matrices through `torch.compile`: once for each shape,
+            whatever a schedule does to power and learning rate. For methods made of products; `svd` and `eigh`
+            decompose, and stay as they are, as does `newton_schulz` with a power that only the device knows.
+        stack_elements: how many elements of equally shaped matrices are stacked and updated at once, at most, but one
+            parameter at least. A step needs the memory of a few stacks in float32 (`2**24`: 64 MiB each), not of the
+            model.
         adamw_lr: learning rate of groups with `use_muon=False` that name none.
         adamw_betas: AdamW's betas.
         adamw_eps: AdamW's epsilon.
@@ -92,6 +98,8 @@ class HTMuon(SpectralOptimizer):
         method: str = "auto",
         levels: int | None = None,
         precision: Precision | None = None,
+        compile: bool = False,  # noqa: A002 - the word of torch
+        stack_elements: int = 2**24,
         adamw_lr: float | Tensor = 3e-4,
         adamw_betas: tuple[float, float] = (0.9, 0.95),
         adamw_eps: float = 1e-10,
@@ -111,6 +119,8 @@ class HTMuon(SpectralOptimizer):
             "method": method,
             "levels": levels,
             "precision": precision,
+            "compile": compile,
+            "stack_elements": stack_elements,
             "matrix_view": None,
             "betas": adamw_betas,
             "eps": adamw_eps,

@@ -28,6 +28,8 @@ class ScaledSettings(TypedDict, total=False):
     method: str
     levels: int | None
     precision: Precision | None
+    compile: bool
+    stack_elements: int
     adamw_lr: float | Tensor
     adamw_betas: tuple[float, float]
     adamw_eps: float
@@ -65,6 +67,13 @@ def _check_flag(name: str, value: object) -> None:
         raise TypeError(f"{name} must be True or False; got {value!r} of type {type(value).__name__}.")
 
 
+def _check_count(name: str, value: object, remedy: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number; got {value!r} of type {type(value).__name__}. {remedy}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1; got {value}. {remedy}")
+
+
 def _check_spectral_settings(group: Group, *, sets_size: bool) -> None:
     """The settings of a group of matrices that depend on each other."""
     if group["spectral_map"] not in MAPS:
@@ -95,6 +104,8 @@ def check_settings(group: Group, *, sets_size: bool) -> None:
     """
     _check_flag("use_muon", group["use_muon"])
     _check_flag("nesterov", group["nesterov"])
+    _check_flag("compile", group["compile"])
+    _check_count("stack_elements", group["stack_elements"], "Pass a whole number such as 2**24.")
     _check_learning_rate(group["lr"])
     check_number("weight_decay", group["weight_decay"], 0.0, math.inf, "Pass a float such as 0.1.")
     check_number("momentum", group["momentum"], 0.0, 1.0, "Pass a float such as 0.95.", below=True)

@@ -2,9 +2,11 @@
 
 A *precondition* changes the momentum direction before the map. An *adaptation* changes the mapped, normalized matrix by
 statistics that it keeps, and hands back a matrix whose size it has fixed itself. Both see whole matrices in stacks and
-know neither parameters nor ranks.
+know neither parameters nor ranks. Both are values (frozen dataclasses): made anew at every step, and equal to those of
+the step before while the settings are, which is how a compiled bracket is found again.
 """
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
@@ -29,6 +31,7 @@ class Adaptation(Protocol):
         """From an update `[stack, *batch, m, n]` and the state to the adapted update and the new state."""
 
 
+@dataclass(frozen=True)
 class Identity:
     """The direction as it is."""
 
@@ -37,6 +40,7 @@ class Identity:
         return direction
 
 
+@dataclass(frozen=True)
 class Unadapted:
     """The update as it is; keeps nothing."""
 

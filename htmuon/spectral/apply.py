@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from htmuon._typing import Normalization, Precision, State
+from htmuon.kernels import full_float32
 from htmuon.linalg import Method, ScalarFunction, select_method
 from htmuon.spectral.base import SpectralMap
 from htmuon.spectral.normalization import check_normalization, normalized
@@ -91,7 +92,8 @@ def spectral_map(
         return matrix.clone()
     finite = matrix.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
     clean = torch.where(finite, matrix, 0.0)
-    result = normalized(chosen(clean, function), clean, function, normalization)
+    with full_float32():
+        result = normalized(chosen(clean, function), clean, function, normalization)
     return torch.where(finite, result, torch.nan).to(matrix.dtype)
 
 

@@ -1,0 +1,122 @@
+"""The bracket: the part of a step that needs whole matrices, as one function, eager or compiled.
+
+    precondition -> spectral map -> normalize -> adapt -> update scale
+
+What changes from step to step, the power and the weights that a method made of it, comes in as tensors: a compiled
+bracket is compiled once and follows every schedule. Tables of weights are looked up before it is entered.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import count
+
+import torch
+from torch import Tensor
+
+from htmuon._typing import MatrixView, Normalization, State
+from htmuon.layouts import Bracket
+from htmuon.linalg import Method, ScalarFunction
+from htmuon.linalg.base import widest
+from htmuon.linalg.polynomial import Polynomial
+from htmuon.optim.slots import Adaptation, Precondition
+from htmuon.optim.views import matrix_shape, matrix_view, undo_matrix_view
+from htmuon.spectral import SpectralMap
+from htmuon.spectral.apply import advance_map
+from htmuon.spectral.base import SpectralMapFactory
+
+# Calls into LAPACK or cuSOLVER take all the time of these: there is nothing to fuse with.
+DECOMPOSITIONS = ("svd", "eigh")
+# Computes with the exponent on the host, so that a compiled form knows only the one it was compiled for.
+READS_POWER = "newton_schulz"
+
+Compiled = Callable[[Tensor, State, SpectralMap, ScalarFunction], tuple[Tensor, State]]
+_numbers = count()
+
+
+@dataclass(frozen=True)
+class MatrixUpdate:
+    """Everything about a bracket that stays the same from step to step.
+
+    Args:
+        precondition: before the map.
+        method: how the map is computed.
+        normalization: what fixes the size of the mapped matrix.
+        adapt: after the map.
+        scale: the update scale.
+        view: how the parameter stores its matrices.
+        shape: of the parameter.
+    """
+
+    precondition: Precondition
+    method: Method
+    normalization: Normalization
+    adapt: Adaptation
+    scale: float
+    view: MatrixView
+    shape: tuple[int, ...]
+
+    def __call__(
+        self, direction: Tensor, state: State, function: SpectralMap, prepared: ScalarFunction
+    ) -> tuple[Tensor, State]:
+        """From directions `[stack, *shape]` to updates `[stack, *shape]`, and the new state.
+
+        Args:
+            direction: of the momentum.
+            state: of the method and of the adaptation.
+            function: the map, bound to the shape of the matrices.
+            prepared: what the method made of the map.
+        """
+        matrix = self.precondition(matrix_view(direction, self.view, stacked=True))
+        update, state = advance_map(matrix, function, self.method, self.normalization, state, prepared)
+        update, adapted = self.adapt(update, state)
+        return undo_matrix_view(update.mul_(self.scale), self.view, self.shape), {**state, **adapted}
+
+
+def bracket(
+    update: MatrixUpdate, make_map: SpectralMapFactory, power: float | Tensor, device: torch.device, *, compiling: bool
+) -> Bracket:
+    """The bracket of one step.
+
+    Args:
+        update: what it does.
+        make_map: the family of the map.
+        power: of this step.
+        device: of the parameters.
+        compiling: with `torch.compile`, if the method gains by it.
+    """
+    method = update.method
+    compiling = compiling and compilable(method, power)
+    if compiling and method.name != READS_POWER and not isinstance(power, Tensor):
+        power = torch.full((), power, dtype=widest(device), device=device)
+    function = make_map(power).at(matrix_shape(update.shape, update.view))
+    prepared = method.prepare(function, device)
+
+    def run(direction: Tensor, state: State) -> tuple[Tensor, State]:
+        form = compiled(update, type(function), direction.shape, direction.dtype, device) if compiling else update
+        return form(direction, state, function, prepared)
+
+    return run
+
+
+def compilable(method: Method, power: float | Tensor) -> bool:
+    """Whether a compiled bracket can be made, and be better than the eager one, which takes its place where not."""
+    return method.name not in DECOMPOSITIONS and not (method.name == READS_POWER and isinstance(power, Tensor))
+
+
+@lru_cache(maxsize=1024)
+def compiled(
+    update: MatrixUpdate, kind: type[SpectralMap], shape: torch.Size, dtype: torch.dtype, device: torch.device
+) -> Compiled:
+    """The compiled form of an update for stacks of one shape; made once, and shared by all optimizers."""
+    # A search in Python, through which torch cannot trace; but the plan depends on shapes alone. Said here, because the
+    # decorator would import the compiler together with the library.
+    torch.compiler.assume_constant_result(Polynomial.plan)  # type: ignore[no-untyped-call]
+
+    def run(direction: Tensor, state: State, function: SpectralMap, prepared: ScalarFunction) -> tuple[Tensor, State]:
+        return update(direction, state, function, prepared)
+
+    # torch counts how often a code object is compiled and gives up after a few times: every form has one of its own.
+    run.__code__ = run.__code__.replace(co_name=f"bracket_{next(_numbers)}")
+    form: Compiled = torch.compile(run, fullgraph=True, dynamic=False)
+    return form
