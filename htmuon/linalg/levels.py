@@ -48,7 +48,7 @@ class Levels:
         by_v = [after * square for after, square in zip(levels[1:], squares[:-1], strict=True)]
         return torch.stack([*by_c, *by_u, *by_v, levels[-1] * squares[-1] ** 2], dim=-1)
 
-    def grid(self, points: int = 240) -> Tensor:
+    def grid(self, points: int = 400) -> Tensor:
         """Points of [smallest, TOP], float64: even in log x, and finer near the top, where the levels turn fastest."""
         even = torch.linspace(math.log(self.smallest), math.log(TOP), points, dtype=torch.float64).exp()
         near_top = TOP - (TOP - 0.5) * torch.linspace(0, 1, points // 4, dtype=torch.float64) ** 2

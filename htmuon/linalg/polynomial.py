@@ -112,7 +112,7 @@ def nested(begun: Start, levels: Levels, weights: Weights, plan: Plan) -> tuple[
     """The nested form: levels upward, then weights downward.
 
     Returns:
-        Y as `[batch, m, n]`, and the traces of all `A_k` as `[batch, L + 1]`.
+        Y as `[batch, m, n]`, and the traces of all `A_k` and of `A_L^2` as `[batch, L + 2]`.
     """
     wide = working(begun.matrix.dtype)
     lift = 1 / begun.bound
@@ -143,7 +143,9 @@ def nested(begun: Start, levels: Levels, weights: Weights, plan: Plan) -> tuple[
     result = (inner @ matrices[0]).to(wide).mul_(lift)
     for part in parts:
         result += part
-    return result, torch.stack([outer.diagonal(dim1=-2, dim2=-1).sum(-1, dtype=wide) for outer in outers], dim=-1)
+    traces = [outer.diagonal(dim1=-2, dim2=-1).sum(-1, dtype=wide) for outer in outers]
+    traces.append(torch.linalg.vector_norm(outers[-1], dim=(-2, -1), dtype=wide).square())
+    return result, torch.stack(traces, dim=-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +156,7 @@ class Fitted:
         function: the function.
         fit: the fit of its family.
         table: `fit.table` on the device.
-        rank_weights: with these, the traces of the `A_k` sum up to the number of directions within the range.
+        rank_weights: with these, the traces of the `A_k` and of `A_L^2` sum up to the number of directions in range.
     """
 
     function: ScalarFunction
@@ -189,7 +191,8 @@ def _table(levels: Levels, family: Family, device: torch.device) -> Tensor:
 @functools.lru_cache(maxsize=64)
 def _rank_weights(levels: Levels, device: torch.device) -> Tensor:
     x = levels.grid()
-    weights, _ = minimax_weights(torch.stack(levels.chain(x), dim=-1).square(), torch.ones_like(x))
+    squares = [level**2 for level in levels.chain(x)]
+    weights, _ = minimax_weights(torch.stack([*squares, squares[-1] ** 2], dim=-1), torch.ones_like(x))
     return weights.to(device)
 
 
