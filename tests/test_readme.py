@@ -9,7 +9,21 @@ import pytest
 import htmuon
 
 README = Path(__file__).parent.parent / "README.md"
-BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+
+
+def python_blocks(page: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
+
+
+def run_block(block: str, page: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """Run a block by itself; the maps that it registers are forgotten afterwards."""
+    monkeypatch.setattr(htmuon.spectral.MAPS, "_parts", dict(htmuon.spectral.MAPS.items()))
+    names: dict[str, object] = {}
+    exec(compile(block, str(page), "exec"), names)
+    return names
+
+
+BLOCKS = python_blocks(README)
 
 
 def test_there_is_python_to_run():
@@ -18,10 +32,7 @@ def test_there_is_python_to_run():
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_a_block_runs(block, monkeypatch):
-    monkeypatch.setattr(htmuon.spectral.MAPS, "_parts", dict(htmuon.spectral.MAPS.items()))
-    names: dict[str, object] = {}
-    exec(compile(block, str(README), "exec"), names)
-    assert names["htmuon"] is htmuon
+    assert run_block(block, README, monkeypatch)["htmuon"] is htmuon
 
 
 def test_every_optimizer_map_method_and_variant_is_named():
