@@ -36,6 +36,7 @@ from htmuon.kernels import full_float32
 from htmuon.layouts import Bracket, Layout, Single
 from htmuon.linalg import Method, select_method
 from htmuon.linalg.base import widest, working
+from htmuon.linalg.streaming import host_may_look
 from htmuon.optim.bracket import MatrixUpdate, bracket
 from htmuon.optim.scale import update_scale
 from htmuon.optim.schedules import schedule_from_dict
@@ -147,7 +148,7 @@ class SpectralOptimizer(Optimizer):
         if group["power_schedule"] is not None:
             step = group["step"]
             power = schedule_from_dict(group["power_schedule"])(step.to(widest(step.device)))
-            group["power"] = power.item() if power.device.type == "cpu" else power
+            group["power"] = power.item() if host_may_look(power) else power
 
     def _spectral_update(self, group: Group, parameters: list[Tensor], finite: Tensor) -> None:
         """Momentum, bracket and weights of equally shaped parameters, as one stack."""

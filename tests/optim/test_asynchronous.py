@@ -1,0 +1,121 @@
+"""A step leaves the host alone: it runs without a look at the device, and it can be captured and replayed."""
+
+import pytest
+import torch
+from optim.graphs import Meta, NoLook, Recording
+from problems import network
+from torch import nn
+
+import htmuon
+
+NAMES = list(htmuon.OPTIMIZERS)
+SHAPES = [(16, 8), (8, 8), (8, 8), (8, 24), (6, 4, 3, 3), (2, 8, 12)]
+# Everything but decompositions, and newton_schulz under a schedule, which reads the exponent.
+METHODS = [
+    {"method": "auto"},
+    *({"method": "polynomial", "precision": precision} for precision in ("float32", "float16", "bfloat16")),
+    {"method": "streaming"},
+]
+DOWN = htmuon.power_schedule("linear", start=0.5, end=0.0, total_steps=8)
+
+
+def on_device(name, device, **settings):
+    """Matrices and vectors on a device, with gradients, and an optimizer whose learning rates are tensors there."""
+    matrices = [nn.Parameter(torch.empty(shape, device=device)) for shape in SHAPES]
+    vectors = [nn.Parameter(torch.empty(7, device=device)) for _ in range(2)]
+    for p in matrices + vectors:
+        p.grad = torch.empty_like(p)
+    rate = torch.full((), 0.02, device=device)
+    groups = [{"params": matrices}, {"params": vectors, "use_muon": False}]
+    return htmuon.OPTIMIZERS[name](groups, lr=rate, adamw_lr=rate, **settings)
+
+
+def steps_without_a_look(optimizer):
+    with Meta():
+        optimizer.step()  # allocates state and copies tables
+        with NoLook("meta"):
+            optimizer.step()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("settings", METHODS, ids=str)
+@pytest.mark.parametrize("normalization", ["none", "rms"])
+def test_no_operation_of_a_step_makes_the_host_wait(name, settings, normalization):
+    # Tensors without values take the paths of an accelerator, and nobody can look at them.
+    optimizer = on_device(name, "meta", power_schedule=DOWN, normalization=normalization, **settings)
+    steps_without_a_look(optimizer)
+
+
+@pytest.mark.parametrize("schedule", [*htmuon.optim.POWER_SCHEDULES, None])
+def test_no_schedule_makes_the_host_wait(schedule):
+    settings = {
+        "constant": {"power": 0.5},
+        "interval": {"power": 0.125, "every": 3},
+        "linear": {"start": 0.5, "end": 0.0, "total_steps": 8},
+        "logistic": {"start": 0.5, "end": 0.0, "total_steps": 8},
+    }
+    if schedule is not None:
+        schedule = htmuon.power_schedule(schedule, **settings[schedule])
+    optimizer = on_device("htmuon", "meta", power_schedule=schedule)
+    steps_without_a_look(optimizer)
+
+
+def test_newton_schulz_with_a_constant_power_does_not_wait():
+    optimizer = on_device("muon", "meta", method="newton_schulz")
+    steps_without_a_look(optimizer)
+
+
+@pytest.fixture
+def as_on_an_accelerator(monkeypatch):
+    """The host may not look at CPU tensors either."""
+    for module in ("htmuon.optim.base", "htmuon.linalg.streaming"):
+        monkeypatch.setattr(f"{module}.host_may_look", lambda tensor: False)
+
+
+@pytest.mark.usefixtures("as_on_an_accelerator")
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("settings", METHODS[1:], ids=str)
+def test_a_replayed_step_follows_power_and_learning_rate(name, settings):
+    replayed, eager = network(), network()
+    rate = torch.tensor(0.02)
+    optimizers = [
+        htmuon.OPTIMIZERS[name](htmuon.param_groups(m), lr=rate, adamw_lr=rate, power_schedule=DOWN, **settings)
+        for m in (replayed, eager)
+    ]
+    recording = Recording()
+    for step in range(10):
+        generator = torch.Generator().manual_seed(step)
+        for p, q in zip(replayed.parameters(), eager.parameters(), strict=True):
+            gradient = torch.randn(p.shape, generator=generator)
+            if step == 5:
+                gradient.view(-1)[0] = torch.nan  # a replay masks it too
+            if step == 0:
+                p.grad = torch.empty_like(p)
+            p.grad.copy_(gradient)
+            q.grad = gradient
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"].fill_(0.02 / (1 + step))
+        if step == 2:  # after the steps that allocate
+            with recording:
+                optimizers[0].step()
+        elif step > 2:
+            recording.replay()
+        else:
+            optimizers[0].step()
+        optimizers[1].step()
+        for p, q in zip(replayed.parameters(), eager.parameters(), strict=True):
+            assert torch.equal(p, q), step
+    assert optimizers[0].skipped_steps == 1
+    assert optimizers[0].param_groups[0]["step"] == 9
+    assert optimizers[0].param_groups[0]["power"] == 0.0
+
+
+def test_a_recording_notices_what_python_computes():
+    """The test above can fail: a power that is a number stays what it was."""
+    weight = nn.Parameter(torch.randn(4, 4))
+    weight.grad = torch.randn(4, 4)
+    optimizer = htmuon.HTMuon([weight], method="polynomial", power_schedule=DOWN)
+    optimizer.step()
+    with pytest.raises(AssertionError, match="_local_scalar_dense"), Recording():
+        optimizer.step()
