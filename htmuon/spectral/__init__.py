@@ -2,17 +2,24 @@
 
 from htmuon.spectral.apply import spectral_map, spectral_power
 from htmuon.spectral.base import MAPS, POWER_RANGE, SpectralMap, check_power
+from htmuon.spectral.edge import Quantile
 from htmuon.spectral.function import Function
+from htmuon.spectral.knee import Knee
 from htmuon.spectral.normalization import check_normalization
 from htmuon.spectral.power import Power
 from htmuon.spectral.rank_power import RankPower
+from htmuon.spectral.soft_clip import Clip, Soren
 
 __all__ = [
     "MAPS",
     "POWER_RANGE",
+    "Clip",
     "Function",
+    "Knee",
     "Power",
+    "Quantile",
     "RankPower",
+    "Soren",
     "SpectralMap",
     "check_normalization",
     "check_power",

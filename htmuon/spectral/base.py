@@ -1,7 +1,8 @@
 """Which function of the singular values becomes the update.
 
 Two ideas. A *spectral map* gives every direction a weight, `g(sigma / sigma_1)`: `power` keeps a power of the spectrum,
-`rank_power` a power of the position, `function` anything that a Python function says. A *normalization* fixes the size
+`rank_power` a power of the position, `knee` damps only what is below the noise, `soft_clip` holds published maps that
+level off, `function` anything that a Python function says. A *normalization* fixes the size
 of the result afterwards. A map knows nothing about how it is computed: that is the method's part (`htmuon.linalg`).
 """
 
@@ -21,6 +22,9 @@ class SpectralMap(ScalarFunction, Protocol):
     `degree` says by which power of the scale of `M` the mapped matrix grows when nothing is normalized: p for the power
     map, 0 for every map that looks at `sigma / sigma_1` or at positions only.
     """
+
+    def at(self, shape: tuple[int, ...]) -> "SpectralMap":
+        """The map for matrices `[*batch, m, n]`; most return themselves. Binding twice is binding once."""
 
     @property
     def degree(self) -> float | Tensor:

@@ -1,12 +1,21 @@
 """Any function of `sigma / sigma_1`, given as a Python function."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import lru_cache
+from types import FunctionType
+from typing import Self
 
+import torch
 from torch import Tensor
 
 from htmuon.linalg import Axis, Family
+
+# The smallest value at which a method asks for the function of a family.
+SMALLEST = 1e-4
+# Of its largest value; a fit is of relative errors, and what is smaller would take part in it by its rounding alone.
+LEAST_SHARE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -21,6 +30,11 @@ class Function:
 
     after which `htmuon.HTMuon(groups, spectral_map="soft_sign")` uses it.
 
+    `method="polynomial"` fits it once, and how well depends on how smooth it is over `log x`: below 1 % for soft signs
+    and knees, several percent at a corner, more at a step. `htmuon.linalg.Polynomial().fit_error(Function(f))` is the
+    largest relative error. A function that is zero or below 1e-5 of its largest value somewhere in [1e-4, 1], changes
+    its sign or is not finite, is not fitted: `auto` takes `eigh` then.
+
     Args:
         function: elementwise on tensors `[*batch, r]` of values in (0, 1]; it is not called with zeros, zero directions
             stay zero.
@@ -28,8 +42,11 @@ class Function:
     Example:
         >>> import torch, htmuon
         >>> halve = htmuon.spectral.Function(lambda x: 0.5 * x)
-        >>> htmuon.spectral_map(torch.diag(torch.tensor([2.0, 1.0])), halve).diagonal().tolist()
+        >>> htmuon.spectral_map(torch.diag(torch.tensor([2.0, 1.0])), halve, method="eigh").diagonal().tolist()
         [0.5, 0.25]
+        >>> soft_sign = htmuon.spectral.Function(lambda x: x / (x + 0.05))
+        >>> htmuon.linalg.Polynomial().fit_error(soft_sign) < 0.01
+        True
     """
 
     function: Callable[[Tensor], Tensor]
@@ -37,10 +54,14 @@ class Function:
     power = None
     degree = 0.0
 
+    def at(self, shape: tuple[int, ...]) -> Self:
+        """The same for all shapes."""
+        return self
+
     @property
-    def family(self) -> Family:
-        """The function of `min(1, e^t x)`, t from 0 to 2."""
-        return _stretched(self.function)
+    def family(self) -> Family | None:
+        """The function of `e^t x`, t from 0 to 2; none where relative errors of it make no sense."""
+        return _stretched(_Keyed(self.function))
 
     def parameters(self, ratio: Tensor, stable_rank: Tensor) -> tuple[tuple[float | Tensor, ...], float | Tensor]:
         """`f(ratio x)`."""
@@ -51,7 +72,50 @@ class Function:
         return self.function(relative)
 
 
+class _Keyed:
+    """A function that equals another made of the same code: maps are made anew at every step, and fitted once."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        self.function = function
+        self.key = _what_it_computes(function)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Keyed) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+def _what_it_computes(function: Callable[[Tensor], Tensor]) -> Hashable:
+    """Code, defaults and closed-over values of a Python function, if they can be compared; else the function itself."""
+    if not isinstance(function, FunctionType):
+        return function
+    try:
+        closed = tuple(cell.cell_contents for cell in function.__closure__ or ())
+        named = tuple((function.__kwdefaults__ or {}).items())
+        key = (function.__code__, id(function.__globals__), function.__defaults__, named, closed)
+        hash(key)
+    except (TypeError, ValueError):  # a list in a closure has no hash, an unfilled cell no contents
+        return function
+    return key
+
+
 @lru_cache(maxsize=64)
-def _stretched(function: Callable[[Tensor], Tensor]) -> Family:
+def _stretched(keyed: _Keyed) -> Family | None:
     """A function at all ratios of a bound to the largest singular value, which is never above `r^(1/8)`."""
-    return Family(lambda x, t: function((t.exp() * x).clamp(max=1.0)), (Axis(0.0, 2.0, 41),))
+    function = keyed.function
+    values = function(torch.linspace(math.log(SMALLEST), 0.0, 400, dtype=torch.float64).exp())
+    signed = values * values[-1].sign()
+    if not (signed.isfinite().all() and signed.min() > LEAST_SHARE * signed.max()):
+        return None
+    return Family(lambda x, t: _continued(function, t.exp() * x), (Axis(0.0, 2.0, 41),))
+
+
+def _continued(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """`f(x)`, and `f(1)^2 / f(1 / x)` above 1: smooth in log-log, where no singular value lies but a polynomial passes.
+
+    Powers continue as themselves.
+    """
+    inside = function(torch.minimum(x, 1 / x))
+    top = function(torch.ones_like(x))
+    return torch.where(x > 1, top.square() / inside, inside)

@@ -1,6 +1,7 @@
 """`sigma^p`: Muon at 0, HTMuon at 1/8, SGD with momentum at 1."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -35,6 +36,10 @@ class Power:
 
     def __post_init__(self) -> None:
         check_power(self.power)
+
+    def at(self, shape: tuple[int, ...]) -> Self:
+        """The same for all shapes."""
+        return self
 
     @property
     def family(self) -> Family:

@@ -1,6 +1,7 @@
 """`i^-p`: the weights depend on the position of a direction alone (the paper's HTMuon_HT)."""
 
 from dataclasses import dataclass
+from typing import Self
 
 from torch import Tensor
 
@@ -35,6 +36,10 @@ class RankPower:
 
     def __post_init__(self) -> None:
         check_power(self.exponent)
+
+    def at(self, shape: tuple[int, ...]) -> Self:
+        """The same for all shapes."""
+        return self
 
     def parameters(self, ratio: Tensor, stable_rank: Tensor) -> tuple[tuple[float | Tensor, ...], float | Tensor]:
         """It is no member of a family."""
