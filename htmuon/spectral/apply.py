@@ -86,6 +86,7 @@ def spectral_map(
         [1.0, 0.5]
     """
     check_matrix(matrix)
+    function = function.at(tuple(matrix.shape))
     chosen = select_method(matrix, function, method, levels=levels, precision=precision)
     check_normalization(normalization, power=function.power)
     if matrix.numel() == 0:

@@ -47,7 +47,8 @@ def marchenko_pastur_edge(stable_rank: Tensor, shape: tuple[int, int]) -> Tensor
 
     An upper estimate: what signal there is beside the leading direction counts as noise too. The leading direction is
     left out because it alone can be most of the norm: with one spike the edge is right, and a matrix of rank one has
-    no noise.
+    no noise. The difference to 1 is as precise as the stable rank, to 1e-7 in float32 and 1e-3 in half precision:
+    edges far below `(1 / sqrt m + 1 / sqrt n)` times the root of that are rounding.
 
     Args:
         stable_rank: `norm_F^2 / sigma_1^2`, any shape.

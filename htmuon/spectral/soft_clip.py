@@ -6,7 +6,6 @@ nobody compares a published map and gets another: 1 for the clips, 0 for Soren-l
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Self
 
 import torch
@@ -14,8 +13,7 @@ from torch import Tensor
 
 from htmuon.linalg import Axis, Family
 from htmuon.spectral.base import MAPS, check_power
-from htmuon.spectral.edge import LOWEST_EDGE
-from htmuon.spectral.knee import check_corner, corner
+from htmuon.spectral.knee import check_corner, corner, knees_of
 
 # Among the quartiles of sigma / sigma_1 in momentum of real training, which lie near 0.1, 0.05 and 0.02.
 DEFAULT_TAU = 0.05
@@ -61,7 +59,7 @@ class Clip:
     @property
     def family(self) -> Family:
         """All clips of one sharpness."""
-        return _clips(self.sharpness)
+        return knees_of(1.0, self.sharpness)
 
     def parameters(self, ratio: Tensor, stable_rank: Tensor) -> tuple[tuple[float | Tensor, ...], float | Tensor]:
         """`g(ratio x)` is the clip at `tau / ratio`."""
@@ -111,18 +109,14 @@ class Soren:
 
     def parameters(self, ratio: Tensor, stable_rank: Tensor) -> tuple[tuple[float | Tensor, ...], float | Tensor]:
         """With `s = ratio x / sqrt(stable_rank)`, g is proportional to `h(s / sqrt(lam))`."""
-        return (ratio.log() - 0.5 * (self.lam * stable_rank).log(),), self.lam**0.5 / (1 + (1 + self.lam) ** 0.5)
+        floor = torch.full_like(ratio, self.lam**0.5 / (1 + (1 + self.lam) ** 0.5))
+        return (ratio.log() - 0.5 * (self.lam * stable_rank).log(),), floor
 
     def __call__(self, relative: Tensor) -> Tensor:
         """`g`."""
         share = relative / torch.linalg.vector_norm(relative, dim=-1, keepdim=True)
         lifted: Tensor = share + (share.square() + self.lam).sqrt()
         return lifted / float(1 + (1 + self.lam) ** 0.5)
-
-
-@lru_cache(maxsize=64)
-def _clips(sharpness: float) -> Family:
-    return Family(lambda x, log_tau: corner(x, 1.0, log_tau, sharpness), (Axis(math.log(LOWEST_EDGE), 0.0, 81),))
 
 
 # From where h is 1 to within the error of a fit, to the least lam.

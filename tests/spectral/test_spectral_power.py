@@ -14,6 +14,8 @@ import htmuon
 from htmuon.spectral import MAPS, Function, Power, RankPower
 
 NORMALIZATIONS = ["none", "spectral", "rms", "lmo"]
+# Published maps without a free exponent take the one they have; every other map takes any.
+OWN_EXPONENT = {"soft_clip": 1.0, "hard_clip": 1.0, "soren": 0.0}
 
 
 def oracle(matrix, power, normalization):
@@ -137,13 +139,25 @@ def test_a_function_of_the_relative_singular_values():
 
 @pytest.mark.parametrize("name", MAPS)
 def test_every_map_is_scale_free_or_has_a_degree(name):
-    function = MAPS[name](0.25)
+    function = MAPS[name](OWN_EXPONENT.get(name, 0.25))
     matrix = zoo_matrix("one over i", (7, 9))
     ratio = htmuon.spectral_map(16 * matrix, function) / htmuon.spectral_map(matrix, function)
     torch.testing.assert_close(ratio, torch.full_like(ratio, 16.0**function.degree), rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("name", ["power", "rank_power"])
+@pytest.mark.parametrize("name", MAPS)
+def test_every_map_agrees_with_its_weights_and_is_bound_to_a_shape_once(name):
+    matrix = zoo_matrix("condition 1e2", (3, 8, 12))
+    function = MAPS[name](OWN_EXPONENT.get(name, 0.25)).at((3, 8, 12))
+    assert function.at((3, 8, 12)) == function
+    expected = mapped_by_svd(matrix, lambda sigma: function(sigma / sigma[..., :1]))
+    # 1e-5: eigh in float64 at condition 1e2.
+    for method in ("svd", "eigh"):
+        result = htmuon.spectral_map(matrix, function, method=method, normalization="spectral")
+        assert relative_error(result, expected) < 1e-5
+
+
+@pytest.mark.parametrize("name", [name for name in MAPS if name not in OWN_EXPONENT])
 def test_every_power_at_zero_is_the_polar_factor(name):
     matrix = zoo_matrix("one over i", (7, 9))
     assert relative_error(htmuon.spectral_map(matrix, MAPS[name](0.0)), mapped_by_svd(matrix, torch.ones_like)) < 1e-9

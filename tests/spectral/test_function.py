@@ -1,0 +1,66 @@
+"""Functions of one's own: how well products fit them, and that they are fitted once."""
+
+import pytest
+import torch
+from matrices import mapped_by_svd, relative_error, zoo_matrix
+
+import htmuon
+from htmuon.linalg import Polynomial, select_method
+from htmuon.spectral import Function
+
+GOOD = {
+    "soft sign": lambda x: x / (x + 0.05),
+    "log": lambda x: torch.log1p(100 * x),
+    "tanh": lambda x: torch.tanh(20 * x),
+    "negative": lambda x: -(x**0.5),
+}
+
+
+@pytest.mark.parametrize("name", GOOD)
+@pytest.mark.parametrize("shape", [(30, 20), (20, 50)], ids=str)
+def test_products_compute_a_smooth_function_to_within_its_fit(name, shape):
+    function = Function(GOOD[name])
+    matrix = zoo_matrix("condition 1e2", shape).to(torch.float32)
+    expected = mapped_by_svd(matrix, lambda sigma: GOOD[name](sigma / sigma.max()))
+    error = Polynomial().fit_error(function)
+    assert error < 0.012
+    # Half a percent: sigma_1 by power iteration, and the rounding of the products.
+    assert relative_error(htmuon.spectral_map(matrix, function, method="polynomial"), expected) < 1.25 * error + 5e-3
+
+
+def test_a_power_is_fitted_as_a_power():
+    # Above sigma_1, where the bound of the method reaches, it continues as itself: no corner is made there.
+    assert Polynomial().fit_error(Function(lambda x: x)) < 1e-5
+    assert Polynomial().fit_error(Function(lambda x: x**0.5)) < 0.005
+
+
+def test_how_badly_a_step_is_fitted_is_known():
+    assert 0.3 < Polynomial().fit_error(Function(lambda x: torch.where(x > 0.1, 1.0, 0.5))) < 0.4
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.where(x > 0.1, 1.0, 0.0),
+        lambda x: x - 0.5,
+        lambda x: x**4,
+        lambda x: torch.where(x > 0.1, x, torch.nan),
+        lambda x: 1 / (x - x),
+    ],
+)
+def test_what_has_no_relative_error_is_left_to_decompositions(function):
+    assert not Polynomial().can(Function(function))
+    assert select_method(torch.ones(3, 4), Function(function)).name == "eigh"
+
+
+def test_a_function_made_anew_is_fitted_once():
+    def soft_sign(tau, scale=1.0):
+        return Function(lambda x: scale * x / (x + tau))
+
+    assert soft_sign(0.1).family is soft_sign(0.1).family
+    assert soft_sign(0.1).family is not soft_sign(0.2).family
+    assert soft_sign(0.1).family is not soft_sign(0.1, 2.0).family
+    assert Function(torch.tanh).family is Function(torch.tanh).family
+    listed = [[0.1], [0.1]]
+    made = [Function(lambda x, tau=tau: x / (x + tau[0])) for tau in listed]
+    assert made[0].family is not made[1].family  # what can change is not compared
