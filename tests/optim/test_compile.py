@@ -1,0 +1,142 @@
+"""The compiled bracket: one graph, compiled once for each shape, with the results of the eager one."""
+
+import functools
+import shutil
+
+import pytest
+import torch
+import torch._dynamo
+from problems import network
+from torch import nn
+
+import htmuon
+from htmuon._typing import NORMALIZATIONS
+from htmuon.optim.bracket import compiled
+
+NAMES = list(htmuon.OPTIMIZERS)
+DOWN = htmuon.power_schedule("linear", start=0.5, end=0.0, total_steps=8)
+# Traced, made functional and decomposed as for Inductor, without a C++ compiler.
+TRACED = "aot_eager"
+# Of float32: other orders of sums, and directions near the lower end of the range, where a level polynomial is steep.
+ROUNDING = 2e-5
+SHAPES = [(16, 8), (8, 24), (6, 4, 3, 3)]
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*_prims_common.*:FutureWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_compiled_before():
+    torch._dynamo.reset()
+    compiled.cache_clear()
+    yield
+    compiled.cache_clear()
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=TRACED))
+
+
+def run_both(name, steps=4, **settings):
+    """Equal matrices under equal gradients, eager and compiled; from the second step on, nothing may be compiled.
+
+    Gradients are given rather than computed, as training would make rounding grow from step to step.
+    """
+    results = []
+    for compiling in (False, True):
+        generator = torch.Generator().manual_seed(1)
+        weights = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in SHAPES]
+        optimizer = htmuon.OPTIMIZERS[name](weights, compile=compiling, **settings)
+        scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, steps)
+        for step in range(steps):
+            for weight in weights:
+                weight.grad = torch.randn(weight.shape, generator=generator)
+            with torch.compiler.set_stance("fail_on_recompile" if step else "default"):
+                optimizer.step()
+            scheduler.step()
+        results.append(weights)
+    return list(zip(*results, strict=True))
+
+
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        *((name, {"method": "polynomial", "levels": 4}) for name in NAMES),
+        *(("htmuon", {"method": "polynomial", "levels": 4, "normalization": n}) for n in NORMALIZATIONS[1:]),
+        ("htmuon", {"method": "streaming"}),
+        ("htnormuon", {"method": "streaming", "normalization": "rms"}),
+        ("htmuon", {"method": "polynomial", "levels": 4, "lr": torch.tensor(0.02)}),
+    ],
+    ids=str,
+)
+def test_a_compiled_step_is_the_eager_one_and_follows_schedules_without_compiling_anew(name, settings):
+    for eager, other in run_both(name, power_schedule=DOWN, **settings):
+        torch.testing.assert_close(eager, other, rtol=0, atol=ROUNDING)
+    assert compiled.cache_info().misses == len(SHAPES)
+
+
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize(("precision", "atol"), [("float16", 2e-4), ("bfloat16", 2e-3)])
+def test_half_precisions_compile(precision, atol):
+    # A few units of the narrow dtype, times lr: compiled operations may keep more digits between them.
+    for eager, other in run_both("htmuon", power_schedule=DOWN, method="polynomial", precision=precision, levels=4):
+        torch.testing.assert_close(eager, other, rtol=0, atol=atol)
+    assert compiled.cache_info().misses == len(SHAPES)
+
+
+@pytest.mark.usefixtures("traced")
+def test_many_shapes_and_a_power_set_by_hand_compile_once_each():
+    # More shapes than torch compiles of one function.
+    weights = [nn.Parameter(torch.randn(n, 4)) for n in range(2, 12)]
+    optimizer = htmuon.HTMuon(weights, method="polynomial", levels=3, compile=True)
+    for step in range(3):
+        for weight in weights:
+            weight.grad = torch.randn_like(weight)
+        optimizer.param_groups[0]["power"] = 0.5 - 0.1 * step
+        optimizer.param_groups[0]["lr"] = 0.01 * step
+        with torch.compiler.set_stance("fail_on_recompile" if step else "default"):
+            optimizer.step()
+    assert compiled.cache_info().misses == len(weights)
+
+
+@pytest.mark.usefixtures("traced")
+def test_newton_schulz_compiles_for_a_power_that_stays():
+    for eager, other in run_both("muon", method="newton_schulz"):
+        torch.testing.assert_close(eager, other, rtol=0, atol=2e-3)  # five steps in bfloat16
+    assert compiled.cache_info().misses == len(SHAPES)
+
+
+@pytest.mark.parametrize("method", ["eigh", "svd"])
+def test_decompositions_stay_eager(method):
+    for eager, other in run_both("htmuon", method=method):
+        assert torch.equal(eager, other)
+    assert compiled.cache_info().misses == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_slots_are_values(name):
+    optimizer = htmuon.OPTIMIZERS[name](htmuon.param_groups(network()))
+    group = optimizer.param_groups[0]
+    for slot in (optimizer.precondition, optimizer.adaptation):
+        assert slot(group) == slot(group)
+        assert hash(slot(group)) == hash(slot(group))
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="Inductor needs a C++ compiler on the CPU; c++ is not found")
+def test_inductor_compiles_the_bracket():
+    weight = nn.Parameter(torch.randn(2, 12, 20))
+    other = nn.Parameter(weight.detach().clone())
+    optimizers = [
+        htmuon.HTNorMuon([p], power_schedule=DOWN, method="polynomial", levels=3, compile=p is other)
+        for p in (weight, other)
+    ]
+    for _ in range(3):
+        weight.grad = torch.randn_like(weight)
+        other.grad = weight.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(weight, other, rtol=0, atol=ROUNDING)
