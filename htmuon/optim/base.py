@@ -20,8 +20,7 @@ once. One gradient that is not finite masks the whole step, on the device: no pa
 moves.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import chain
 from typing import Any, ClassVar, cast
 
@@ -38,6 +37,7 @@ from htmuon.linalg import Method, select_method
 from htmuon.linalg.base import widest, working
 from htmuon.linalg.streaming import host_may_look
 from htmuon.optim.bracket import MatrixUpdate, bracket
+from htmuon.optim.buckets import buckets, moves
 from htmuon.optim.scale import update_scale
 from htmuon.optim.schedules import schedule_from_dict
 from htmuon.optim.settings import Group, check_gradients, check_parameters, check_settings
@@ -123,7 +123,7 @@ class SpectralOptimizer(Optimizer):
         check_gradients(parameters)
         for group in self.param_groups:
             check_settings(group, sets_size=self.sets_size)
-        gradients = [p.grad for p in parameters if _moves(p)]
+        gradients = [p.grad for p in parameters if moves(p)]
         if not gradients:
             return loss
         # One flag for all gradients; as the largest magnitude is NaN or infinite where any entry is.
@@ -137,7 +137,7 @@ class SpectralOptimizer(Optimizer):
         """Power, parameters and counters of one group."""
         self._set_power(group)
         update = self._spectral_update if group["use_muon"] else self._adamw_update
-        for bucket in _buckets(group):
+        for bucket in buckets(group):
             update(group, bucket, finite.to(bucket[0].device))
         here = finite.to(group["step"].device)
         group["step"].add_(here)
@@ -294,21 +294,6 @@ class SpectralOptimizer(Optimizer):
 def _device(group: Group) -> torch.device:
     """Where the counters of a group live."""
     return group["params"][0].device if group["params"] else torch.device("cpu")
-
-
-def _moves(parameter: Tensor) -> bool:
-    """Whether a step has anything to do for a parameter."""
-    return parameter.grad is not None and parameter.numel() > 0
-
-
-def _buckets(group: Group) -> Iterator[list[Tensor]]:
-    """The parameters of a group that move, in lists that one call updates: of equal shape where they are stacked."""
-    alike: dict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
-    for p in filter(_moves, group["params"]):
-        alike[(p.shape if group["use_muon"] else None, p.dtype, p.device)].append(p)
-    for parameters in alike.values():
-        most = max(1, group["stack_elements"] // parameters[0].numel()) if group["use_muon"] else len(parameters)
-        yield from (parameters[first : first + most] for first in range(0, len(parameters), most))
 
 
 def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:

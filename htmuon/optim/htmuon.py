@@ -31,6 +31,10 @@ class HTMuon(SpectralOptimizer):
 
     Memory: one `momentum_buffer` per matrix, in the dtype of the parameter.
 
+    Once a step has allocated the state, later ones don't wait for an accelerator (`svd` and `eigh` do) and can be
+    captured in a CUDA graph. A graph keeps numbers as they were: what moves has to be a learning rate that is a tensor
+    on the device, changed in place, and a `power_schedule`, which follows the step that the graph counts.
+
     Args:
         params: tensors or named tensors of two or more dimensions, or dict groups with `use_muon: bool`;
             `htmuon.param_groups(model)` makes them. Groups may override every setting below.

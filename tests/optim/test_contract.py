@@ -9,6 +9,8 @@ import pytest
 import torch
 from problems import assert_same, network, train, twins
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import htmuon
 from htmuon.optim import SpectralOptimizer
@@ -213,6 +215,28 @@ def test_a_large_stack_is_computed_in_pieces(name):
     for p, q in zip(model.parameters(), other.parameters(), strict=True):
         # Batched products may sum in another order.
         torch.testing.assert_close(p, q, rtol=0, atol=1e-5)
+
+
+@every_optimizer
+@pytest.mark.parametrize("method", ["eigh", "polynomial"])
+def test_a_step_holds_no_tensor_larger_than_a_stack_may_be(name, method):
+    largest = 0
+
+    class Largest(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            result = func(*args, **(kwargs or {}))
+            largest = max([largest, *(t.numel() for t in tree_leaves(result) if isinstance(t, torch.Tensor))])
+            return result
+
+    weights = [nn.Parameter(torch.randn(64, 64)) for _ in range(8)]
+    for weight in weights:
+        weight.grad = torch.randn_like(weight)
+    optimizer = htmuon.OPTIMIZERS[name](weights, method=method, stack_elements=2 * 64 * 64 + 1)
+    optimizer.step()  # a fit, which is made once, has tensors of its own
+    with Largest():
+        optimizer.step()
+    assert largest == 2 * 64 * 64
 
 
 def test_a_tensor_learning_rate_belongs_to_one_group():
