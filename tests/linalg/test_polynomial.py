@@ -273,5 +273,5 @@ def test_every_setting_reaches_the_optimizer():
     updates = [(start_ - p.detach()) / 0.02 for p in parameters]
     exact = mapped_by_svd(parameters[0].grad, lambda sigma: sigma**0.125)
     coarse, fine = (relative_error(update, exact) for update in updates)
-    assert fine < 0.01 < coarse
+    assert fine < 0.02 < coarse
     assert METHODS["polynomial"] == Polynomial()  # the registered default was not changed
