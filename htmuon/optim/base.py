@@ -40,7 +40,7 @@ from htmuon.optim.bracket import MatrixUpdate, bracket
 from htmuon.optim.buckets import buckets, moves
 from htmuon.optim.scale import update_scale
 from htmuon.optim.schedules import schedule_from_dict
-from htmuon.optim.settings import Group, check_gradients, check_parameters, check_settings
+from htmuon.optim.settings import Group, check_gradients, check_parameters, check_settings, check_state
 from htmuon.optim.slots import Adaptation, Identity, Precondition, Unadapted
 from htmuon.optim.views import default_view, matrix_shape
 from htmuon.spectral import MAPS
@@ -253,7 +253,7 @@ class SpectralOptimizer(Optimizer):
             saved_groups = [{**mine, **saved} for mine, saved in zip(ours, saved_groups, strict=True)]
             for group in saved_groups:
                 check_settings(group, sets_size=self.sets_size)
-        self._check_shapes(state_dict)
+        check_state(state_dict, self.param_groups)
         super().load_state_dict({**state_dict, "param_groups": saved_groups})
         parameters = chain.from_iterable(group["params"] for group in self.param_groups)
         indices = chain.from_iterable(group["params"] for group in saved_groups)
@@ -266,19 +266,6 @@ class SpectralOptimizer(Optimizer):
         for group in self.param_groups:
             for counter in COUNTERS:
                 group[counter] = group[counter].to(_device(group))
-
-    def _check_shapes(self, state_dict: dict[str, Any]) -> None:
-        """Raise ValueError if a saved buffer has not the shape of its parameter."""
-        parameters = chain.from_iterable(group["params"] for group in self.param_groups)
-        indices = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
-        for parameter, index in zip(parameters, indices, strict=False):  # torch says where the numbers differ
-            for name in ("momentum_buffer", "exp_avg"):
-                saved = state_dict["state"].get(index, {}).get(name, parameter)
-                if saved.shape != parameter.shape:
-                    raise ValueError(
-                        f"{name} of parameter {index} must have its shape {tuple(parameter.shape)}; the state_dict has "
-                        f"{tuple(saved.shape)}. It is the state of another model."
-                    )
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()

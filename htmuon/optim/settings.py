@@ -1,6 +1,7 @@
 """The settings of an optimizer: their names, types and ranges, checked before anything is stored."""
 
 import math
+from itertools import chain
 from typing import Any, TypedDict
 
 import torch
@@ -152,3 +153,17 @@ def check_gradients(parameters: list[Tensor]) -> None:
                 f"{tuple(parameter.shape)}. Build the embedding with sparse=False, or give it to "
                 "torch.optim.SparseAdam."
             )
+
+
+def check_state(state_dict: dict[str, Any], groups: list[Group]) -> None:
+    """Raise ValueError if a saved buffer has not the shape of its parameter."""
+    parameters = chain.from_iterable(group["params"] for group in groups)
+    indices = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
+    for parameter, index in zip(parameters, indices, strict=False):  # torch says where the numbers differ
+        for name in ("momentum_buffer", "exp_avg"):
+            saved = state_dict["state"].get(index, {}).get(name, parameter)
+            if saved.shape != parameter.shape:
+                raise ValueError(
+                    f"{name} of parameter {index} must have its shape {tuple(parameter.shape)}; the state_dict has "
+                    f"{tuple(saved.shape)}. It is the state of another model."
+                )
