@@ -31,7 +31,7 @@ LOWEST_POWER = -0.25
 # How many levels may follow each other on Gram matrices before the matrix itself is formed anew: what the rounding of a
 # Gram matrix hides has to be lifted above it before a level depends on it. A level lifts a squared singular value by
 # ten.
-LONGEST_SEGMENT: dict[Precision, int] = {"float32": 4, "float16": 2, "bfloat16": 1}
+LONGEST_SEGMENT: dict[Precision, int] = {"float32": 3, "float16": 2, "bfloat16": 1}
 # What the products add to the relative error of a weight within the range, at most.
 ROUNDING: dict[Precision, float] = {"float32": 5e-3, "float16": 0.02, "bfloat16": 0.15}
 POWER_ITERATIONS = 3
