@@ -192,8 +192,14 @@ class SpectralOptimizer(Optimizer):
             view=view,
             shape=shape,
         )
-        make_map = MAPS[group["spectral_map"]]
-        return bracket(update, make_map, group["power"], parameter.device, compiling=group["compile"])
+        return bracket(
+            update,
+            group["spectral_map"],
+            group["power"],
+            parameter.device,
+            compiling=group["compile"],
+            scheduled=group["power_schedule"] is not None,
+        )
 
     def _spectral_state(self, group: Group, parameter: Tensor) -> dict[str, Tensor]:
         """The state of a matrix parameter, allocated when it is first needed; a method of before leaves its own."""

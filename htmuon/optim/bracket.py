@@ -2,7 +2,7 @@
 
     precondition -> spectral map -> normalize -> adapt -> update scale
 
-What changes from step to step, the power and the weights that a method made of it, comes in as tensors: a compiled
+What changes from step to step, a scheduled power and the weights that a method made of it, comes in as tensors: a
 bracket is compiled once and follows every schedule. Tables of weights are looked up before it is entered.
 """
 
@@ -21,9 +21,8 @@ from htmuon.linalg.base import widest
 from htmuon.linalg.polynomial import Polynomial
 from htmuon.optim.slots import Adaptation, Precondition
 from htmuon.optim.views import matrix_shape, matrix_view, undo_matrix_view
-from htmuon.spectral import SpectralMap
+from htmuon.spectral import MAPS, SpectralMap
 from htmuon.spectral.apply import advance_map
-from htmuon.spectral.base import SpectralMapFactory
 
 # Calls into LAPACK or cuSOLVER take all the time of these: there is nothing to fuse with.
 DECOMPOSITIONS = ("svd", "eigh")
@@ -74,26 +73,34 @@ class MatrixUpdate:
 
 
 def bracket(
-    update: MatrixUpdate, make_map: SpectralMapFactory, power: float | Tensor, device: torch.device, *, compiling: bool
+    update: MatrixUpdate,
+    spectral_map: str,
+    power: float | Tensor,
+    device: torch.device,
+    *,
+    compiling: bool,
+    scheduled: bool,
 ) -> Bracket:
     """The bracket of one step.
 
     Args:
         update: what it does.
-        make_map: the family of the map.
+        spectral_map: the name of the map.
         power: of this step.
         device: of the parameters.
         compiling: with `torch.compile`, if the method gains by it.
+        scheduled: whether the power moves from step to step, so that a compiled form must not rest on its value.
     """
     method = update.method
     compiling = compiling and compilable(method, power)
-    if compiling and method.name != READS_POWER and not isinstance(power, Tensor):
+    if compiling and scheduled and method.name != READS_POWER and not isinstance(power, Tensor):
         power = torch.full((), power, dtype=widest(device), device=device)
-    function = make_map(power).at(matrix_shape(update.shape, update.view))
+    function = MAPS[spectral_map](power).at(matrix_shape(update.shape, update.view))
     prepared = method.prepare(function, device)
+    fixed = None if isinstance(power, Tensor) else power
 
     def run(direction: Tensor, state: State) -> tuple[Tensor, State]:
-        form = compiled(update, type(function), direction.shape, direction.dtype, device) if compiling else update
+        form = compiled(update, spectral_map, fixed, direction.shape, direction.dtype, device) if compiling else update
         return form(direction, state, function, prepared)
 
     return run
@@ -106,9 +113,18 @@ def compilable(method: Method, power: float | Tensor) -> bool:
 
 @lru_cache(maxsize=1024)
 def compiled(
-    update: MatrixUpdate, kind: type[SpectralMap], shape: torch.Size, dtype: torch.dtype, device: torch.device
+    update: MatrixUpdate,
+    spectral_map: str,
+    fixed: float | None,
+    shape: torch.Size,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> Compiled:
-    """The compiled form of an update for stacks of one shape; made once, and shared by all optimizers."""
+    """The compiled form of an update, shared by all optimizers.
+
+    Everything after `update` tells forms apart for which torch would have to compile anew: the map, its power unless
+    that comes in as a tensor, and what the stack looks like.
+    """
     # A search in Python, through which torch cannot trace; but the plan depends on shapes alone. Said here, because the
     # decorator would import the compiler together with the library.
     torch.compiler.assume_constant_result(Polynomial.plan)  # type: ignore[no-untyped-call]

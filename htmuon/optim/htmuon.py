@@ -55,8 +55,9 @@ class HTMuon(SpectralOptimizer):
         levels: of `method="polynomial"`: 3 to 8, more are exact further down; None for its default.
         precision: of `method="polynomial"`: `float32`, `float16` or `bfloat16` products; None for its default.
         compile: run the part of the step that works on whole matrices through `torch.compile`: once for each shape,
-            whatever a schedule does to power and learning rate. For methods made of products; `svd` and `eigh`
-            decompose, and stay as they are, as does `newton_schulz` with a power that only the device knows.
+            whatever schedules do to power and learning rate, and for each power that is set by hand. For methods made
+            of products; `svd` and `eigh` decompose, and stay as they are, as does `newton_schulz` with a power that
+            only the device knows.
         stack_elements: how many elements of equally shaped matrices are stacked and updated at once, at most, but one
             parameter at least. A step needs the memory of a few stacks in float32 (`2**24`: 64 MiB each), not of the
             model.

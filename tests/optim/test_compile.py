@@ -11,7 +11,9 @@ from torch import nn
 
 import htmuon
 from htmuon._typing import NORMALIZATIONS
+from htmuon.linalg import METHODS
 from htmuon.optim.bracket import compiled
+from htmuon.spectral import MAPS
 
 NAMES = list(htmuon.OPTIMIZERS)
 DOWN = htmuon.power_schedule("linear", start=0.5, end=0.0, total_steps=8)
@@ -89,18 +91,49 @@ def test_half_precisions_compile(precision, atol):
 
 
 @pytest.mark.usefixtures("traced")
-def test_many_shapes_and_a_power_set_by_hand_compile_once_each():
-    # More shapes than torch compiles of one function.
+def test_more_shapes_than_torch_compiles_of_one_function():
     weights = [nn.Parameter(torch.randn(n, 4)) for n in range(2, 12)]
     optimizer = htmuon.HTMuon(weights, method="polynomial", levels=3, compile=True)
     for step in range(3):
         for weight in weights:
             weight.grad = torch.randn_like(weight)
-        optimizer.param_groups[0]["power"] = 0.5 - 0.1 * step
-        optimizer.param_groups[0]["lr"] = 0.01 * step
         with torch.compiler.set_stance("fail_on_recompile" if step else "default"):
             optimizer.step()
     assert compiled.cache_info().misses == len(weights)
+
+
+@pytest.mark.usefixtures("traced")
+def test_a_power_set_by_hand_is_compiled_once_for_each_value():
+    weights = [nn.Parameter(torch.eye(6, 4)) for _ in range(2)]
+    optimizers = [htmuon.HTMuon([w], method="polynomial", levels=3, compile=w is weights[0]) for w in weights]
+    for step in range(6):
+        weights[0].grad = torch.randn(6, 4)
+        weights[1].grad = weights[0].grad.clone()
+        with torch.compiler.set_stance("fail_on_recompile" if step > 2 else "default"):
+            for optimizer in optimizers:
+                optimizer.param_groups[0]["power"] = 0.1 * (step % 3)
+                optimizer.step()
+    torch.testing.assert_close(*weights, rtol=0, atol=ROUNDING)
+    assert compiled.cache_info().misses == 3
+
+
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize("method", ["polynomial", "streaming"])
+@pytest.mark.parametrize("spectral_map", list(MAPS))
+def test_every_map_compiles(spectral_map, method):
+    for power in (0.0, 0.125, 1.0):
+        try:
+            function = MAPS[spectral_map](power)
+        except ValueError:
+            continue  # the maps that are published for one exponent
+        if not METHODS[method].can(function):
+            continue
+        levels = {"levels": 3} if method == "polynomial" else {}
+        for eager, other in run_both("htmuon", 2, spectral_map=spectral_map, power=power, method=method, **levels):
+            torch.testing.assert_close(eager, other, rtol=0, atol=ROUNDING)
+        assert compiled.cache_info().misses == len(SHAPES)
+        return
+    assert spectral_map == "rank_power"
 
 
 @pytest.mark.usefixtures("traced")
