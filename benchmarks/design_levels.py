@@ -33,7 +33,7 @@ TOP = 1.01
 # more, and its error may be larger.
 TARGETS = {-0.25: 8.0, 0.0: 1.0, 0.125: 1.0, 0.3: 1.0, 0.6: 1.0}
 LARGEST_WEIGHT = 3.0
-SMALLEST = {3: 2e-2, 4: 5e-3, 5: 1.5e-3, 6: 5e-4, 7: 1.5e-4, 8: 5e-5}
+SMALLEST = {3: 2e-2, 4: 5e-3, 5: 8e-4, 6: 5e-4, 7: 1.5e-4, 8: 5e-5}
 CUSHIONS = (0.1, 0.15, 0.2, 0.25)
 
 

@@ -22,11 +22,12 @@ import torch
 from readme_tables import fill, markdown
 from torch import Tensor
 
-from htmuon.linalg import Polynomial
+from htmuon._typing import PRECISIONS, Precision
 from htmuon.linalg.fit import fit
 from htmuon.linalg.levels import LEVELS
 from htmuon.linalg.newton_schulz import POLAR_EXPRESS, QUINTIC, QUINTIC_STEPS, SAFETY
-from htmuon.linalg.plan import Plan
+from htmuon.linalg.plan import Plan, cheapest
+from htmuon.linalg.polynomial import LONGEST_SEGMENT
 from htmuon.spectral import Power
 
 ROOT = Path(__file__).parent.parent
@@ -38,10 +39,9 @@ COMMAND = "python benchmarks/error_curves.py"
 OUR_LEVELS = (4, 5, 6, 7, 8)
 PANELS = {-0.25: "-1/4", 0.0: "0", 0.125: "1/8", 0.5: "1/2"}
 RANGES = (1e-2, 1e-3, 1e-4)
-# Short and long side of a square matrix, and of feed-forward matrices of LLaMA and of GPT-2.
-SHAPES = {"1": (384, 384), "2.67": (384, 1024), "4": (384, 1536)}
+# Long side by short side of a square matrix, and of feed-forward matrices of LLaMA and of GPT-2.
+ASPECTS = {"1": 1.0, "2.67": 1024 / 384, "4": 4.0}
 COMPARED = ("1", "2.67")
-ASPECTS = {name: long / short for name, (short, long) in SHAPES.items()}
 SMALLEST = 1e-5
 
 Coefficients = Sequence[tuple[float, float, float]]
@@ -99,14 +99,18 @@ def nested(x: Tensor, *, levels: int, power: float) -> Tensor:
     return LEVELS[levels].features(x) @ weights
 
 
+def plan(levels: int, precision: Precision, aspect: str) -> Plan:
+    """What the method does where every symmetric product is halved, as is counted for everybody."""
+    return cheapest(levels, LONGEST_SEGMENT[precision], ASPECTS[aspect], folded=precision == "float32")
+
+
 def ours(levels: int, power: float) -> Recipe:
-    method, cpu = Polynomial(levels, "float32"), torch.device("cpu")
     return Recipe(
         f"{levels} levels",
         str(levels),
         power,
         partial(nested, levels=levels, power=power),
-        {aspect: method.plan(shape, cpu) for aspect, shape in SHAPES.items() if aspect in COMPARED},
+        {aspect: plan(levels, "float32", aspect) for aspect in COMPARED},
         "htmuon/linalg/levels.py",
         levels,
     )
@@ -392,15 +396,15 @@ def published_table(result: dict[str, Any]) -> str:
 
 def plans_table() -> str:
     """Restarts and costs, by precision, levels and aspect."""
-    rows = [["precision", "levels", *(f"aspect {aspect}" for aspect in SHAPES)]]
-    for precision in ("float32", "float16", "bfloat16"):
+    rows = [["precision", "levels", *(f"aspect {aspect}" for aspect in ASPECTS)]]
+    for precision in PRECISIONS:
         for levels in OUR_LEVELS:
             cells = []
-            for aspect, shape in SHAPES.items():
-                plan = Polynomial(levels, precision).plan(shape, torch.device("cpu"))
-                every = len(plan.restarts) == levels - 1
-                where = "all" if every else ", ".join(map(str, plan.restarts)) or "none"
-                cells.append(f"{plan.cost(ASPECTS[aspect]):.1f} ({where})")
+            for aspect in ASPECTS:
+                planned = plan(levels, precision, aspect)
+                every = len(planned.restarts) == levels - 1
+                where = "all" if every else ", ".join(map(str, planned.restarts)) or "none"
+                cells.append(f"{planned.cost(ASPECTS[aspect]):.1f} ({where})")
             rows.append([f"`{precision}`", str(levels), *cells])
     muon = odd_quintics(QUINTIC_STEPS)[COMPARED[0]]
     costs = [f"{muon.cost(aspect):.1f}" for aspect in ASPECTS.values()]

@@ -1,4 +1,4 @@
-"""Float32 products that are float32: no TF32 and no bfloat16 inside, whatever the process asks for outside."""
+"""Products that keep float32: no TF32 and no half-precision sums inside, whatever the process asks for outside."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,14 +18,21 @@ ABOVE: dict[Place, Place] = {
 PRODUCTS: tuple[Place, ...] = (("cuda", "matmul"), ("mkldnn", "matmul"))
 EXACT = ("ieee", "none")
 AUTOCAST_DEVICES = ("cuda", "cpu")
+# Settings of `torch.backends.cuda.matmul` that let cuBLAS add up half-precision products in half precision.
+NARROW_SUMS = (
+    "allow_fp16_accumulation",
+    "allow_fp16_reduced_precision_reduction",
+    "allow_bf16_reduced_precision_reduction",
+)
 
 
 @contextmanager
 def full_float32() -> Iterator[None]:
     """Inside, products of float32 matrices are IEEE float32 on every device; afterwards all is as it was before.
 
-    Neither TF32 nor bfloat16 stands in for float32, and autocast is off. For the whole process, like the settings that
-    it changes. Enter it outside of a compiled region: inside of one torch has decided already, and this does nothing.
+    Neither TF32 nor bfloat16 stands in for float32, half-precision products sum in float32 throughout, and autocast is
+    off. For the whole process, like the settings that it changes. Enter it outside of a compiled region: inside of one
+    torch has decided already, and this does nothing.
 
     Example:
         >>> import torch
@@ -46,6 +53,10 @@ def full_float32() -> Iterator[None]:
                 entered.enter_context(torch.autocast(device, enabled=False))
         if any(_effective(place) not in EXACT for place in PRODUCTS):
             entered.enter_context(_ieee_products())
+        for setting in NARROW_SUMS:
+            if getattr(torch.backends.cuda.matmul, setting) is True:
+                setattr(torch.backends.cuda.matmul, setting, False)
+                entered.callback(setattr, torch.backends.cuda.matmul, setting, True)
         yield
 
 

@@ -50,22 +50,29 @@ def symmetric_product(
     assert a.shape == b.shape, (a.shape, b.shape)
     assert a.dtype == b.dtype, (a.dtype, b.dtype)
     assert c is None or (c.shape == (*a.shape[:-1], a.shape[-2]) and c.dtype == a.dtype), (c.shape, a.shape)
-    if _triton_pays(a, b, c):
+    half = computes_half(a.shape[-2], a.dtype, a.device)
+    # The Triton kernel has no gradient.
+    if (
+        half
+        and a.is_cuda
+        and not (torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (a, b, c)))
+    ):
         # Imported where it is needed: triton exists on some platforms only, and takes its time.
         from htmuon.kernels.triton_op import SUPPORTED, symmetric_product_triton
 
         if SUPPORTED:
             product: Tensor = symmetric_product_triton(a, b, c, float(alpha), float(beta))
             return product
-    if a.device.type == "cpu" and a.dtype in BLOCKS_DTYPES and a.shape[-2] >= BLOCKS_FROM:
+    if half and not a.is_cuda:
         return symmetric_product_blocks(a, b, c, alpha=alpha, beta=beta)
     return symmetric_product_reference(a, b, c, alpha=alpha, beta=beta)
 
 
-def _triton_pays(a: Tensor, b: Tensor, c: Tensor | None) -> bool:
-    """Whether the Triton kernel can run and is taken to win; it has no gradient."""
-    suits = TRITON_INSTALLED and a.is_cuda and a.dtype in TRITON_DTYPES and a.shape[-2] > TRITON_ABOVE
-    return suits and not (torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (a, b, c)))
+def computes_half(n: int, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether `symmetric_product` computes half of an n x n result: where a kernel exists and is taken to win."""
+    if device.type == "cuda":
+        return TRITON_INSTALLED and dtype in TRITON_DTYPES and n > TRITON_ABOVE
+    return device.type == "cpu" and dtype in BLOCKS_DTYPES and n >= BLOCKS_FROM
 
 
 def gram(matrix: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ fit nor a wait of the host. The grid's own points are exact.
 """
 
 import functools
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,6 +23,12 @@ ROUNDS = 60
 RIDGE = 1e-9
 # Interpolation between this many neighbours: the error is of fourth order in the spacing.
 NEIGHBOURS = 4
+# Members of a family that are fitted together: their matrices of 600 points stay in the cache of a core.
+TOGETHER = 16
+# Points per point of the fit's grid at which the error is looked for.
+DENSER = 10
+# A fit that is worse than this is worth a warning: it is as far off as the approximations that this method replaces.
+POOR = 0.05
 
 
 def minimax_weights(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,13 +67,19 @@ class Fit:
 
     Attributes:
         family: what was fitted.
-        table: `[*counts, F]`, float64 on the CPU: the weights at every point of the grid.
-        error: the largest relative error of any member on the grid, within the range of the levels.
+        table: `[members, F]`, float64 on the CPU: the weights at every point of the grid of parameters, the last
+            parameter running fastest.
+        errors: `[members]`, the largest relative error of each of these members within the range of the levels.
     """
 
     family: Family
     table: Tensor
-    error: float
+    errors: Tensor
+
+    @property
+    def error(self) -> float:
+        """The largest error of all members."""
+        return float(self.errors.max())
 
     def weights(self, table: Tensor, *parameters: float | Tensor) -> Tensor:
         """The weights of members, `[*batch, F]` in float32, for parameters that broadcast to `[*batch]`.
@@ -88,7 +101,7 @@ class Fit:
             first = (place.floor() - (NEIGHBOURS // 2 - 1)).clamp(0, axis.count - NEIGHBOURS)
             index = _outer(index * axis.count, first.to(torch.int64).unsqueeze(-1) + offsets, torch.add)
             share = _outer(share, _lagrange((place - first).unsqueeze(-1)), torch.mul)
-        return (share.unsqueeze(-1) * table.flatten(end_dim=-2)[index]).sum(-2).to(torch.float32)
+        return (share.unsqueeze(-1) * table[index]).sum(-2).to(torch.float32)
 
 
 def _on(parameter: float | Tensor, like: Tensor) -> Tensor:
@@ -114,7 +127,7 @@ def _lagrange(place: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=64)
 def fit(levels: Levels, family: Family) -> Fit:
-    """Fit the weights of a whole family, once.
+    """Fit the weights of a whole family, once; warn if they cannot follow most of it.
 
     Example:
         >>> from htmuon.linalg.levels import LEVELS
@@ -122,8 +135,39 @@ def fit(levels: Levels, family: Family) -> Fit:
         >>> square_root.error < 0.005
         True
     """
-    x = levels.grid()
-    parameters = torch.meshgrid(*(axis.points() for axis in family.axes), indexing="ij") if family.axes else ()
-    targets = family.function(x, *(parameter.unsqueeze(-1) for parameter in parameters))
-    table, errors = minimax_weights(levels.features(x), targets)
-    return Fit(family, table, float(errors.max()))
+    x, dense = levels.grid(), levels.grid(DENSER)
+    features, dense_features = levels.features(x), levels.features(dense)
+    tables, errors = [], []
+    for members in torch.split(_grid(family), TOGETHER):
+        weights, _ = minimax_weights(features, _values(family, members, x))
+        residual = weights @ dense_features.mT / _values(family, members, dense) - 1
+        tables.append(weights)
+        errors.append(residual.abs().amax(-1))
+    result = Fit(family, torch.cat(tables), torch.cat(errors))
+    typical = float(result.errors.median())
+    if typical > POOR:
+        warnings.warn(
+            f"method 'polynomial' follows this function to {typical:.0%} only, with {len(levels)} levels. Use a "
+            "smoother function, more levels, or method='eigh', which is exact.",
+            stacklevel=2,
+        )
+    return result
+
+
+def member_error(levels: Levels, family: Family, *parameters: float) -> float:
+    """The largest relative error of one member, with its weights interpolated, within the range of the levels."""
+    x, fitted = levels.grid(DENSER), fit(levels, family)
+    weights = fitted.weights(fitted.table, *parameters).to(x.dtype)
+    return float((levels.features(x) @ weights / family.function(x, *parameters) - 1).abs().max())
+
+
+def _grid(family: Family) -> Tensor:
+    """The parameters of the members that are fitted, `[members, axes]`."""
+    if not family.axes:
+        return torch.empty(1, 0)
+    return torch.stack(torch.meshgrid(*(axis.points() for axis in family.axes), indexing="ij"), -1).flatten(0, -2)
+
+
+def _values(family: Family, members: Tensor, x: Tensor) -> Tensor:
+    """`[members, points]` of members `[members, axes]` at the points x."""
+    return family.function(x, *members.unsqueeze(-1).unbind(1)).expand(len(members), -1)

@@ -48,10 +48,14 @@ class Levels:
         by_v = [after * square for after, square in zip(levels[1:], squares[:-1], strict=True)]
         return torch.stack([*by_c, *by_u, *by_v, levels[-1] * squares[-1] ** 2], dim=-1)
 
-    def grid(self, points: int = 400) -> Tensor:
-        """Points of [smallest, TOP], float64: even in log x, and finer near the top, where the levels turn fastest."""
+    def grid(self, density: int = 1) -> Tensor:
+        """600 points of [smallest, TOP], or as many times that as asked for: even in log x, finer near the top.
+
+        There the levels turn fastest. float64.
+        """
+        points = 400 * density
         even = torch.linspace(math.log(self.smallest), math.log(TOP), points, dtype=torch.float64).exp()
-        near_top = TOP - (TOP - 0.5) * torch.linspace(0, 1, points // 4, dtype=torch.float64) ** 2
+        near_top = TOP - (TOP - 0.5) * torch.linspace(0, 1, points // 2, dtype=torch.float64) ** 2
         return torch.cat([even, near_top]).sort().values
 
 
@@ -68,13 +72,13 @@ LEVELS: dict[int, Levels] = {
     ),
     5: Levels(
         (
-            (2.654586, -5.633114, 3.614632),
-            (4.142621, -16.16071, 19.050248),
-            (3.147442, -9.02178, 8.004828),
-            (4.281668, -16.058286, 17.86949),
-            (3.663175, -8.436402, 6.478847),
+            (3.582894, -8.769448, 6.040673),
+            (3.992638, -11.409278, 9.164441),
+            (3.649195, -9.720189, 7.328186),
+            (3.916403, -11.723381, 9.885996),
+            (3.756216, -9.436774, 7.348823),
         ),
-        0.0015,
+        0.0008,
     ),
     6: Levels(
         (

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from htmuon._registry import unknown_name
 from htmuon._typing import PRECISIONS, Precision
-from htmuon.kernels import gram, symmetric_product
+from htmuon.kernels import computes_half, gram, symmetric_product
 from htmuon.linalg.base import (
     METHODS,
     Accuracy,
@@ -22,7 +22,7 @@ from htmuon.linalg.base import (
     working,
 )
 from htmuon.linalg.families import Family
-from htmuon.linalg.fit import Fit, fit, minimax_weights
+from htmuon.linalg.fit import Fit, fit, member_error, minimax_weights
 from htmuon.linalg.levels import LEVELS, Levels
 from htmuon.linalg.plan import Plan, cheapest
 
@@ -236,8 +236,8 @@ class Polynomial(Method):
         """Raise ValueError unless the function has a family, and its exponent, if it has one, is at least -1/4."""
         if function.family is None:
             raise ValueError(
-                "method 'polynomial' needs a function of each singular value alone, and this map looks at all of them. "
-                "Use method='eigh'."
+                "method 'polynomial' needs a function of each singular value alone that is finite, keeps its sign and "
+                "stays above 1e-5 of its largest value on [1e-4, 1]; this map is not one. Use method='eigh'."
             )
         power = function.power
         if isinstance(power, int | float) and power < LOWEST_POWER:
@@ -255,12 +255,29 @@ class Polynomial(Method):
         """Which products are formed for matrices `[*batch, m, n]`."""
         short, long = sorted(shape[-2:])
         precision = self._precision(device)
-        # Folding makes one large factor of all levels, whose rounding a half precision cannot afford.
-        return cheapest(self.levels, LONGEST_SEGMENT[precision], long / max(short, 1), folded=precision == "float32")
+        return cheapest(
+            self.levels,
+            LONGEST_SEGMENT[precision],
+            long / max(short, 1),
+            # Folding makes one large factor of all levels, whose rounding a half precision cannot afford.
+            folded=precision == "float32",
+            halved=computes_half(short, getattr(torch, precision), device),
+        )
 
     def fit_error(self, function: ScalarFunction) -> float:
-        """The largest relative error of the function's family within the range, before rounding."""
-        return self.prepare(function, torch.device("cpu")).fit.error
+        """The largest relative error within the range, before rounding: of a power, or of all members of a family.
+
+        Example:
+            >>> import htmuon
+            >>> Polynomial(levels=6).fit_error(htmuon.spectral.Power(0.125)) < 0.0025
+            True
+        """
+        self.require(function)
+        levels, family = LEVELS[self.levels], function.family
+        assert family is not None
+        if isinstance(function.power, int | float):
+            return member_error(levels, family, function.power)
+        return fit(levels, family).error
 
     def __call__(self, matrix: Tensor, function: ScalarFunction) -> Mapped:
         """Apply `function` to the relative singular values."""
@@ -274,8 +291,7 @@ class Polynomial(Method):
         parameters, factor = fitted.parameters(ratio, stable_rank)
         weights = Weights.of(fitted.fit.weights(fitted.table, *parameters), dtype)
         mapped, traces = nested(begun, LEVELS[self.levels], weights, self.plan(wide.shape, matrix.device))
-        if isinstance(factor, Tensor):
-            mapped = mapped * factor[:, None, None]
+        mapped *= factor[:, None, None] if isinstance(factor, Tensor) else factor
         rank = (traces @ fitted.rank_weights.to(traces.dtype)).round().clamp(max=wide.shape[-2])
         batch = wide.shape[:-2]
         result = working(matrix.dtype)

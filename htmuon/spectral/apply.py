@@ -71,6 +71,9 @@ def spectral_map(
         levels: of `method="polynomial"`: 3 to 8, more are exact further down.
         precision: of `method="polynomial"`: `float32`, `float16` or `bfloat16` products.
 
+    Not to be traced: inside of a `torch.compile` of your own call `torch.compiler.disable(htmuon.spectral_map)`. The
+    optimizers compile their own step (`compile=True`).
+
     Returns:
         `[*batch, m, n]` in the dtype of `matrix`. A zero matrix maps to zero. A matrix that holds NaN or infinity maps
         to NaN and leaves the others of its batch alone.

@@ -9,7 +9,7 @@ import torch
 
 import htmuon
 from htmuon.kernels import full_float32
-from htmuon.kernels.precision import ABOVE, PRODUCTS
+from htmuon.kernels.precision import ABOVE, NARROW_SUMS, PRODUCTS
 
 PLACES = [*ABOVE, ("generic", "all")]
 
@@ -123,6 +123,20 @@ def test_it_nests():
             pass
         assert torch.get_float32_matmul_precision() == "highest"
     assert settings() == before
+
+
+@pytest.mark.parametrize("setting", NARROW_SUMS)
+def test_half_precision_sums_run_in_float32_inside(setting):
+    matmul = torch.backends.cuda.matmul
+    before = getattr(matmul, setting)
+    for given in (True, False):
+        try:
+            setattr(matmul, setting, given)
+            with full_float32():
+                assert getattr(matmul, setting) is False
+            assert getattr(matmul, setting) is given
+        finally:
+            setattr(matmul, setting, before)
 
 
 def test_autocast_is_off_inside():

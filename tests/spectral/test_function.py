@@ -23,7 +23,7 @@ def test_products_compute_a_smooth_function_to_within_its_fit(name, shape):
     matrix = zoo_matrix("condition 1e2", shape).to(torch.float32)
     expected = mapped_by_svd(matrix, lambda sigma: GOOD[name](sigma / sigma.max()))
     error = Polynomial().fit_error(function)
-    assert error < 0.012
+    assert error < 0.013
     # Half a percent: sigma_1 by power iteration, and the rounding of the products.
     assert relative_error(htmuon.spectral_map(matrix, function, method="polynomial"), expected) < 1.25 * error + 5e-3
 
@@ -34,8 +34,14 @@ def test_a_power_is_fitted_as_a_power():
     assert Polynomial().fit_error(Function(lambda x: x**0.5)) < 0.005
 
 
-def test_how_badly_a_step_is_fitted_is_known():
-    assert 0.3 < Polynomial().fit_error(Function(lambda x: torch.where(x > 0.1, 1.0, 0.5))) < 0.4
+def test_how_badly_a_step_is_fitted_is_said():
+    # A jump from 1/2 to 1 cannot be missed by less than (1 - 1/2) / (1 + 1/2) on its two sides.
+    with pytest.warns(UserWarning, match="with 6 levels.*method='eigh'"):
+        error = Polynomial().fit_error(Function(lambda x: torch.where(x > 0.1, 1.0, 0.5)))
+    assert 1 / 3 < error < 0.5
+    matrix = zoo_matrix("condition 1e2", (20, 30)).to(torch.float32)
+    with pytest.warns(UserWarning, match="follows this function to"):
+        htmuon.spectral_map(matrix, Function(lambda x: torch.where(x > 0.2, 1.0, 0.5)), method="polynomial")
 
 
 @pytest.mark.parametrize(

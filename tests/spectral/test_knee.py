@@ -140,7 +140,7 @@ def test_between_the_points_of_the_grid_the_family_of_all_exponents_fits(power):
 
 
 def check_family(family, levels, exponent):
-    fitted, x = fit(levels, family), levels.grid(700)
+    fitted, x = fit(levels, family), levels.grid(2)
     log_tau = torch.linspace(math.log(LOWEST_EDGE), 0, 331, dtype=torch.float64)
     parameters = (*(value.expand_as(log_tau) for value in exponent), log_tau)
     got = fitted.weights(fitted.table, *parameters).to(torch.float64) @ levels.features(x).mT
