@@ -26,8 +26,9 @@ from timing import conditions, write
 from torch import Tensor
 
 from htmuon.linalg import METHODS, Accuracy, Mapped, Method, ScalarFunction
-from htmuon.linalg.base import unit_scale
+from htmuon.linalg.base import direction_weights, positive, unit_scale
 from htmuon.linalg.streaming import (
+    CUTOFF,
     column_lengths,
     long_side_first,
     mapped_in,
@@ -77,6 +78,20 @@ def diagonal_map(basis: Tensor, tall: Tensor, function: ScalarFunction) -> Tenso
     return (columns * (function((sigma / sigma_1).clamp(min=floor)) / sigma.clamp(min=floor * sigma_1))) @ basis.mT
 
 
+def block_gap_map(basis: Tensor, tall: Tensor, function: ScalarFunction) -> Tensor:
+    """The first-order map with the gap of the eigenvalues of the 2 x 2 blocks."""
+    columns = tall @ basis
+    inner = columns.mT @ columns
+    squares = inner.diagonal(dim1=-2, dim2=-1)
+    sigma = squares.sqrt()
+    weights, _, _ = direction_weights(sigma, function, CUTOFF * torch.finfo(sigma.dtype).eps)
+    phi = weights / positive(sigma)
+    gap = squares.unsqueeze(-1) - squares.unsqueeze(-2)
+    rise = (phi.unsqueeze(-1) - phi.unsqueeze(-2)) * gap.sign()
+    core = torch.diag_embed(phi) + rise * inner / positive(torch.hypot(gap, 2 * inner))
+    return columns @ (core @ basis.mT)
+
+
 def first_order_map(basis: Tensor, tall: Tensor, function: ScalarFunction) -> Tensor:
     return mapped_in(basis, tall, function).matrix
 
@@ -96,6 +111,7 @@ VARIANTS = {
     PUBLISHED: Variant(published_step, 1, diagonal_map),
     "one step, sorted Cholesky, first-order map": Variant(power_step, 1, first_order_map),
     "two steps, sorted Cholesky, diagonal map": Variant(power_step, 2, diagonal_map),
+    "two steps, sorted Cholesky, gap of 2 x 2 blocks": Variant(power_step, 2, block_gap_map),
     "two steps, Householder, first-order map": Variant(published_step, 2, first_order_map),
     "two steps, Cholesky, first-order map": Variant(step_in_old_order, 2, first_order_map),
     "two steps, Cholesky sorted before, first-order map": Variant(step_sorted_before, 2, first_order_map),

@@ -1,5 +1,6 @@
 """The command line: `htmuon compare | train | bench | list`."""
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -58,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TrainingStoppedError as error:
         print(f"htmuon: stopped: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # whoever read the output has seen enough, as with `htmuon list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, ImportError, OSError) as error:
         print(f"htmuon: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -86,7 +90,9 @@ def _run(words: list[str]) -> int:
     elif command == "list":
         from htmuon.cli import listing
 
-        print(listing.listing())
+        if rest:
+            raise ValueError(f"htmuon list takes no arguments; got {' '.join(rest)}. Leave them out.")
+        print(listing.listing(), flush=True)
     elif command == "--version":
         import htmuon
 

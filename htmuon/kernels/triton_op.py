@@ -9,8 +9,9 @@ from torch.library import triton_op, wrap_triton
 from htmuon.kernels.tiles import lower_tiles, pick_tiles
 from htmuon.kernels.triton_kernel import symmetric_product_kernel
 
-# Triton supports compute capability 8.0 and up. Asked once, when this file is needed: torch.compile cannot ask.
-SUPPORTED = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
+# Triton supports compute capability 8.0 and up; the tiles were made for NVIDIA's shared memory. Asked once, when this
+# file is needed: torch.compile cannot ask.
+SUPPORTED = torch.version.hip is None and torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
 
 
 @triton_op("htmuon::symmetric_product", mutates_args=())

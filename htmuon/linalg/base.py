@@ -2,8 +2,8 @@
 
 Three ideas. A *scalar function* `g` says what weight a direction gets, as a function of its relative singular value
 `sigma / sigma_1` in (0, 1]. A *method* computes `U g(S / sigma_1) V^T` from `M = U S V^T`: by a decomposition (`svd`,
-`eigh`) or by matrix products alone (`newton_schulz`). What it returns is a `Mapped` matrix, together with `sigma_1` and
-the rank, from which the size of the result can be fixed in any way afterwards.
+`eigh`) or by matrix products alone (`polynomial`, `newton_schulz`). What it returns is a `Mapped` matrix,
+together with `sigma_1` and the rank, from which the size of the result can be fixed in any way afterwards.
 
 Everything is relative to `sigma_1`, so no method ever sees the scale of its input, and zero directions map to zero for
 every `g` (the convention of the pseudo-inverse, which makes negative powers finite).
@@ -57,7 +57,7 @@ class Mapped(NamedTuple):
         matrix: `[*batch, m, n]`, float32 or float64; zero where the input was zero.
         sigma_1: `[*batch, 1, 1]`, the largest singular value of the input; where the map is `x^0`, whose size does not
             depend on it, a method may give an upper bound.
-        rank: `[*batch, 1, 1]`, how many directions the method kept.
+        rank: `[*batch, 1, 1]`, how many directions the method kept, to five percent where nothing was decomposed.
     """
 
     matrix: Tensor
@@ -69,8 +69,8 @@ class Accuracy(NamedTuple):
     """Where a method keeps its promise.
 
     Attributes:
-        tolerance: largest relative error of the weight of a direction, beside the rounding of the result (which is
-            relative to the largest weight).
+        tolerance: largest relative error of the weight of a direction, for the method's own `sigma_1` and beside the
+            rounding of the result (which is relative to the largest weight).
         smallest: the smallest `sigma / sigma_1` for which that holds. Below it the result is finite and, for p > 0, no
             direction weighs more than one at this value.
     """
@@ -139,6 +139,13 @@ def refuse_settings(method: str, levels: int | None, precision: Precision | None
                 f"{name} is a setting of method='polynomial'; got {name}={value!r} with method={method!r}. "
                 f"Leave {name} out, or use method='polynomial'."
             )
+
+
+def known(power: float | Tensor | None) -> float | None:
+    """The value of an exponent, where reading it waits for nothing: a number, or a tensor on the CPU."""
+    if isinstance(power, Tensor):
+        return power.item() if power.device.type == "cpu" and not torch.compiler.is_compiling() else None
+    return power
 
 
 def widest(device: torch.device) -> torch.dtype:

@@ -18,9 +18,9 @@ from htmuon.linalg.levels import Levels
 
 # Lawson's algorithm: this many reweighted least-squares problems. More improve the largest error by less than a tenth.
 ROUNDS = 60
-# Of the squared size of the weights against the squared relative error: large enough to keep the weights from growing
-# against each other, which rounding would punish, and far below the errors that the levels allow.
-RIDGE = 1e-9
+# Of the squared size of the weights against the squared relative error: keeps the normal equations positive definite
+# where rounding would not, and is too small to move a fit.
+RIDGE = 1e-12
 # Interpolation between this many neighbours: the error is of fourth order in the spacing.
 NEIGHBOURS = 4
 # Members of a family that are fitted together: their matrices of 600 points stay in the cache of a core.
@@ -99,7 +99,9 @@ class Fit:
             given = torch.clamp(_on(parameter, table), axis.low, axis.high)
             place = (given - axis.low) * ((axis.count - 1) / (axis.high - axis.low))
             first = (place.floor() - (NEIGHBOURS // 2 - 1)).clamp(0, axis.count - NEIGHBOURS)
-            index = _outer(index * axis.count, first.to(torch.int64).unsqueeze(-1) + offsets, torch.add)
+            # Clamped again: NaN is no index.
+            nodes = first.to(torch.int64).clamp(0, axis.count - NEIGHBOURS).unsqueeze(-1) + offsets
+            index = _outer(index * axis.count, nodes, torch.add)
             share = _outer(share, _lagrange((place - first).unsqueeze(-1)), torch.mul)
         return (share.unsqueeze(-1) * table[index]).sum(-2).to(torch.float32)
 

@@ -16,6 +16,7 @@ from htmuon.linalg.base import (
     Mapped,
     Method,
     ScalarFunction,
+    known,
     positive,
     short_side_first,
     unit_scale,
@@ -32,9 +33,17 @@ LOWEST_POWER = -0.25
 # Gram matrix hides has to be lifted above it before a level depends on it. A level lifts a squared singular value by
 # ten.
 LONGEST_SEGMENT: dict[Precision, int] = {"float32": 3, "float16": 2, "bfloat16": 1}
-# What the products add to the relative error of a weight within the range, at most.
-ROUNDING: dict[Precision, float] = {"float32": 5e-3, "float16": 0.02, "bfloat16": 0.15}
-POWER_ITERATIONS = 3
+# Folding makes one factor of all levels that is as large as 1 / smallest, and its rounding falls on the large singular
+# values too: a half precision cannot afford that, nor can float32 with more levels than these.
+FOLDED_LEVELS: dict[Precision, int] = {"float32": 7, "float16": 0, "bfloat16": 0}
+# What the products add to the relative error of a weight within the range, at most, for p >= 0.
+ROUNDING: dict[Precision, float] = {"float32": 5e-3, "float16": 0.02, "bfloat16": 0.1}
+# The smallest `sigma / sigma_1` for which that holds; below it rounding of the input hides singular values.
+RESOLVED: dict[Precision, float] = {"float32": 0.0, "float16": 1e-3, "bfloat16": 4e-3}
+POWER_STEPS = 2
+CHEBYSHEV_STEPS = 4
+# The reciprocal of the plastic number: irrational, and far from fractions of small numbers.
+CHIRP = 0.7548776662466927
 
 
 class Weights(NamedTuple):
@@ -63,7 +72,7 @@ class Start(NamedTuple):
         gram: `A_0`, of X_0.
         square: `A_0^2`.
         bound: `[batch, 1, 1]`.
-        sigma_1: `[batch, 1, 1]`, an estimate of the largest singular value of `matrix` by power iteration.
+        sigma_1: `[batch, 1, 1]`, the largest singular value of `matrix`, to two percent.
         norm: the Frobenius norm of `matrix`.
     """
 
@@ -84,22 +93,53 @@ def start(scaled: Tensor, dtype: torch.dtype) -> tuple[Start, Tensor]:
     outer = gram(matrix)
     square = symmetric_product(outer, outer)
     wide = working(dtype)
-    bound = positive(torch.linalg.vector_norm(square, dim=(-2, -1), keepdim=True, dtype=wide)).sqrt()
-    largest = square.diagonal(dim1=-2, dim2=-1).argmax(-1)[..., None, None]
-    vector = square.gather(-1, largest.expand(*square.shape[:-1], 1))
-    for _ in range(POWER_ITERATIONS):
-        vector = square @ (vector / positive(vector.norm(dim=-2, keepdim=True)))
-    quotient = (vector * (outer @ vector)).sum(-2, keepdim=True, dtype=wide)
-    quotient = quotient / positive(vector.square().sum(-2, keepdim=True, dtype=wide))
+    # Rounding of A can push its eigenvalues up, by a few units in the last place of their largest.
+    slack = 1 + 4 * torch.finfo(dtype).eps
+    bound = positive(torch.linalg.vector_norm(square, dim=(-2, -1), keepdim=True, dtype=wide)).sqrt() * slack
     begun = Start(
         matrix=matrix,
         gram=(outer / bound).to(dtype),
         square=(square / bound**2).to(dtype),
         bound=bound.sqrt(),
-        sigma_1=torch.minimum(quotient, bound).sqrt(),
+        sigma_1=top_eigenvalue(outer, square, wide).sqrt(),
         norm=target,
     )
     return begun, scale
+
+
+def top_eigenvalue(outer: Tensor, square: Tensor, dtype: torch.dtype) -> Tensor:
+    """The largest eigenvalue of `A = outer` from `square = A^2`: `[batch, 1, 1]`, to four percent.
+
+    Power iteration, and then a Chebyshev polynomial that is small up to what that found and grows above. From two
+    starts: a unit vector where A^2 has its largest diagonal entry, near a direction that lives in few coordinates; and
+    a chirp, which is as far from every constant, alternating or local direction as from any other.
+    """
+    place = torch.arange(square.shape[-1], dtype=torch.float32, device=square.device)
+    chirp = torch.cos(2 * torch.pi * (place * (place * CHIRP).frac()).frac())
+    local = place == square.diagonal(dim1=-2, dim2=-1).argmax(-1, keepdim=True)
+    vectors = torch.stack([local.to(dtype), chirp.to(dtype).expand_as(local)], dim=-1)
+
+    def quotient(product: Tensor) -> Tensor:
+        """The larger Rayleigh quotient of the two vectors."""
+        shares = (vectors * product).sum(-2, keepdim=True) / positive(vectors.square().sum(-2, keepdim=True))
+        return shares.amax(-1, keepdim=True)
+
+    for _ in range(POWER_STEPS):
+        vectors = times(square, vectors)
+        vectors = vectors / positive(vectors.norm(dim=-2, keepdim=True))
+    product = times(square, vectors)
+    edge = positive(quotient(product))
+    before, vectors = vectors, (2 / edge) * product - vectors
+    for _ in range(CHEBYSHEV_STEPS - 1):
+        following = (4 / edge) * times(square, vectors) - 2 * vectors - before
+        size = positive(following.norm(dim=-2, keepdim=True))
+        before, vectors = vectors / size, following / size
+    return quotient(times(outer, vectors))
+
+
+def times(matrix: Tensor, vectors: Tensor) -> Tensor:
+    """A product in the dtype of the matrix, for vectors of a wider one."""
+    return (matrix @ vectors.to(matrix.dtype)).to(vectors.dtype)
 
 
 def add_to_diagonal(matrix: Tensor, value: float | Tensor) -> Tensor:
@@ -215,22 +255,27 @@ class Polynomial(Method):
         levels: 3 to 8; more are exact further down.
         precision: of the products: `float32` (without TF32), `float16` or `bfloat16` (with float32 sums); by default
             float16 on accelerators and float32 on the CPU.
+
+    Raises:
+        ValueError: no such levels or precision; when it is called, a function that it has no recipe for.
     """
 
     name: ClassVar[str] = "polynomial"
     levels: int = DEFAULT_LEVELS
     precision: Precision | None = None
 
-    def configured(self, levels: int | None, precision: Precision | None) -> "Polynomial":
-        """With other settings."""
-        if levels is not None and (type(levels) is not int or levels not in LEVELS):
+    def __post_init__(self) -> None:
+        if type(self.levels) is not int or self.levels not in LEVELS:
             raise ValueError(
-                f"levels must be a whole number from {min(LEVELS)} to {max(LEVELS)}; got {levels!r}. "
+                f"levels must be a whole number from {min(LEVELS)} to {max(LEVELS)}; got {self.levels!r}. "
                 f"{DEFAULT_LEVELS} is the default."
             )
-        if precision is not None and precision not in PRECISIONS:
-            raise unknown_name("precision", precision, list(PRECISIONS))
-        return replace(self, levels=levels or self.levels, precision=precision or self.precision)
+        if self.precision is not None and self.precision not in PRECISIONS:
+            raise unknown_name("precision", self.precision, list(PRECISIONS))
+
+    def configured(self, levels: int | None, precision: Precision | None) -> "Polynomial":
+        """With other settings."""
+        return replace(self, levels=self.levels if levels is None else levels, precision=precision or self.precision)
 
     def require(self, function: ScalarFunction) -> None:
         """Raise ValueError unless the function has a family, and its exponent, if it has one, is at least -1/4."""
@@ -239,14 +284,15 @@ class Polynomial(Method):
                 "method 'polynomial' needs a function of each singular value alone that is finite, keeps its sign and "
                 "stays above 1e-5 of its largest value on [1e-4, 1]; this map is not one. Use method='eigh'."
             )
-        power = function.power
-        if isinstance(power, int | float) and power < LOWEST_POWER:
+        power = known(function.power)
+        if power is not None and power < LOWEST_POWER:
             raise ValueError(
                 f"method 'polynomial' needs a power of at least {LOWEST_POWER}; got power={power}. Use method='eigh'."
             )
 
     def prepare(self, function: ScalarFunction, device: torch.device) -> Fitted:
         """The function with its weights on the device: fitted once, and then remembered."""
+        self.require(function)
         levels, family = LEVELS[self.levels], function.family
         assert family is not None
         return Fitted(function, fit(levels, family), _table(levels, family, device), _rank_weights(levels, device))
@@ -259,8 +305,7 @@ class Polynomial(Method):
             self.levels,
             LONGEST_SEGMENT[precision],
             long / max(short, 1),
-            # Folding makes one large factor of all levels, whose rounding a half precision cannot afford.
-            folded=precision == "float32",
+            folded=self.levels <= FOLDED_LEVELS[precision],
             halved=computes_half(short, getattr(torch, precision), device),
         )
 
@@ -275,8 +320,9 @@ class Polynomial(Method):
         self.require(function)
         levels, family = LEVELS[self.levels], function.family
         assert family is not None
-        if isinstance(function.power, int | float):
-            return member_error(levels, family, function.power)
+        power = known(function.power)
+        if power is not None:
+            return member_error(levels, family, power)
         return fit(levels, family).error
 
     def __call__(self, matrix: Tensor, function: ScalarFunction) -> Mapped:
@@ -308,7 +354,9 @@ class Polynomial(Method):
         x = levels.grid()
         _, error = minimax_weights(levels.features(x), x**power)
         looseness = min(matrix.shape[-2:]) ** 0.125  # of the bound of sigma_1, at most
-        return Accuracy(1.25 * float(error) + ROUNDING[precision], min(1.0, levels.smallest * looseness))
+        # Rounding is relative to the largest weights, which for p < 0 are those of the smallest singular values.
+        rounding = ROUNDING[precision] * levels.smallest ** min(power, 0.0)
+        return Accuracy(1.25 * float(error) + rounding, min(1.0, max(levels.smallest * looseness, RESOLVED[precision])))
 
     def __str__(self) -> str:
         return f"polynomial, {self.levels} levels" + (f", {self.precision}" if self.precision else "")

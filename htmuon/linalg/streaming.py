@@ -29,8 +29,9 @@ from htmuon.linalg.base import (
 # One step leaves about twice the error of two in training, and three times at the start, where the basis is a guess
 # (benchmarks/streaming_accuracy.py).
 POWER_STEPS = 2
-# Added to a Gram matrix of unit columns, in units of eps sqrt(r): more than rounding takes from its eigenvalues, and
-# too little to hide one direction behind another.
+# Added to a Gram matrix of unit columns, in units of eps times its norm, which is sqrt(r) for orthogonal columns and r
+# for parallel ones: rounding takes up to one such unit from its eigenvalues (r from 100 to 2048), and most at a cold
+# start with a gradient of rank one. More than is needed would hide one direction behind another.
 SHIFT = 4.0
 # Relative singular values below this many eps are rounding: for M of low rank, M V has columns of up to 1.5 eps.
 CUTOFF = 4.0
@@ -67,14 +68,14 @@ def started(basis: Tensor) -> Tensor:
 
 
 def shifted_cholesky(unit: Tensor, shift: float) -> tuple[Tensor, Tensor]:
-    """`R^T R = C + shift eps sqrt(r) I` for the Gram matrix C of columns of length one (or less, which counts as one).
+    """`R^T R = C + shift eps norm(C) I` for the Gram matrix C of columns of length one (or less, which counts as one).
 
     Returns:
         R, upper triangular, `[*batch, r, r]`, and where it failed, `[*batch, 1, 1]`; a failed R is garbage.
     """
     correlation = gram(unit.mT)
-    absolute = shift * torch.finfo(unit.dtype).eps * unit.shape[-1] ** 0.5
-    correlation.diagonal(dim1=-2, dim2=-1).fill_(1 + absolute)
+    diagonal = correlation.diagonal(dim1=-2, dim2=-1).fill_(1)
+    diagonal += shift * torch.finfo(unit.dtype).eps * torch.linalg.matrix_norm(correlation).unsqueeze(-1)
     lower, info = torch.linalg.cholesky_ex(correlation)
     return lower.mT, (info != 0)[..., None, None]
 
@@ -107,10 +108,11 @@ def triangular_factor(columns: Tensor) -> Tensor:
 
 
 def orthonormal(matrix: Tensor, otherwise: Tensor) -> Tensor:
-    """Q of `matrix = Q R`, by Cholesky QR with a shift and again without, and looked at before it is believed.
+    """Q of `matrix = Q R`, by Cholesky QR with a shift, twice, and again without, and looked at before it is believed.
 
-    The second pass takes back what the shift left and, as its Gram matrix is that of the actual columns, every rounding
-    error of earlier steps: errors of orthogonality do not add up (Fukaya et al., arXiv 1809.11085).
+    The last pass takes back what the shifts left and, as its Gram matrix is that of the actual columns, every rounding
+    error of earlier steps: errors of orthogonality do not add up (Fukaya et al., arXiv 1809.11085). With only one pass
+    before it, it fails in some of a hundred gradients of rank one.
 
     Where the result is not orthonormal: Householder on the CPU, on an accelerator `otherwise`. So whatever is returned
     is orthonormal, without a look from the host; and a matrix that fails differs in the next step.
@@ -123,7 +125,7 @@ def orthonormal(matrix: Tensor, otherwise: Tensor) -> Tensor:
         `[*batch, r, r]`, with entries of `Q^T Q - I` below 1e-3.
     """
     q = matrix
-    for shift in (SHIFT, 0.0):
+    for shift in (SHIFT, SHIFT, 0.0):
         unit = q / positive(column_lengths(q))
         factor, _ = shifted_cholesky(unit, shift)
         q = torch.linalg.solve_triangular(factor, unit, upper=True, left=False)
@@ -165,8 +167,13 @@ def mapped_in(basis: Tensor, tall: Tensor, function: ScalarFunction) -> Mapped:
     With `phi(x^2) = g(x) / x` it is `M phi(M^T M) = (M V) phi(V^T M^T M V) V^T`. For `D + E`, D diagonal and E small,
     `phi(D + E) = phi(D) + F o E` to first order, F the divided differences `(phi_i - phi_j) / (d_i - d_j)` (Daleckii
     and Krein; Higham, Functions of Matrices, 2008, theorem 3.11). The gap `d_i - d_j` is replaced by
-    `((d_i - d_j)^2 + 4 e_ij^2)^(1/2)`, that of the eigenvalues of the 2 x 2 block, which bounds the correction where
-    the gap closes. `phi(D)` alone, the columns of `M V` scaled to their weights, errs more than twice as much.
+    `((d_i - d_j)^2 + e_ij^2)^(1/2)`, so that no correction is above `|phi_i - phi_j|`: where phi jumps between two equal
+    directions the exact one is half of that, and a correction of up to twice the exact one does no more harm than none.
+    With `4 e_ij^2`, the gap of the eigenvalues of the 2 x 2 block, smooth functions are corrected too little and err a
+    fifth more; `phi(D)` alone, the columns of `M V` scaled to their weights, errs GUARDTIMES as much.
+
+    The norm of the result is kept to that of the weights, which it has to second order. In a basis that fits nothing,
+    which a GPU keeps where both of its factorizations fail, r^2 corrections of one sign would add up.
 
     Args:
         basis: V, `[*batch, r, r]`, orthonormal.
@@ -181,8 +188,11 @@ def mapped_in(basis: Tensor, tall: Tensor, function: ScalarFunction) -> Mapped:
     phi = weights / positive(sigma)
     gap = squares.unsqueeze(-1) - squares.unsqueeze(-2)
     rise = (phi.unsqueeze(-1) - phi.unsqueeze(-2)) * gap.sign()
-    core = torch.diag_embed(phi) + rise * inner / positive(torch.hypot(gap, 2 * inner))
-    return Mapped(columns @ (core @ basis.mT), sigma_1, rank)
+    core = torch.diag_embed(phi) + rise * inner / positive(torch.hypot(gap, inner))
+    mapped = columns @ (core @ basis.mT)
+    norm = torch.linalg.matrix_norm(mapped, keepdim=True)
+    allowed = torch.linalg.vector_norm(weights, dim=-1)[..., None, None]
+    return Mapped(mapped * (allowed / positive(norm)).clamp(max=1), sigma_1, rank)
 
 
 class Streaming(Method):

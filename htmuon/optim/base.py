@@ -40,7 +40,7 @@ from htmuon.optim.bracket import MatrixUpdate, bracket
 from htmuon.optim.buckets import buckets, moves
 from htmuon.optim.scale import update_scale
 from htmuon.optim.schedules import schedule_from_dict
-from htmuon.optim.settings import Group, check_gradients, check_parameters, check_settings, check_state
+from htmuon.optim.settings import Group, check_gradients, check_parameters, check_settings, check_state, completed
 from htmuon.optim.slots import Adaptation, Identity, Precondition, Unadapted
 from htmuon.optim.views import default_view, matrix_shape
 from htmuon.spectral import MAPS
@@ -84,7 +84,8 @@ class SpectralOptimizer(Optimizer):
         given = dict(param_group)
         if given.get("use_muon", self.defaults["use_muon"]) is False:
             given = {**self.other_defaults, **given}
-        check_settings({**self.defaults, **given}, sets_size=self.sets_size)
+        given = completed(given, self.defaults)
+        check_settings(given, sets_size=self.sets_size)
         lr = given.get("lr", self.defaults["lr"])
         if isinstance(lr, Tensor):
             given["lr"] = lr.clone()  # a scheduler that changes it in place must find one for each group
@@ -206,14 +207,22 @@ class SpectralOptimizer(Optimizer):
         state: dict[str, Tensor] = self.state[parameter]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        shapes = self._state_shapes(group, parameter)
+        for name, whole in shapes.items():
+            # A parameter that is now seen as other matrices begins anew.
+            if name not in state or tuple(state[name].shape) != whole:
+                state[name] = self.layout.allocate(parameter, whole, working(parameter.dtype))
+        return {name: state[name] for name in shapes}
+
+    def _state_shapes(self, group: Group, parameter: Tensor) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every state tensor of a parameter that has its shape or that of its matrices."""
         shape = tuple(parameter.shape)
+        if not group["use_muon"]:
+            return {"exp_avg": shape, "exp_avg_sq": shape}
         matrices = matrix_shape(shape, group["matrix_view"] or default_view(len(shape)))
         method = self._method(group, parameter)
-        shapes = {**method.state_shapes(matrices), **self.adaptation(group).state_shapes(matrices)}
-        for name, whole in shapes.items():
-            if name not in state:
-                state[name] = self.layout.allocate(parameter, whole, working(parameter.dtype))
-        return {name: state[name] for name in ("momentum_buffer", *shapes)}
+        adapted = self.adaptation(group).state_shapes(matrices)
+        return {"momentum_buffer": shape, **method.state_shapes(matrices), **adapted}
 
     def _adamw_update(self, group: Group, parameters: list[Tensor], finite: Tensor) -> None:
         """The fused AdamW of torch, which masks the step by itself."""
@@ -247,7 +256,7 @@ class SpectralOptimizer(Optimizer):
 
         torch casts floating-point state to the dtype of the parameter, which would round float32 statistics of bfloat16
         parameters; so the saved tensors are put back as they were. Settings that an older or another optimizer's
-        state_dict does not name stay as they are.
+        state_dict does not name stay as they are; those of a method don't follow into another method.
 
         Raises:
             TypeError: a saved setting has the wrong type; nothing was changed.
@@ -256,10 +265,13 @@ class SpectralOptimizer(Optimizer):
         saved_groups = state_dict["param_groups"]
         if len(saved_groups) == len(self.param_groups):  # else torch says what is wrong
             ours = ({name: value for name, value in group.items() if name != "params"} for group in self.param_groups)
-            saved_groups = [{**mine, **saved} for mine, saved in zip(ours, saved_groups, strict=True)]
+            saved_groups = [completed(saved, mine) for mine, saved in zip(ours, saved_groups, strict=True)]
             for group in saved_groups:
                 check_settings(group, sets_size=self.sets_size)
-        check_state(state_dict, self.param_groups)
+            for group, saved in zip(self.param_groups, saved_groups, strict=True):
+                for parameter, index in zip(group["params"], saved["params"], strict=False):  # torch says so too
+                    shapes = self._state_shapes(saved, parameter)
+                    check_state(state_dict["state"].get(index, {}), shapes, f"parameter {index}")
         super().load_state_dict({**state_dict, "param_groups": saved_groups})
         parameters = chain.from_iterable(group["params"] for group in self.param_groups)
         indices = chain.from_iterable(group["params"] for group in saved_groups)

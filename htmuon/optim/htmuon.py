@@ -41,7 +41,8 @@ class HTMuon(SpectralOptimizer):
         lr: learning rate of the matrices.
         power: the exponent p, in [-0.5, 1].
         power_schedule: a dict made by `htmuon.power_schedule`, which then sets `group["power"]` at every step.
-        spectral_map: a name in `htmuon.spectral.MAPS`: `power` (sigma^p) or `rank_power` (i^-p).
+        spectral_map: a name in `htmuon.spectral.MAPS`: `power` (sigma^p), `rank_power` (i^-p), `knee`, `soft_clip`,
+            `hard_clip`, `soren`, or one of your own.
         momentum: beta, in [0, 1).
         nesterov: look one step ahead.
         weight_decay: decoupled, times `lr`.

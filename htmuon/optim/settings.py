@@ -1,7 +1,6 @@
 """The settings of an optimizer: their names, types and ranges, checked before anything is stored."""
 
 import math
-from itertools import chain
 from typing import Any, TypedDict
 
 import torch
@@ -15,6 +14,9 @@ from htmuon.optim.views import MINIMUM_DIMS, default_view
 from htmuon.spectral import MAPS, check_normalization, check_power
 
 Group = dict[str, Any]
+
+# The settings that say how a method computes; None is its default.
+METHOD_SETTINGS = ("levels", "precision")
 
 
 class ScaledSettings(TypedDict, total=False):
@@ -92,7 +94,8 @@ def _check_spectral_settings(group: Group, *, sets_size: bool) -> None:
         if group["adjust_lr_fn"] == "match_rms_adamw" and not (sets_size or polar or group["normalization"] == "rms"):
             raise ValueError(
                 "adjust_lr_fn='match_rms_adamw' needs an update of known Frobenius norm, which normalization="
-                f"{group['normalization']!r} does not give at power={power}. Use normalization='rms'."
+                f"{group['normalization']!r} does not give with spectral_map={group['spectral_map']!r}, power={power}. "
+                "Use normalization='rms'."
             )
 
 
@@ -155,15 +158,17 @@ def check_gradients(parameters: list[Tensor]) -> None:
             )
 
 
-def check_state(state_dict: dict[str, Any], groups: list[Group]) -> None:
-    """Raise ValueError if a saved buffer has not the shape of its parameter."""
-    parameters = chain.from_iterable(group["params"] for group in groups)
-    indices = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
-    for parameter, index in zip(parameters, indices, strict=False):  # torch says where the numbers differ
-        for name in ("momentum_buffer", "exp_avg"):
-            saved = state_dict["state"].get(index, {}).get(name, parameter)
-            if saved.shape != parameter.shape:
-                raise ValueError(
-                    f"{name} of parameter {index} must have its shape {tuple(parameter.shape)}; the state_dict has "
-                    f"{tuple(saved.shape)}. It is the state of another model."
-                )
+def check_state(saved: dict[str, Any], shapes: dict[str, tuple[int, ...]], who: str) -> None:
+    """Raise ValueError if a saved tensor has not the shape that it must have."""
+    for name, shape in shapes.items():
+        if name in saved and tuple(saved[name].shape) != shape:
+            raise ValueError(
+                f"{name} of {who} must have the shape {shape}; the state_dict has {tuple(saved[name].shape)}. It is "
+                "the state of another model, or of another matrix_view."
+            )
+
+
+def completed(given: Group, defaults: Group) -> Group:
+    """A group with the defaults of what it leaves out; settings of a method don't follow into another method."""
+    other = given.get("method", defaults["method"]) != defaults["method"]
+    return {**defaults, **(dict.fromkeys(METHOD_SETTINGS) if other else {}), **given}

@@ -125,6 +125,8 @@ def spectral_power(
         levels: as for `spectral_map`.
         precision: as for `spectral_map`.
 
+    Not to be traced: inside of a `torch.compile` of your own call `torch.compiler.disable(htmuon.spectral_power)`.
+
     Returns:
         `[*batch, m, n]` in the dtype of `matrix`. Zero directions stay zero for every p. A matrix that holds NaN or
         infinity maps to NaN and leaves the others of its batch alone.

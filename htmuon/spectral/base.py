@@ -12,6 +12,7 @@ from torch import Tensor
 
 from htmuon._registry import Registry
 from htmuon.linalg import ScalarFunction
+from htmuon.linalg.base import known
 
 POWER_RANGE = (-0.5, 1.0)
 
@@ -41,21 +42,26 @@ class SpectralMapFactory(Protocol):
 MAPS: Registry[SpectralMapFactory] = Registry("spectral_map")
 
 
+def check_real(name: str, value: object, remedy: str) -> float:
+    """The value, if it is a real number; else raise TypeError."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number; got {value!r} of type {type(value).__name__}. {remedy}")
+    return value
+
+
 def check_power(power: object) -> None:
-    """Raise unless `power` is a real number in [-0.5, 1]; the value of a tensor is trusted, not read."""
+    """Raise unless `power` is a real number in [-0.5, 1]; what an accelerator holds is trusted, not read."""
     if isinstance(power, Tensor):
         if power.ndim != 0 or not power.is_floating_point():
             raise TypeError(
                 f"power must be a number or a 0-d floating-point tensor; got shape {tuple(power.shape)} and dtype "
                 f"{power.dtype}. Pass a Python float such as 0.125."
             )
-        return
-    if isinstance(power, bool) or not isinstance(power, int | float):
-        raise TypeError(
-            f"power must be a number; got {power!r} of type {type(power).__name__}. Pass a float such as 0.125."
-        )
+        exponent = known(power)
+    else:
+        exponent = check_real("power", power, "Pass a float such as 0.125.")
     low, high = POWER_RANGE
-    if not low <= power <= high:  # also refuses NaN
+    if exponent is not None and not low <= exponent <= high:  # also refuses NaN
         raise ValueError(
             f"power must lie in [{low}, {high}]; got {power}. 0 is Muon, 0.125 is HTMuon, 1 is SGD with momentum, "
             "negative values lift the weak directions."

@@ -6,7 +6,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-# No edge lies lower: the most precise of the products-only methods resolves nothing below.
+from htmuon.spectral.base import check_real
+
+# No edge lies lower: even 8 levels of the polynomial method end at half of it.
 LOWEST_EDGE = 1e-4
 
 MarchenkoPastur = Literal["marchenko_pastur"]
@@ -30,6 +32,7 @@ class Quantile:
     share: float
 
     def __post_init__(self) -> None:
+        check_real("share", self.share, "0.5 is the median.")
         if not 0 <= self.share <= 1:
             raise ValueError(f"a quantile needs a share in [0, 1]; got {self.share}. 0.5 is the median.")
 

@@ -1,10 +1,9 @@
 """Any function of `sigma / sigma_1`, given as a Python function."""
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from types import FunctionType
 from typing import Self
 
 import torch
@@ -33,7 +32,9 @@ class Function:
     `method="polynomial"` fits it once, and how well depends on how smooth it is over `log x`: below 1 % for soft signs
     and knees, several percent at a corner, more at a step. `htmuon.linalg.Polynomial().fit_error(Function(f))` is the
     largest relative error. A function that is zero or below 1e-5 of its largest value somewhere in [1e-4, 1], changes
-    its sign or is not finite, is not fitted: `auto` takes `eigh` then.
+    its sign, is not finite, looks at more than each value alone, or holds tensors of an accelerator, is not fitted:
+    `auto` takes `eigh` then. A function with the values of one before is not fitted again; one that moves with a
+    schedule is, at every step.
 
     Args:
         function: elementwise on tensors `[*batch, r]` of values in (0, 1]; it is not called with zeros, zero directions
@@ -54,6 +55,12 @@ class Function:
     power = None
     degree = 0.0
 
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise TypeError(
+                f"a Function needs a function of tensors; got {self.function!r}. Pass lambda x: x / (x + 0.1)."
+            )
+
     def at(self, shape: tuple[int, ...]) -> Self:
         """The same for all shapes."""
         return self
@@ -61,7 +68,7 @@ class Function:
     @property
     def family(self) -> Family | None:
         """The function of `e^t x`, t from 0 to 2; none where relative errors of it make no sense."""
-        return _stretched(_Keyed(self.function))
+        return _stretched(_Sampled(self))
 
     def parameters(self, ratio: Tensor, stable_rank: Tensor) -> tuple[tuple[float | Tensor, ...], float | Tensor]:
         """`f(ratio x)`."""
@@ -69,46 +76,49 @@ class Function:
 
     def __call__(self, relative: Tensor) -> Tensor:
         """`f(x)`."""
-        return self.function(relative)
+        value: Tensor | float = self.function(relative)
+        return value if isinstance(value, Tensor) else torch.full_like(relative, value)
 
 
-class _Keyed:
-    """A function that equals another made of the same code: maps are made anew at every step, and fitted once."""
+class _Sampled:
+    """A function that equals another with the same values: maps are made anew at every step, and fitted once.
+
+    Args:
+        function: the function.
+    """
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         self.function = function
-        self.key = _what_it_computes(function)
+        points = torch.linspace(math.log(SMALLEST), 0.0, 400, dtype=torch.float64).exp()
+        self.values: tuple[float, ...] = ()
+        try:
+            values, fewer = function(points), function(points[::2])
+        except RuntimeError:  # it holds tensors of an accelerator, such as a scheduled power: the host cannot fit it
+            return
+        # Each value from one alone; vector instructions may round it otherwise among others.
+        if values.shape == points.shape and torch.allclose(values[::2], fewer, rtol=1e-12, equal_nan=True):
+            self.values = tuple(values.tolist())
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Keyed) and self.key == other.key
+        return isinstance(other, _Sampled) and self.values == other.values
 
     def __hash__(self) -> int:
-        return hash(self.key)
+        return hash(self.values)
 
-
-def _what_it_computes(function: Callable[[Tensor], Tensor]) -> Hashable:
-    """Code, defaults and closed-over values of a Python function, if they can be compared; else the function itself."""
-    if not isinstance(function, FunctionType):
-        return function
-    try:
-        closed = tuple(cell.cell_contents for cell in function.__closure__ or ())
-        named = tuple((function.__kwdefaults__ or {}).items())
-        key = (function.__code__, id(function.__globals__), function.__defaults__, named, closed)
-        hash(key)
-    except (TypeError, ValueError):  # a list in a closure has no hash, an unfilled cell no contents
-        return function
-    return key
+    def has_relative_error(self) -> bool:
+        """Whether the values are finite, of one sign, and none of them far below the others."""
+        if not self.values or not all(map(math.isfinite, self.values)):
+            return False
+        sizes = [math.copysign(1.0, self.values[-1]) * value for value in self.values]
+        return bool(min(sizes) > LEAST_SHARE * max(sizes))
 
 
 @lru_cache(maxsize=64)
-def _stretched(keyed: _Keyed) -> Family | None:
+def _stretched(sampled: _Sampled) -> Family | None:
     """A function at all ratios of a bound to the largest singular value, which is never above `r^(1/8)`."""
-    function = keyed.function
-    values = function(torch.linspace(math.log(SMALLEST), 0.0, 400, dtype=torch.float64).exp())
-    signed = values * values[-1].sign()
-    if not (signed.isfinite().all() and signed.min() > LEAST_SHARE * signed.max()):
+    if not sampled.has_relative_error():
         return None
-    return Family(lambda x, t: _continued(function, t.exp() * x), (Axis(0.0, 2.0, 41),))
+    return Family(lambda x, t: _continued(sampled.function, t.exp() * x), (Axis(0.0, 2.0, 41),))
 
 
 def _continued(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

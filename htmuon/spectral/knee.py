@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from htmuon.linalg import Axis, Family
-from htmuon.spectral.base import MAPS, check_power
+from htmuon.spectral.base import MAPS, check_power, check_real
 from htmuon.spectral.edge import LOWEST_EDGE, MarchenkoPastur, Quantile, marchenko_pastur_edge
 
 
@@ -127,8 +127,9 @@ def check_corner(tau: object, sharpness: float) -> None:
             f"tau must be a number in [{LOWEST_EDGE:g}, 1], 'marchenko_pastur' or Quantile(share); got {tau!r}. "
             "Pass a number such as 0.05."
         )
+    check_real("sharpness", sharpness, "Pass a float such as 4.0.")
     if not sharpness >= 1:
-        raise ValueError(f"sharpness must be at least 1; got {sharpness}. 4 is the default.")
+        raise ValueError(f"sharpness must be at least 1; got {sharpness}. Pass a float such as 4.0.")
 
 
 def _round(exponent: float | Tensor) -> float | None:
@@ -140,10 +141,14 @@ def _round(exponent: float | Tensor) -> float | None:
     return float(exponent) if not isinstance(exponent, Tensor) and (64 * exponent) % 1 == 0 else None
 
 
+# Of log tau, relative to a bound of sigma_1: that is up to e times sigma_1 for matrices of up to 2980 rows.
+LOG_EDGES = (math.log(LOWEST_EDGE) - 1, 0.0)
+
+
 @lru_cache(maxsize=128)
 def knees_of(power: float, sharpness: float) -> Family:
     """The knees of one exponent and sharpness, for all `log tau`."""
-    return Family(lambda x, log_tau: corner(x, power, log_tau, sharpness), (Axis(math.log(LOWEST_EDGE), 0.0, 33),))
+    return Family(lambda x, log_tau: corner(x, power, log_tau, sharpness), (Axis(*LOG_EDGES, 37),))
 
 
 @lru_cache(maxsize=64)
@@ -151,5 +156,5 @@ def knees(sharpness: float) -> Family:
     """The knees of one sharpness, for all exponents, multiples of 1/16 being exact, and all `log tau`."""
     return Family(
         lambda x, power, log_tau: corner(x, power, log_tau, sharpness),
-        (Axis(0.0, 1.0, 17), Axis(math.log(LOWEST_EDGE), 0.0, 25)),
+        (Axis(0.0, 1.0, 17), Axis(*LOG_EDGES, 28)),
     )

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from htmuon.linalg import Axis, Family
-from htmuon.spectral.base import MAPS, check_power
+from htmuon.spectral.base import MAPS, check_power, check_real
+from htmuon.spectral.edge import Quantile
 from htmuon.spectral.knee import check_corner, corner, knees_of
 
 # Among the quartiles of sigma / sigma_1 in momentum of real training, which lie near 0.1, 0.05 and 0.02.
@@ -48,9 +49,9 @@ class Clip:
     degree = 0.0
 
     def __post_init__(self) -> None:
-        check_corner(self.tau, self.sharpness)
-        if not isinstance(self.tau, int | float):
+        if isinstance(self.tau, str | Quantile):
             raise ValueError(f"a clip needs tau as a number; got {self.tau!r}. Use Knee(1.0, tau={self.tau!r}).")
+        check_corner(self.tau, self.sharpness)
 
     def at(self, shape: tuple[int, ...]) -> Self:
         """The same for all shapes."""
@@ -95,6 +96,7 @@ class Soren:
     degree = 0.0
 
     def __post_init__(self) -> None:
+        check_real("lam", self.lam, "0.4 is the default.")
         if not 0.01 <= self.lam <= 100:
             raise ValueError(f"lam must be in [0.01, 100]; got {self.lam}. 0.4 is the default.")
 

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from htmuon.recipes.bench.candidates import SpecCandidate
 from htmuon.recipes.bench.errors import Oracle, Probe, evenly, measured_sides, recorded_probes, synthetic_probes
 from htmuon.recipes.bench.shapes import Shape
-from htmuon.spectral import Power
+from htmuon.spectral import Knee, Power
 
 CPU = torch.device("cpu")
 
@@ -48,6 +48,12 @@ def test_a_method_is_judged_by_its_own_power(name, power):
     candidate = SpecCandidate(f"htmuon:method=svd,power={power}")
     errors = Oracle(Probe("9x14", {"1": [matrix]})).errors(candidate, Power(power))
     assert errors["1"] < 1e-5  # rounding of float32
+
+
+def test_a_map_that_needs_the_shape_gets_it():
+    matrix = zoo_matrix("condition 1e2", (9, 14)).float()
+    candidate = SpecCandidate("htmuon:method=svd,spectral_map=knee")
+    assert Oracle(Probe("9x14", {"1": [matrix]})).errors(candidate, Knee(0.125))["1"] < 1e-5  # rounding of float32
 
 
 def test_a_wrong_power_is_an_error():

@@ -217,9 +217,46 @@ def test_the_state_of_another_model_is_refused():
     muon, optimizer = htmuon.Muon([small]), htmuon.Muon([large])
     small.grad = torch.eye(3)
     muon.step()
-    with pytest.raises(ValueError, match=r"must have its shape \(4, 4\); the state_dict has \(3, 3\)"):
+    with pytest.raises(ValueError, match=r"must have the shape \(4, 4\); the state_dict has \(3, 3\)"):
         optimizer.load_state_dict(muon.state_dict())
     assert not optimizer.state
+
+
+def test_settings_of_a_method_do_not_follow_into_another():
+    weight, other = nn.Parameter(torch.eye(3)), nn.Parameter(torch.eye(4))
+    older = htmuon.HTMuon([weight]).state_dict()
+    for name in ("levels", "precision", "compile", "stack_elements"):
+        older["param_groups"][0].pop(name)
+    optimizer = htmuon.HTMuon([weight], method="polynomial", levels=8)
+    optimizer.add_param_group({"params": [other], "method": "eigh"})
+    assert optimizer.param_groups[1]["levels"] is None
+    optimizer = htmuon.HTMuon([weight], method="polynomial", levels=8)
+    optimizer.load_state_dict(older)
+    assert (optimizer.param_groups[0]["method"], optimizer.param_groups[0]["levels"]) == ("auto", None)
+
+
+@pytest.mark.parametrize("key", ["right_basis", "second_momentum_buffer"])
+def test_the_state_of_a_slot_is_checked_before_anything_changes(key):
+    weights = [nn.Parameter(torch.randn(3, 5)) for _ in range(2)]
+    optimizer = htmuon.NorMuon(weights, method="streaming")
+    for weight in weights:
+        weight.grad = torch.randn(3, 5)
+    optimizer.step()
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["state"][1][key] = torch.zeros(7, 7)
+    with pytest.raises(ValueError, match=f"{key} of parameter 1 must have the shape"):
+        optimizer.load_state_dict(saved)
+    assert optimizer.state[weights[1]][key].shape != (7, 7)
+
+
+def test_another_view_of_the_same_parameter_begins_anew():
+    weight = nn.Parameter(torch.randn(8, 3, 3, 3))
+    optimizer = htmuon.HTMuon([weight], method="streaming")
+    for view in (None, "conv_transpose"):
+        optimizer.param_groups[0]["matrix_view"] = view
+        weight.grad = torch.randn(8, 3, 3, 3)
+        optimizer.step()
+        assert weight.isfinite().all()
 
 
 def test_a_state_dict_with_a_bad_setting_changes_nothing():

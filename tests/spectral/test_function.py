@@ -67,6 +67,42 @@ def test_a_function_made_anew_is_fitted_once():
     assert soft_sign(0.1).family is not soft_sign(0.2).family
     assert soft_sign(0.1).family is not soft_sign(0.1, 2.0).family
     assert Function(torch.tanh).family is Function(torch.tanh).family
-    listed = [[0.1], [0.1]]
-    made = [Function(lambda x, tau=tau: x / (x + tau[0])) for tau in listed]
-    assert made[0].family is not made[1].family  # what can change is not compared
+
+
+def test_a_function_whose_values_have_changed_is_fitted_anew(monkeypatch):
+    class Held:
+        tau = 0.1
+
+        def __call__(self, x):
+            return x / (x + self.tau)
+
+    tau, held = torch.tensor(0.1), Held()
+    matrix = zoo_matrix("condition 1e2", (20, 30)).to(torch.float32)
+    for value in (0.1, 0.01):
+        tau.fill_(value)
+        held.tau = value
+        monkeypatch.setitem(globals(), "TAU", value)
+        expected = mapped_by_svd(matrix, lambda sigma, value=value: 1 / (1 + value * sigma.max() / sigma))
+        for function in (lambda x: x / (x + tau), held, lambda x: x / (x + TAU)):  # noqa: F821 - set above
+            mapped = htmuon.spectral_map(matrix, Function(function), method="polynomial")
+            assert relative_error(mapped, expected) < 0.015  # the fit, and sigma_1 by power iteration
+
+
+def test_a_function_of_all_values_is_left_to_decompositions():
+    for function in (lambda x: x / x.mean(-1, keepdim=True), lambda x: x[..., :1]):
+        assert Function(function).family is None
+
+
+def test_a_function_may_return_a_number():
+    matrix = zoo_matrix("condition 1e2", (20, 30)).to(torch.float32)
+    polar = mapped_by_svd(matrix, torch.ones_like)
+    for method in ("eigh", "polynomial"):
+        mapped = htmuon.spectral_map(matrix, Function(lambda x: 1.0), method=method)
+        assert relative_error(mapped, polar) < 0.005
+
+
+def test_a_function_that_holds_tensors_of_an_accelerator_is_left_to_decompositions():
+    power = torch.full((), 0.125, device="meta")
+    function = Function(lambda x: x**power + 0.01)
+    assert function.family is None
+    assert select_method(torch.ones(3, 4, device="meta"), function).name == "eigh"

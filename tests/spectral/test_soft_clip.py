@@ -51,6 +51,16 @@ def test_soren_is_relative_to_the_frobenius_norm_with_products_alone(decay, lam)
     torch.testing.assert_close(got, wanted, rtol=0.01, atol=0)
 
 
+@pytest.mark.parametrize("method", ["eigh", "polynomial"])
+def test_a_clip_is_relative_to_the_largest_singular_value_where_many_are_close(method):
+    # Where 60 of 60 are close the bound of products alone is far above: a clip relative to that would be 2/3 of this one.
+    matrix = matrix_with(torch.linspace(1.0, 0.97, 60), (60, 80)).to(torch.float32)
+    expected = mapped_by_svd(matrix, lambda s: (1 + (0.9 * s.max() / s) ** 2) ** -0.5)
+    result = htmuon.spectral_map(matrix, Clip(0.9), method=method)
+    # Two percent of sigma_1, and a slope of 0.45 there; the fit has 0.3 %.
+    assert relative_error(result, expected) < 0.013
+
+
 def test_clips_are_knees_of_exponent_one():
     x = torch.logspace(0, -4, 50)
     for sharpness in (2.0, math.inf):

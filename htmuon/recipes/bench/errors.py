@@ -123,7 +123,8 @@ class Oracle:
         """Relative Frobenius errors of a candidate, by column; of several matrices the median and the largest one."""
         found: dict[str, float] = {}
         for column, matrices in self.probe.matrices.items():
-            exact = (_exact(u, sigma, vh, function) for u, sigma, vh in self._factors[column])
+            bound = function.at(tuple(matrices[0].shape))
+            exact = (_exact(u, sigma, vh, bound) for u, sigma, vh in self._factors[column])
             errors = relative_errors(candidate.mapped(matrices), exact)
             if column == "recorded":
                 found |= {"median": statistics.median(errors), "largest": max(errors)}
