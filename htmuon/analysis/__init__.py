@@ -1,6 +1,19 @@
 """Spectral analysis of weights and updates: what an optimizer does to the matrices of a model."""
 
-from htmuon.analysis.power_law import ESTIMATORS, Estimator, PowerLawFit, fit_power_law
-from htmuon.analysis.spectra import eigenvalues, singular_values, stable_rank
+from htmuon.analysis.matrix_analysis import MatrixAnalysis, analyze_matrices
+from htmuon.analysis.power_law import ESTIMATORS, Estimator, PowerLawFit, fit_power_law, fit_power_laws
+from htmuon.analysis.spectra import eigenvalues, singular_values, spectral_entropy, stable_rank
 
-__all__ = ["ESTIMATORS", "Estimator", "PowerLawFit", "eigenvalues", "fit_power_law", "singular_values", "stable_rank"]
+__all__ = [
+    "ESTIMATORS",
+    "Estimator",
+    "MatrixAnalysis",
+    "PowerLawFit",
+    "analyze_matrices",
+    "eigenvalues",
+    "fit_power_law",
+    "fit_power_laws",
+    "singular_values",
+    "spectral_entropy",
+    "stable_rank",
+]

@@ -156,3 +156,8 @@ def _ks_distances(logs: Tensor, starts: Tensor, tail_sizes: Tensor, slopes: Tens
     above = (logs - logs[starts, None]).clamp(min=0)
     fitted = -torch.expm1(-slopes[:, None] * above)
     return torch.where(in_tail, (fitted - rank / tail_sizes[:, None]).abs(), 0.0).amax(dim=1)
+
+
+def fit_power_laws(eigenvalues: Tensor, estimator: Estimator) -> list[PowerLawFit]:
+    """Fit every spectrum of a stack `[batch, r]`, see `fit_power_law`."""
+    return [fit_power_law(values, estimator=estimator) for values in eigenvalues]

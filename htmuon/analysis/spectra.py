@@ -1,5 +1,7 @@
 """Spectra of matrices: singular values, eigenvalues of W^T W (the ESD), stable rank."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -63,3 +65,43 @@ def stable_rank(sigma: Tensor) -> Tensor:
     """
     largest = sigma.amax(dim=-1, keepdim=True)
     return torch.where(largest > 0, sigma / largest, 0.0).square().sum(dim=-1)
+
+
+def nonzero_eigenvalues(sigma: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Eigenvalues `sigma^2`, exactly zero where a singular value of an `[m, n]` matrix is rounding only.
+
+    That is `sigma <= max(m, n) eps sigma_1`, the rule of `torch.linalg.matrix_rank`.
+
+    Args:
+        sigma: `[*batch, r]`, in any order.
+        shape: (m, n).
+
+    Returns:
+        `[*batch, r]`.
+    """
+    if sigma.shape[-1] == 0:
+        return sigma.square()
+    cut = max(shape) * torch.finfo(sigma.dtype).eps * sigma.amax(dim=-1, keepdim=True)
+    return torch.where(sigma > cut, sigma, 0.0).square()
+
+
+def spectral_entropy(sigma: Tensor) -> Tensor:
+    """Spectral entropy `-sum_i q_i ln q_i / ln r`, `q_i = sigma_i^2 / sum_j sigma_j^2`.
+
+    Args:
+        sigma: singular values `[*batch, r]`, in any order.
+
+    Returns:
+        `[*batch]`, between 0 (one direction) and 1 (all equal); 0 for a zero matrix and for r = 1.
+
+    Example:
+        >>> import torch
+        >>> spectral_entropy(torch.tensor([2.0, 2.0, 2.0, 2.0])), spectral_entropy(torch.tensor([1.0, 0.0]))
+        (tensor(1.), tensor(0.))
+
+    Source: Alter, Brown, Botstein 2000; the "SVD entropy" of Moonlight (arXiv 2502.16982).
+    """
+    weights = sigma.double().square()
+    shares = weights / weights.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+    entropy: Tensor = torch.special.entr(shares).sum(dim=-1) / math.log(max(2, sigma.shape[-1]))
+    return entropy.to(sigma.dtype)
