@@ -3,7 +3,6 @@
 import fcntl
 import hashlib
 import json
-import math
 import os
 import shutil
 import uuid
@@ -14,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from htmuon.analysis.record_log import finite as finite  # part of what this file offers
 from htmuon.recipes.extras import require
 
 MANIFEST, LOCK = "manifest.json", ".lock"
@@ -139,12 +139,3 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     tensors: dict[str, Tensor] = require("safetensors.torch").load(path.read_bytes())
     return tensors
-
-
-def finite(value: Any) -> Any:
-    """`value` (a nest of dicts and lists) with None for each float that is not finite."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -11,8 +11,8 @@ from typing import Any, Literal
 from safetensors.torch import load_file
 from torch import Tensor
 
+from htmuon.analysis.record_log import read_records
 from htmuon.recipes.config import RunConfig
-from htmuon.recipes.metrics import read_metrics
 from htmuon.recipes.result import RunResult
 from htmuon.recipes.run_folder import RunFolder
 
@@ -57,7 +57,7 @@ class RunRecord:
 
     @cached_property
     def _metrics(self) -> list[dict[str, Any]]:
-        return read_metrics(self.folder / "metrics.jsonl")
+        return read_records(self.folder / "metrics.jsonl")
 
     def curve(self, kind: Literal["train", "evaluation"], quantity: str = "loss") -> Curve:
         """A logged quantity over the steps; values that are not finite are left out."""

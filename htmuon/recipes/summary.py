@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from htmuon.analysis import Estimator, PowerLawFit, fit_power_law
-from htmuon.recipes.files import finite
+from htmuon.analysis.record_log import finite
 from htmuon.recipes.run_record import Curve, Records, RunRecord
 
 

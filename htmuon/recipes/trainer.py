@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from htmuon.analysis.hidden import LastUpdate, hidden_matrices
 from htmuon.recipes.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from htmuon.recipes.config import RunConfig
 from htmuon.recipes.device import autocast, current, pick_device, resolve_precision
@@ -25,7 +26,7 @@ from htmuon.recipes.optimizers import build_optimizer
 from htmuon.recipes.result import RunResult
 from htmuon.recipes.run_folder import RunFolder
 from htmuon.recipes.schedule import keep_initial_lr, lr_factor, scale_lr
-from htmuon.recipes.spectra import LastUpdate, hidden_matrices, run_spectra
+from htmuon.recipes.spectra import run_spectra
 from htmuon.recipes.timing import CudaTimer, HostTimer
 
 

@@ -1,7 +1,8 @@
 import torch
 
+from htmuon.analysis.hidden import LastUpdate, hidden_matrices
 from htmuon.recipes.optimizers import build_optimizer
-from htmuon.recipes.spectra import LastUpdate, hidden_matrices, run_spectra
+from htmuon.recipes.spectra import run_spectra
 
 
 def make_model():

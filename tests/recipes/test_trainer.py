@@ -8,12 +8,13 @@ import torch
 from safetensors.torch import load_file
 
 import htmuon
+from htmuon.analysis.record_log import read_records
 from htmuon.recipes import ModelConfig, TrainingStoppedError, train
 from htmuon.recipes.llm.batches import TrainingBatches
 from htmuon.recipes.llm.corpus import read_files
 from htmuon.recipes.llm.task import LanguageModelling, build_model
 from htmuon.recipes.llm.tokens import prepare_tokens
-from htmuon.recipes.metrics import MetricsLog, read_metrics
+from htmuon.recipes.metrics import MetricsLog
 from htmuon.recipes.optimizers import build_optimizer
 from htmuon.recipes.schedule import lr_factor
 
@@ -23,7 +24,7 @@ def contents(folder):
 
 
 def losses(folder):
-    lines = read_metrics(folder / "metrics.jsonl")
+    lines = read_records(folder / "metrics.jsonl")
     return [(line["kind"], line["step"], line["loss"]) for line in lines]
 
 
@@ -86,7 +87,7 @@ def test_what_a_finished_run_leaves(tmp_path, config, recorder):
     stored = json.loads((tmp_path / "run" / "result.json").read_text())
     assert stored["perplexity"] == math.exp(stored["final_loss"])
 
-    lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    lines = read_records(tmp_path / "run" / "metrics.jsonl")
     assert [line["lr"] for line in lines if line["kind"] == "train"][-1] == pytest.approx(0.002)
     assert {line["documents"] for line in lines if line["kind"] == "evaluation"} == {"report"}
     spectra = load_file(tmp_path / "run" / "spectra.safetensors")
@@ -314,7 +315,7 @@ def test_a_torn_line_and_later_lines_are_dropped(tmp_path):
             log.write({"kind": "train", "step": step, "loss": 0.1 * step})
     with path.open("a") as file:
         file.write('{"kind": "train", "st')
-    assert [line["step"] for line in read_metrics(path)] == [2, 4, 6]
+    assert [line["step"] for line in read_records(path)] == [2, 4, 6]
     with MetricsLog(path, last_step=4) as log:
         log.write({"kind": "train", "step": 6, "loss": math.inf})
         assert log.median("step") == 4

@@ -1,0 +1,107 @@
+"""The hidden matrices of a model: their weights, their momentum, and the direction in which a step moves them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from htmuon._typing import MatrixView
+from htmuon.optim.routing import route
+from htmuon.optim.views import matrix_view
+
+# torch's optimizers that add weight decay to the gradient. All others shrink the weights beside their update, save
+# those whose groups say `decoupled_weight_decay=False`.
+_COUPLED = tuple(
+    getattr(torch.optim, name) for name in ("SGD", "RMSprop", "Adagrad", "Adadelta", "Adamax", "ASGD", "Rprop")
+)
+# What optimizers call the smoothed gradient in their state: Muon, HTMuon and SGD; Adam and its kin.
+_MOMENTUM_KEYS = ("momentum_buffer", "exp_avg")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HiddenMatrix:
+    """A parameter that spectral optimizers update.
+
+    Attributes:
+        name: in the model.
+        parameter: in its own shape.
+        view: how it is a matrix.
+    """
+
+    name: str
+    parameter: Tensor
+    view: MatrixView
+
+    def matrix(self, values: Tensor) -> Tensor:
+        """`values`, in the shape of the parameter, as matrices `[*batch, out, in]` without a gradient."""
+        return matrix_view(values.detach(), self.view)
+
+
+def hidden_matrices(model: torch.nn.Module, names: Sequence[str] = ()) -> list[HiddenMatrix]:
+    """The hidden matrices of a model, by the routing of `htmuon.param_groups`.
+
+    Args:
+        model: any module.
+        names: shell-style patterns over parameter names: those parameters instead, whatever their role.
+
+    Raises:
+        TypeError: as `htmuon.route`.
+        ValueError: as `htmuon.route`; or the model has no hidden matrix.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Embedding(9, 4), torch.nn.Linear(4, 4), torch.nn.Linear(4, 9))
+        >>> [matrix.name for matrix in hidden_matrices(model)], [m.name for m in hidden_matrices(model, ["0.*"])]
+        (['1.weight'], ['0.weight'])
+    """
+    found = [
+        HiddenMatrix(name=entry.name, parameter=entry.parameter, view=entry.view)
+        for entry in route(model, spectral=names).routes
+        if entry.view is not None and (not names or any(fnmatchcase(entry.name, pattern) for pattern in names))
+    ]
+    if not found:
+        raise ValueError(
+            f"{type(model).__name__} must have a hidden matrix to look at; it has none. print(htmuon.route(model)) "
+            'gives the reasons; name parameters by patterns such as ["*.weight"].'
+        )
+    return found
+
+
+def momentum_of(optimizer: torch.optim.Optimizer, parameter: Tensor) -> Tensor | None:
+    """The smoothed gradient in the optimizer's state, in the shape of the parameter; None where there is none."""
+    state: dict[str, Any] = optimizer.state.get(parameter, {})
+    found = (state.get(key) for key in _MOMENTUM_KEYS)
+    return next((value for value in found if isinstance(value, Tensor) and value.shape == parameter.shape), None)
+
+
+class LastUpdate:
+    """The direction in which a step moved each hidden matrix: `(W_before (1 - lr decay) - W_after) / lr`.
+
+    The decay is left out where the optimizer adds it to the gradient, as `torch.optim.SGD` does. In narrow dtypes this
+    is what the step did to the weights, their rounding included.
+
+    Args:
+        optimizer: its groups have the learning rate and the decay of the step.
+        matrices: as they are before the step; those that the optimizer does not have are left out.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, matrices: Sequence[HiddenMatrix]) -> None:
+        self._coupled = isinstance(optimizer, _COUPLED)
+        self._groups = {p: group for group in optimizer.param_groups for p in group["params"]}
+        ours = [matrix for matrix in matrices if matrix.parameter in self._groups]
+        self._before = [(matrix, matrix.parameter.detach().clone()) for matrix in ours]
+
+    def directions(self) -> dict[str, Tensor]:
+        """By name, float64, after the step; zero for a matrix that the step left as it was."""
+        return {matrix.name: self._direction(matrix.parameter, before) for matrix, before in self._before}
+
+    def _direction(self, parameter: Tensor, before: Tensor) -> Tensor:
+        group, after = self._groups[parameter], parameter.detach()
+        if float(group["lr"]) == 0 or torch.equal(before, after):
+            return torch.zeros_like(before, dtype=torch.float64)
+        decoupled = group.get("decoupled_weight_decay", not self._coupled)
+        decay = group.get("weight_decay", 0.0) if decoupled else 0.0
+        direction: Tensor = (before.double() * (1 - group["lr"] * decay) - after.double()) / group["lr"]
+        return direction

@@ -1,0 +1,78 @@
+"""Plain numbers about the spectra of a step: one record for each kind of tensor and matrix, as JSON can hold it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from htmuon.analysis.hidden import HiddenMatrix
+from htmuon.analysis.matrix_analysis import MatrixAnalysis, analyze_matrices
+from htmuon.analysis.record_log import Record
+
+RecordKind = Literal["weights", "momentum", "updates"]
+
+QUANTILES = (0, 10, 25, 50, 75, 90, 100)  # of the singular values, in percent
+
+
+@torch.no_grad()
+def spectral_records(
+    step: int, matrices: Sequence[HiddenMatrix], tensors: Mapping[RecordKind, Mapping[str, Tensor]]
+) -> list[Record]:
+    """The records of one step.
+
+    Args:
+        step: steps done.
+        matrices: how the named parameters are matrices.
+        tensors: by kind and name, in the shape of the parameter.
+
+    Returns:
+        By kind, then by matrix: numbers rounded to six digits, NaN where a status says why there is none. The matrices
+        of a batch (stacked experts) have a record each, named `name[i]`.
+
+    Example:
+        >>> from htmuon.analysis.hidden import hidden_matrices
+        >>> model = torch.nn.Sequential(torch.nn.Linear(16, 16), torch.nn.Linear(16, 1))
+        >>> torch.nn.init.eye_(model[0].weight).shape
+        torch.Size([16, 16])
+        >>> [record] = spectral_records(5, hidden_matrices(model), {"weights": {"0.weight": model[0].weight}})
+        >>> record["step"], record["name"], record["stable_rank"], record["sigma_q50"], record["status_ks"]
+        (5, '0.weight', 16.0, 1.0, 'no_spread')
+    """
+    views = {matrix.name: matrix for matrix in matrices}
+    # All kinds in one call: equal shapes become one stack. float32 holds a difference that was taken in float64.
+    given = {
+        f"{kind}/{name}": views[name].matrix(values).float()
+        for kind, named in tensors.items()
+        for name, values in named.items()
+    }
+    with torch.autocast(next(iter(given.values())).device.type, enabled=False):
+        return [_record(step, analysis) for analysis in analyze_matrices(given)]
+
+
+def _record(step: int, analysis: MatrixAnalysis) -> Record:
+    kind, _, name = analysis.name.partition("/")
+    ks, hill = analysis.fits["ks"], analysis.fits["hill"]
+    share = torch.tensor(QUANTILES, dtype=torch.float64) / 100
+    quantiles = analysis.sigma.double().quantile(share).tolist()
+    numbers = {
+        "alpha_ks": ks.alpha,
+        "alpha_hill": hill.alpha,
+        "ks_distance": ks.ks_distance,
+        "stable_rank": analysis.stable_rank,
+        "spectral_entropy": analysis.spectral_entropy,
+        "spectral_norm": analysis.spectral_norm,
+        "frobenius_norm": analysis.frobenius_norm,
+        **{f"sigma_q{percent}": value for percent, value in zip(QUANTILES, quantiles, strict=True)},
+    }
+    return {
+        "step": step,
+        "kind": kind,
+        "name": name,
+        "shape": list(analysis.shape),
+        "status": analysis.status,
+        "status_ks": ks.status,
+        "status_hill": hill.status,
+        **{key: float(f"{number:.6g}") for key, number in numbers.items()},
+        "spikes": analysis.spikes,
+    }
