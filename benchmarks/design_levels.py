@@ -12,8 +12,8 @@ For fixed q_k the weights that minimize the largest relative error are a linear 
 sequential linear programming: linearize the errors of several powers at once in q and in all weights, minimize the
 largest within a trust region, and keep the step if the true optimum improved. Starts are greedy minimax polynomials for
 x^0 in the manner of Polar Express (arXiv 2505.16932), made for a larger smallest value than asked for ("cushion").
-Weights are bounded, so that nothing cancels and rounding stays small; levels stay below a ceiling; everything holds up
-to x = 1.01, so that rounding cannot push a singular value out of the range. Needs scipy.
+Weights are bounded, so that nothing cancels and rounding stays small; levels stay below 1, rounding included; everything
+holds up to x = 1.01, so that rounding cannot push a singular value out of the range. Needs scipy.
 """
 
 import argparse
@@ -33,10 +33,10 @@ TOP = 1.01
 # more, and its error may be larger.
 TARGETS = {-0.25: 8.0, 0.0: 1.0, 0.125: 1.0, 0.3: 1.0, 0.6: 1.0}
 LARGEST_WEIGHT = 3.0
-SMALLEST = {3: 2e-2, 4: 5e-3, 5: 8e-4, 6: 5e-4, 7: 1.5e-4, 8: 5e-5}
-# What no level may pass. Rounding of half precision moves a level by several percent where its coefficients are large;
-# the five levels down to 8e-4 are the steepest, and need the room that the others happen to leave.
-CEILING = {5: 0.9}
+SMALLEST = {3: 2e-2, 4: 5e-3, 5: 9e-4, 6: 5e-4, 7: 1.5e-4, 8: 5e-5}
+# By how much rounding may raise every level, relative to it, and none of them may pass 1 still: several percent in half
+# precision, where coefficients are large. The five levels are steep for their number, and need what others have anyway.
+RAISED = {5: 0.05}
 CUSHIONS = (0.1, 0.15, 0.2, 0.25)
 
 
@@ -63,8 +63,8 @@ class Chain:
     level_slopes: list[Array]
 
 
-def chain(q: Array, x: Array) -> Chain:
-    """Run the levels; `q` is `[L, 3]`."""
+def chain(q: Array, x: Array, raised: float = 0.0) -> Chain:
+    """Run the levels, each raised by rounding; `q` is `[L, 3]`."""
     count = q.size
     level, slope = x, np.zeros((len(x), count))
     features, slopes, levels, level_slopes = [level], [slope], [], []
@@ -79,8 +79,8 @@ def chain(q: Array, x: Array) -> Chain:
         value = a + b * square + c * square**2
         value_slope = (b + 2 * c * square)[:, None] * square_slope
         value_slope[:, 3 * k : 3 * k + 3] += np.stack([np.ones_like(x), square, square**2], 1)
-        slope = slope * value[:, None] + level[:, None] * value_slope
-        level = level * value
+        slope = (1 + raised) * (slope * value[:, None] + level[:, None] * value_slope)
+        level = (1 + raised) * level * value
         levels.append(level)
         level_slopes.append(slope)
         add(level * square, slope * square[:, None] + level[:, None] * square_slope)
@@ -117,12 +117,12 @@ class Search:
     Args:
         smallest: the lower end of the range.
         points: of the first grid; `refine` adds the places of the largest errors.
-        ceiling: of all levels.
+        raised: by how much rounding may raise every level.
     """
 
-    def __init__(self, smallest: float, points: int, ceiling: float) -> None:
+    def __init__(self, smallest: float, points: int, raised: float) -> None:
         self.smallest = smallest
-        self.ceiling = ceiling
+        self.raised = raised
         self.x = grid(smallest, points)
         self.bounded = np.unique(np.concatenate([np.geomspace(smallest / 30, smallest, 20), grid(smallest, 160)]))
 
@@ -135,7 +135,7 @@ class Search:
 
     def step(self, q: Array, weights: list[Array], radius: float) -> Array | None:
         """The best coefficients within the trust region, to first order."""
-        here, edge = chain(q, self.x), chain(q, self.bounded)
+        here, edge = chain(q, self.x), chain(q, self.bounded, self.raised)
         points, count, size = len(self.x), here.features.shape[1], q.size
         rows, limits = [], []
         for index, ((power, scale), weight) in enumerate(zip(TARGETS.items(), weights, strict=True)):
@@ -153,8 +153,8 @@ class Search:
         for level, slope in zip(edge.levels, edge.level_slopes, strict=True):
             row = sparse.hstack([sparse.csr_matrix(slope), rest])
             rows += [row, -row]
-            # A start may lie outside of [0, ceiling]: then it has to come closer.
-            limits += [max(self.ceiling, 0.8 * level.max() + 0.2 * self.ceiling) - level, level - min(0.0, level.min())]
+            # A start may lie outside of [0, 1]: then it has to come closer.
+            limits += [max(1.0, 0.8 * level.max() + 0.2) - level, level - min(0.0, level.min())]
         reach = radius * np.maximum(1, np.abs(q.ravel()))
         result = linprog(
             np.r_[np.zeros(size + len(TARGETS) * count), 1.0],
@@ -194,23 +194,23 @@ class Search:
             error = np.abs(reached.features @ weight / dense**power - 1)
             errors[power] = float(error.max())
             peaks.append(dense[1:-1][(error[1:-1] >= error[:-2]) & (error[1:-1] >= error[2:])])
-        for level in reached.levels:
-            top = (level[1:-1] >= level[:-2]) & (level[1:-1] >= level[2:]) & (level[1:-1] > 0.97 * self.ceiling)
+        for level in chain(q, dense, self.raised).levels:
+            top = (level[1:-1] >= level[:-2]) & (level[1:-1] >= level[2:]) & (level[1:-1] > 0.97)
             self.bounded = np.unique(np.concatenate([self.bounded, dense[1:-1][top]]))
         self.x = np.unique(np.concatenate([self.x, *peaks]))
         return errors
 
 
-def greedy_start(levels: int, smallest: float, cushion: float, ceiling: float) -> Array:
+def greedy_start(levels: int, smallest: float, cushion: float, raised: float) -> Array:
     """One level after the other: the odd quintic that comes closest to 1 on what the levels before left."""
     found, low, top = [], smallest, TOP
     for _ in range(levels):
         first = max(low, cushion)
         x = np.unique(np.concatenate([np.linspace(first, top, 1500), np.geomspace(first, top, 500)]))
         coefficients, error = best_weights(np.stack([x, x**3, x**5], 1), np.ones_like(x), np.inf)
-        coefficients *= ceiling / (1 + error)
+        coefficients /= (1 + error) * (1 + raised) ** 2
         inside = np.linspace(low, top, 4000)
-        low, top = float((coefficients @ np.stack([inside, inside**3, inside**5])).min()), ceiling
+        low, top = float((coefficients @ np.stack([inside, inside**3, inside**5])).min()), 1 / (1 + raised)
         found.append(coefficients)
     return np.array(found)
 
@@ -219,8 +219,8 @@ def searched(levels: int, smallest: float, points: int, steps: int) -> Iterator[
     """A local optimum from every start."""
     for cushion in CUSHIONS:
         began = time.monotonic()
-        search = Search(smallest, points, CEILING.get(levels, 1.0))
-        q = search.descend(greedy_start(levels, smallest, cushion, search.ceiling), steps, 0.05)
+        search = Search(smallest, points, RAISED.get(levels, 0.0))
+        q = search.descend(greedy_start(levels, smallest, cushion, search.raised), steps, 0.05)
         for _ in range(4):
             errors = search.refine(q)
             if max(errors[p] / TARGETS[p] for p in TARGETS) <= 1.02 * search.value(q)[0]:

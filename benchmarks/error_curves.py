@@ -27,7 +27,7 @@ from htmuon.linalg.fit import fit
 from htmuon.linalg.levels import LEVELS
 from htmuon.linalg.newton_schulz import POLAR_EXPRESS, QUINTIC, QUINTIC_STEPS, SAFETY
 from htmuon.linalg.plan import Plan, cheapest
-from htmuon.linalg.polynomial import LONGEST_SEGMENT
+from htmuon.linalg.polynomial import FOLDED_LEVELS, LONGEST_SEGMENT
 from htmuon.spectral import Power
 
 ROOT = Path(__file__).parent.parent
@@ -101,7 +101,7 @@ def nested(x: Tensor, *, levels: int, power: float) -> Tensor:
 
 def plan(levels: int, precision: Precision, aspect: str) -> Plan:
     """What the method does where every symmetric product is halved, as is counted for everybody."""
-    return cheapest(levels, LONGEST_SEGMENT[precision], ASPECTS[aspect], folded=precision == "float32")
+    return cheapest(levels, LONGEST_SEGMENT[precision], ASPECTS[aspect], folded=levels <= FOLDED_LEVELS[precision])
 
 
 def ours(levels: int, power: float) -> Recipe:

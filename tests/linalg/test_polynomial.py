@@ -16,7 +16,7 @@ from htmuon.spectral import Function, Power
 from htmuon.spectral.power import POWERS
 
 # Largest relative error on [smallest, 1], for p in [0, 1] and in [-1/4, 0): the promise of the library.
-PROMISES = [(5, 1e-3, 0.015, 0.12), (6, 1e-3, 0.0025, 0.02), (8, 1e-4, 0.003, 0.02)]
+PROMISES = [(5, 1e-3, 0.015, 0.1), (6, 1e-3, 0.0025, 0.02), (8, 1e-4, 0.003, 0.02)]
 
 
 def direction_errors(matrix, mapped, power):
@@ -177,7 +177,7 @@ RANKS = {
 
 @pytest.mark.parametrize("precision", ["float32", *HALVES])
 @pytest.mark.parametrize("levels", [3, 5, 6, 7, 8])
-@pytest.mark.parametrize("shape", [(96, 150), (256, 256)], ids=str)
+@pytest.mark.parametrize("shape", [(64, 150), (110, 110)], ids=str)
 def test_the_accuracy_holds_for_every_precision_and_number_of_levels(shape, levels, precision):
     method = Polynomial(levels, precision)
     for spectrum in (SPECTRA | RANKS).values():
