@@ -5,17 +5,21 @@ import math
 import torch
 from torch import Tensor
 
+_GRAM_ROWS = 8192
+
 
 def singular_values(matrix: Tensor) -> Tensor:
     """Singular values sigma_1 >= sigma_2 >= ... of each matrix of a stack.
 
-    Computed in float32, or in float64 where the matrix is float64 already: half precision would bury the small ones.
+    float64 matrices are decomposed as they are. Others go through their Gram matrix on the shorter side in float64:
+    several times faster, and where the decomposition in float32 has an error of 1e-7 sigma_1, this one has a relative
+    error of `1e-16 (sigma_1 / sigma)^2`: more exact down to 1e-8 sigma_1.
 
     Args:
         matrix: `[*batch, m, n]`, floating point.
 
     Returns:
-        `[*batch, min(m, n)]`, descending, float32 or float64.
+        `[*batch, min(m, n)]`, descending, float64 for float64 and float32 for all others.
 
     Raises:
         ValueError: `matrix` has fewer than two dims.
@@ -27,9 +31,24 @@ def singular_values(matrix: Tensor) -> Tensor:
     """
     if matrix.ndim < 2:
         raise ValueError(f"matrix must have at least two dims [*batch, m, n]; got shape {tuple(matrix.shape)}.")
-    working = matrix.detach() if matrix.dtype == torch.float64 else matrix.detach().float()
-    sigma: Tensor = torch.linalg.svdvals(working)
-    return sigma
+    matrix = matrix.detach()
+    if matrix.dtype == torch.float64:
+        sigma: Tensor = torch.linalg.svdvals(matrix)
+        return sigma
+    squares: Tensor = torch.linalg.eigvalsh(_gram(matrix))
+    return squares.clamp(min=0).sqrt().flip(-1).float()
+
+
+def _gram(matrix: Tensor) -> Tensor:
+    """`W^T W` or `W W^T`, whichever is smaller, in float64: `[*batch, r, r]`."""
+    long = matrix if matrix.shape[-2] >= matrix.shape[-1] else matrix.mT
+    # In pieces, so that a large embedding is never there in float64 as a whole.
+    pieces = (piece.double() for piece in long.split(_GRAM_ROWS, dim=-2))
+    first = next(pieces)
+    gram = first.mT @ first
+    for piece in pieces:
+        gram += piece.mT @ piece
+    return gram
 
 
 def eigenvalues(matrix: Tensor) -> Tensor:
