@@ -27,6 +27,7 @@ def write_run(
     optimizer_seconds: float = 0.02,
     exponent: float = 0.125,
     diverged: bool = False,
+    monitored: bool = False,
 ) -> None:
     """A finished run whose loss falls like exp(-4 step / steps) to `final_loss`, and whose updates are i^-exponent."""
     folder.mkdir(parents=True)
@@ -78,6 +79,8 @@ def write_run(
         data_fingerprint="synthetic",
     )
     write_json(folder / "result.json", result.to_dict())
+    if monitored:
+        (folder / "spectra.jsonl").write_text("".join(json.dumps(line) + "\n" for line in _records(exponent, steps)))
     if not diverged:
         save_file(_spectra(exponent, seed), folder / "spectra.safetensors")
 
@@ -94,3 +97,23 @@ def _spectra(exponent: float, seed: int) -> dict[str, torch.Tensor]:
             spectra[f"weights/{name}"] = random + 3 * (layer + 1) * index ** -(0.5 + exponent)
             spectra[f"updates/{name}"] = index**-exponent
     return spectra
+
+
+def _records(exponent: float, steps: int) -> list[dict[str, object]]:
+    """Two matrices whose exponent falls from 6 and 8 by `exponent` a record; of one the last record has no fit."""
+    lines: list[dict[str, object]] = []
+    for i, step in enumerate(range(0, steps + 1, steps // 4)):
+        for kind in ("weights", "momentum", "updates") if step else ("weights",):
+            for name, alpha in (("model.layers.0.a.weight", 6.0), ("model.layers.1.a.weight", 8.0)):
+                fitted = None if step == steps and alpha == 8.0 else alpha - i * exponent
+                lines.append(
+                    {
+                        "step": step,
+                        "kind": kind,
+                        "name": name,
+                        "alpha_ks": fitted,
+                        "alpha_hill": fitted and fitted / 2,
+                        "stable_rank": 10.0 + i,
+                    }
+                )
+    return lines

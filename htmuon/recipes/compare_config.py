@@ -33,6 +33,7 @@ _NOT_TUNED_FOR = {
     "eval_interval",
     "log_interval",
     "checkpoint_interval",
+    "monitor_every",
     "max_skipped_steps",
 }
 

@@ -109,6 +109,7 @@ class RunConfig:
         eval_interval: steps between evaluations; the last step is always evaluated.
         log_interval: steps between lines of the training log.
         checkpoint_interval: steps between checkpoints.
+        monitor_every: steps between records of the spectra of all hidden matrices; None takes no records.
         max_skipped_steps: the run stops when this many steps were skipped because of gradients that are not finite.
         max_grad_norm: clip the norm of the whole gradient to this, if given.
     """
@@ -129,6 +130,7 @@ class RunConfig:
     eval_interval: int
     log_interval: int
     checkpoint_interval: int
+    monitor_every: int | None = None
     max_skipped_steps: int = 20
     max_grad_norm: float | None = None
 
@@ -138,6 +140,8 @@ class RunConfig:
         counts = ("steps", "batch_size", "accumulation", "eval_interval", "log_interval", "checkpoint_interval")
         for name in (*counts, "max_skipped_steps"):
             _whole(name, getattr(self, name), 1)
+        if self.monitor_every is not None:
+            _whole("monitor_every", self.monitor_every, 1)
         _whole("seed", self.seed, 0)
         _number("warmup_fraction", self.warmup_fraction, most=1.0)
         _number("final_lr_fraction", self.final_lr_fraction, most=1.0)

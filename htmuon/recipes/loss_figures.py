@@ -47,7 +47,7 @@ def _draw_curves(
         curves = [run.curve(kind) for run in runs]
         if kind == "train":
             curves = [_running_mean(curve) for curve in curves]
-        visible += _draw_band(ax, curves, styles[spec])
+        visible += draw_band(ax, curves, styles[spec])
     zoom(ax, visible)
     ax.set(xlabel="step", ylabel="loss (nats per token)")
 
@@ -60,7 +60,7 @@ def _draw_by_time(ax: Axes, *, records: Records, styles: Mapping[str, Style]) ->
         if not paces:
             continue
         pace = sum(paces) / len(paces)
-        visible += _draw_band(ax, [run.curve("evaluation") for run in runs], styles[spec], seconds_per_step=pace)
+        visible += draw_band(ax, [run.curve("evaluation") for run in runs], styles[spec], seconds_per_step=pace)
     zoom(ax, visible)
     ax.set(xlabel="seconds of training (without evaluation)", ylabel="loss (nats per token)")
 
@@ -74,13 +74,20 @@ def _draw_differences(ax: Axes, *, records: Records, styles: Mapping[str, Style]
             for run in runs
             if run.config.seed in baseline
         ]
-        visible += _draw_band(ax, curves, styles[spec])
+        visible += draw_band(ax, curves, styles[spec])
     zoom(ax, visible)
     ax.set(xlabel="step", ylabel="difference (nats per token)")
 
 
-def _draw_band(ax: Axes, curves: Sequence[Curve], style: Style, seconds_per_step: float = 1.0) -> list[float]:
-    """Draw mean and range of curves; returns the values after the first part of the run."""
+def draw_band(ax: Axes, curves: Sequence[Curve], style: Style, seconds_per_step: float = 1.0) -> list[float]:
+    """Draw mean and range of curves at the steps that all have; returns the values after the first part of the run.
+
+    Args:
+        ax: where to draw.
+        curves: one for each seed.
+        style: of the optimizer.
+        seconds_per_step: unit of the x axis; 1 leaves steps.
+    """
     mean = mean_curve(curves)
     if not mean.steps:
         return []

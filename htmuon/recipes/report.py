@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined, select_autoescape
 
-from htmuon.recipes import loss_figures, spectra_figures
+from htmuon.recipes import evolution_figures, loss_figures, spectra_figures
 from htmuon.recipes.config import RunConfig
 from htmuon.recipes.figures import Figure
 from htmuon.recipes.files import new_file, write_json
@@ -94,6 +94,8 @@ def build_figures(comparison: Comparison, summaries: list[OptimizerSummary]) -> 
         loss_figures.sensitivity(tuned, style),
         loss_figures.cost(summaries, style),
     ]
+    if any(run.evolution("weights", "stable_rank").steps for runs in records.values() for run in runs):
+        figures.append(evolution_figures.evolution_figure(records, style))
     if any(run.spectra["weights"] for runs in records.values() for run in runs):
         figures += [
             spectra_figures.spectra_figure(records, style, "weights"),

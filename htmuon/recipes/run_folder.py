@@ -27,6 +27,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.weights = path / "model.safetensors"
         self.spectra = path / "spectra.safetensors"
+        self.monitor = path / "spectra.jsonl"
         self.result = path / "result.json"
 
     def check(self, config: RunConfig) -> None:

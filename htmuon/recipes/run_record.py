@@ -2,6 +2,8 @@
 
 import json
 import math
+import statistics
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +13,8 @@ from typing import Any, Literal
 from safetensors.torch import load_file
 from torch import Tensor
 
-from htmuon.analysis.record_log import read_records
+from htmuon.analysis.record_log import Record, read_records
+from htmuon.analysis.spectral_records import RecordKind
 from htmuon.recipes.config import RunConfig
 from htmuon.recipes.result import RunResult
 from htmuon.recipes.run_folder import RunFolder
@@ -64,6 +67,18 @@ class RunRecord:
         entries = [entry for entry in self._metrics if entry["kind"] == kind]
         finite = [(entry["step"], entry[quantity]) for entry in entries if _is_finite(entry[quantity])]
         return Curve([step for step, _ in finite], [float(value) for _, value in finite])
+
+    @cached_property
+    def _records(self) -> list[Record]:
+        return read_records(RunFolder(self.folder).monitor)
+
+    def evolution(self, kind: RecordKind, quantity: str) -> Curve:
+        """The mean over the hidden matrices of what the monitor recorded, over the steps; empty without a monitor."""
+        values: dict[int, list[float]] = defaultdict(list)
+        for record in self._records:
+            if record["kind"] == kind and _is_finite(record[quantity]):
+                values[record["step"]].append(record[quantity])
+        return Curve(list(values), [statistics.fmean(found) for found in values.values()])
 
     @cached_property
     def spectra(self) -> dict[SpectrumKind, dict[str, Tensor]]:

@@ -4,6 +4,7 @@ import importlib.metadata
 import math
 import os
 import platform
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from htmuon.analysis.hidden import LastUpdate, hidden_matrices
+from htmuon.analysis.monitor import SpectralMonitor
 from htmuon.recipes.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from htmuon.recipes.config import RunConfig
 from htmuon.recipes.device import autocast, current, pick_device, resolve_precision
@@ -45,7 +47,8 @@ def train(
 
     On the CPU, and with the same number of threads, a run that was killed at any moment and started again ends with the
     bits of one that was not. The folder then holds `config.json`, `metrics.jsonl`, `model.safetensors`,
-    `spectra.safetensors` and `result.json`; its checkpoints are removed at the end.
+    `spectra.safetensors` and `result.json`, and with `config.monitor_every` the `spectra.jsonl` of a `SpectralMonitor`;
+    its checkpoints are removed at the end.
 
     Args:
         config: all settings.
@@ -127,6 +130,7 @@ class Training:
         self.device = next(model.parameters()).device
         self.precision = resolve_precision(config.precision, self.device)
         self.timer = CudaTimer() if self.device.type == "cuda" else HostTimer()
+        self.monitor: SpectralMonitor | None = None
         self.losses: list[Tensor] = []
         self.skipped_steps = 0
 
@@ -135,7 +139,7 @@ class Training:
         reset_peak_memory(self.device)
         first = self._restore()
         self.observer.on_start(self.config, first)
-        with MetricsLog(self.home.metrics, last_step=first) as log:
+        with MetricsLog(self.home.metrics, last_step=first) as log, self._monitor(first) as self.monitor:
             held_out_loss = math.nan
             for step in range(first, self.config.steps):
                 done = step + 1
@@ -161,10 +165,21 @@ class Training:
                     self._save(done, log)
             return self._finish(self.config.steps, held_out_loss, log, update)
 
+    def _monitor(self, first: int) -> AbstractContextManager[SpectralMonitor | None]:
+        every = self.config.monitor_every
+        if every is None:
+            return nullcontext()
+        # Not attached: its records are no part of the time of the optimizer, which its hooks would be.
+        return SpectralMonitor(
+            self.model, self.optimizer, every=every, path=self.home.monitor, step=first, attach=False
+        )
+
     def _step(self, step: int) -> None:
         """One optimizer step, a function of the weights, the optimizer's state, the seed and the step's number."""
         config = self.config
         torch.manual_seed(mix_seed(config.seed, step))
+        if self.monitor is not None:
+            self.monitor.before_step()
         self.timer.mark()
         total = torch.zeros((), device=self.device)
         for index in range(config.accumulation):
@@ -178,6 +193,8 @@ class Training:
         self.timer.mark()
         self.optimizer.step()
         self.timer.mark()
+        if self.monitor is not None:
+            self.monitor.after_step()
         self.optimizer.zero_grad(set_to_none=True)
         self.losses.append(total)
 
@@ -230,6 +247,8 @@ class Training:
 
     def _save(self, done: int, log: MetricsLog) -> None:
         log.sync()
+        if self.monitor is not None:
+            self.monitor.sync()
         progress = {
             "text": self.text_id,
             "threads": torch.get_num_threads(),

@@ -94,6 +94,25 @@ def test_figures_are_images(built: Path) -> None:
     assert all((built / "figures" / name).read_bytes().startswith(b"\x89PNG") for name in names)
 
 
+def test_the_evolution_of_what_was_recorded(tmp_path: Path, tiny_run: RunConfig) -> None:
+    whole = comparison(tmp_path, tiny_run)
+    records = {spec: [*runs] for spec, runs in whole.records.items()}
+    for spec in SPECS[1:]:
+        path = tmp_path / "runs" / f"{slug(spec)}-monitored"
+        write_run(path, optimizer=spec, seed=2, final_loss=3.0, exponent=0.5, monitored=True)
+        records[spec].append(RunRecord(path))
+    curve = records[SPECS[1]][-1].evolution("weights", "alpha_ks")
+    assert curve.steps == [0, 50, 100, 150, 200]
+    assert curve.values == [7.0, 6.5, 6.0, 5.5, 4.0]  # at the end of the one that was fitted
+    assert records[SPECS[1]][-1].evolution("updates", "stable_rank").steps == [50, 100, 150, 200]
+    assert records[SPECS[0]][0].evolution("weights", "alpha_ks").steps == []
+    write_report(dataclasses.replace(whole, records=records), tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "How the tails evolve" in page
+    assert page.count("alpha of the weights, median Hill estimator") == 2  # the title, and what a screen reader says
+    assert (tmp_path / "figures" / "spectra-over-training.png").stat().st_size > 0
+
+
 def test_drawing_again_gives_the_same_text() -> None:
     figure = Figure(name="line", title="", caption="", panels=(Panel(title="a < b", draw=lambda ax: ax.plot([1, 2])),))
     assert figure.svgs() == figure.svgs()

@@ -13,6 +13,7 @@ from htmuon.recipes import train
 
 PRELOAD = ["htmuon.recipes", "transformers.models.llama.modeling_llama", "tokenizers", "safetensors.torch"]
 MEASURED = {"seconds_per_step", "optimizer_seconds"}
+FILES = ("model.safetensors", "spectra.safetensors", "spectra.jsonl", "config.json")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def count_lines(folder):
 def outcome(folder):
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     kept = [{key: value for key, value in line.items() if key not in MEASURED} for line in lines]
-    files = {name: (folder / name).read_bytes() for name in ("model.safetensors", "spectra.safetensors", "config.json")}
+    files = {name: (folder / name).read_bytes() for name in FILES}
     return (
         kept,
         files,
@@ -46,7 +47,9 @@ def outcome(folder):
 @pytest.mark.parametrize("spec", ["htmuon", "adamw"])
 def test_killed_runs_end_with_the_same_bits(tmp_path, config, processes, spec):
     optimizer = dataclasses.replace(config.optimizer, name=spec)
-    config = dataclasses.replace(config, optimizer=optimizer, steps=40, checkpoint_interval=4, eval_interval=10)
+    config = dataclasses.replace(
+        config, optimizer=optimizer, steps=40, checkpoint_interval=4, eval_interval=10, monitor_every=10
+    )
 
     def start(folder, cache):
         process = processes.Process(target=train, args=(config, folder), kwargs={"cache": cache})

@@ -22,4 +22,5 @@ def llama_tiny() -> RunConfig:
         eval_interval=50,
         log_interval=10,
         checkpoint_interval=50,
+        monitor_every=50,
     )
