@@ -11,7 +11,7 @@ from torch import Tensor
 
 from htmuon.analysis.marchenko_pastur import marchenko_pastur_edge
 from htmuon.analysis.power_law import ESTIMATORS, MIN_TAIL_SIZE, Estimator, PowerLawFit, fit_power_laws
-from htmuon.analysis.spectra import nonzero_eigenvalues, singular_values, spectral_entropy, stable_rank
+from htmuon.analysis.spectra import singular_values, spectral_entropy, squared, stable_rank
 
 MatrixStatus = Literal["ok", "too_small", "zero", "not_finite"]
 
@@ -131,13 +131,10 @@ def _analyze_stack(
     names: Sequence[str], stack: Tensor, estimators: Sequence[Estimator], randomized: bool
 ) -> list[MatrixAnalysis]:
     _, m, n = stack.shape
-    finite = torch.isfinite(stack).flatten(1).all(dim=1)
-    # The decomposition of a matrix that is not finite may fail for the whole stack; its numbers become NaN below.
-    sigma = singular_values(torch.where(finite[:, None, None], stack, 0.0))
-    eigenvalues = nonzero_eigenvalues(sigma, (m, n))
+    sigma = singular_values(stack)
+    finite = torch.isfinite(sigma).all(dim=1)
+    eigenvalues = squared(sigma)
     edges, spikes = marchenko_pastur_edge(eigenvalues, (m, n))
-    sigma = torch.where(finite[:, None], sigma, math.nan)
-    eigenvalues = torch.where(finite[:, None], eigenvalues, math.nan)
     fits = {estimator: fit_power_laws(eigenvalues, estimator) for estimator in estimators}
     copies: Sequence[MatrixAnalysis | None] = [None] * len(names)
     if randomized:

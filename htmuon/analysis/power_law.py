@@ -27,8 +27,8 @@ ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
 MIN_TAIL_SIZE = 10
 # Spectra are fitted in blocks whose largest intermediate has this many elements: 32 MB in float64.
 _BLOCK_ELEMENTS = 2**22
-# Every distance is first bounded from below at so many points of its tail; then only tails that can still win are
-# measured in full, so many at a time. Any numbers give the same fit; these gave the best times for 100 to 4,000 eigenvalues.
+# Every distance is first bounded from below at so many points of its tail; then only the tails that can still win are
+# measured in full, so many at a time. Any two numbers give the same fit.
 _BOUND_POINTS = 24
 _TAILS_PER_ROUND = 8
 

@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-_GRAM_ROWS = 8192
+# Rows that are in float64 at a time: an embedding is never there as a whole, and the pieces stay in the cache.
+_GRAM_ROWS = 512
 
 
 def singular_values(matrix: Tensor) -> Tensor:
@@ -19,7 +20,8 @@ def singular_values(matrix: Tensor) -> Tensor:
         matrix: `[*batch, m, n]`, floating point.
 
     Returns:
-        `[*batch, min(m, n)]`, descending, float64 for float64 and float32 for all others.
+        `[*batch, min(m, n)]`, descending, float64 for float64 and float32 for all others; NaN for a matrix with an
+        entry that is not finite, without harm to the others of the stack.
 
     Raises:
         ValueError: `matrix` has fewer than two dims.
@@ -33,20 +35,23 @@ def singular_values(matrix: Tensor) -> Tensor:
         raise ValueError(f"matrix must have at least two dims [*batch, m, n]; got shape {tuple(matrix.shape)}.")
     matrix = matrix.detach()
     if matrix.dtype == torch.float64:
-        sigma: Tensor = torch.linalg.svdvals(matrix)
-        return sigma
-    squares: Tensor = torch.linalg.eigvalsh(_gram(matrix))
-    return squares.clamp(min=0).sqrt().flip(-1).float()
+        finite = torch.isfinite(matrix).all(dim=-1).all(dim=-1, keepdim=True)
+        sigma: Tensor = torch.linalg.svdvals(torch.where(finite[..., None], matrix, 0.0))
+    else:
+        gram = _gram(matrix)
+        # An entry that is not finite makes its place on the diagonal so; squares of float32 don't overflow float64.
+        finite = torch.isfinite(gram.diagonal(dim1=-2, dim2=-1)).all(dim=-1, keepdim=True)
+        squares: Tensor = torch.linalg.eigvalsh(torch.where(finite[..., None], gram, 0.0))
+        sigma = squares.clamp(min=0).sqrt().flip(-1).float()
+    return torch.where(finite, sigma, math.nan)
 
 
 def _gram(matrix: Tensor) -> Tensor:
     """`W^T W` or `W W^T`, whichever is smaller, in float64: `[*batch, r, r]`."""
     long = matrix if matrix.shape[-2] >= matrix.shape[-1] else matrix.mT
-    # In pieces, so that a large embedding is never there in float64 as a whole.
-    pieces = (piece.double() for piece in long.split(_GRAM_ROWS, dim=-2))
-    first = next(pieces)
-    gram = first.mT @ first
-    for piece in pieces:
+    gram = long.new_zeros((*long.shape[:-2], long.shape[-1], long.shape[-1]), dtype=torch.float64)
+    for start in range(0, long.shape[-2], _GRAM_ROWS):
+        piece = long[..., start : start + _GRAM_ROWS, :].double()
         gram += piece.mT @ piece
     return gram
 
@@ -58,14 +63,38 @@ def eigenvalues(matrix: Tensor) -> Tensor:
         matrix: `[*batch, m, n]`, floating point.
 
     Returns:
-        `[*batch, min(m, n)]`, descending: the zero eigenvalues that W^T W has when m < n are left out.
+        `[*batch, min(m, n)]`, descending: the zero eigenvalues that W^T W has when m < n are left out, and those that
+        are rounding errors of zero (see `squared`) are exactly zero.
 
     Example:
         >>> import torch
         >>> eigenvalues(torch.diag(torch.tensor([1.0, 3.0, 2.0])))
         tensor([9., 4., 1.])
     """
-    return singular_values(matrix).square()
+    return squared(singular_values(matrix))
+
+
+def squared(sigma: Tensor) -> Tensor:
+    """Eigenvalues sigma^2, exactly zero where `sigma <= 8 eps sigma_1`.
+
+    Rounding the entries of a matrix of low rank lifts its zero singular values to about `eps sigma_1`; a power law
+    would be fitted to that noise.
+
+    Args:
+        sigma: `[*batch, r]`, in any order, float32 or float64: the dtype tells eps.
+
+    Returns:
+        `[*batch, r]`; NaN stays NaN.
+
+    Example:
+        >>> import torch
+        >>> squared(torch.tensor([2.0, 1e-3, 1e-7]))
+        tensor([4.0000e+00, 1.0000e-06, 0.0000e+00])
+    """
+    if sigma.shape[-1] == 0:
+        return sigma
+    cut = 8 * torch.finfo(sigma.dtype).eps * sigma.amax(dim=-1, keepdim=True)
+    return torch.where(sigma <= cut, 0.0, sigma).square()
 
 
 def stable_rank(sigma: Tensor) -> Tensor:
@@ -84,24 +113,6 @@ def stable_rank(sigma: Tensor) -> Tensor:
     """
     largest = sigma.amax(dim=-1, keepdim=True)
     return torch.where(largest > 0, sigma / largest, 0.0).square().sum(dim=-1)
-
-
-def nonzero_eigenvalues(sigma: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Eigenvalues `sigma^2`, exactly zero where a singular value of an `[m, n]` matrix is rounding only.
-
-    That is `sigma <= max(m, n) eps sigma_1`, the rule of `torch.linalg.matrix_rank`.
-
-    Args:
-        sigma: `[*batch, r]`, in any order.
-        shape: (m, n).
-
-    Returns:
-        `[*batch, r]`.
-    """
-    if sigma.shape[-1] == 0:
-        return sigma.square()
-    cut = max(shape) * torch.finfo(sigma.dtype).eps * sigma.amax(dim=-1, keepdim=True)
-    return torch.where(sigma > cut, sigma, 0.0).square()
 
 
 def spectral_entropy(sigma: Tensor) -> Tensor:
