@@ -26,8 +26,8 @@ from htmuon.linalg.base import (
     working,
 )
 
-# One step leaves about twice the error of two in training, and three times at the start, where the basis is a guess
-# (benchmarks/streaming_accuracy.py).
+# One step leaves two to three times the error of two in training, and more than three times at the start, where the
+# basis is a guess (benchmarks/streaming_accuracy.py).
 POWER_STEPS = 2
 # Added to a Gram matrix of unit columns, in units of eps times its norm, which is sqrt(r) for orthogonal columns and r
 # for parallel ones: rounding takes up to one such unit from its eigenvalues (r from 100 to 2048), and most at a cold
@@ -147,7 +147,7 @@ def power_step(tall: Tensor, basis: Tensor) -> Tensor:
     """`QR(M^T QR(M V))`: directions i and j are told apart better by `(sigma_i / sigma_j)^2`.
 
     Between the two factorizations the columns are sorted. Power iteration would find this order by itself, but slowly,
-    and errs by a sixth more in training without it. It is not the columns of `M V` that are sorted, which errs more at
+    and errs a fifth more in training without it. It is not the columns of `M V` that are sorted, which errs more at
     worst: a new large direction lengthens many of them, but is out of all columns of Q except the first.
 
     Args:
@@ -166,14 +166,16 @@ def mapped_in(basis: Tensor, tall: Tensor, function: ScalarFunction) -> Mapped:
 
     With `phi(x^2) = g(x) / x` it is `M phi(M^T M) = (M V) phi(V^T M^T M V) V^T`. For `D + E`, D diagonal and E small,
     `phi(D + E) = phi(D) + F o E` to first order, F the divided differences `(phi_i - phi_j) / (d_i - d_j)` (Daleckii
-    and Krein; Higham, Functions of Matrices, 2008, theorem 3.11). The gap `d_i - d_j` is replaced by
-    `((d_i - d_j)^2 + e_ij^2)^(1/2)`, so that no correction is above `|phi_i - phi_j|`: where phi jumps between two equal
-    directions the exact one is half of that, and a correction of up to twice the exact one does no more harm than none.
-    With `4 e_ij^2`, the gap of the eigenvalues of the 2 x 2 block, smooth functions are corrected too little and err a
-    fifth more; `phi(D)` alone, the columns of `M V` scaled to their weights, errs GUARDTIMES as much.
+    and Krein; Higham, Functions of Matrices, 2008, theorem 3.11). `phi(D)` alone, the columns of `M V` scaled to their
+    weights, errs three times as much.
 
-    The norm of the result is kept to that of the weights, which it has to second order. In a basis that fits nothing,
-    which a GPU keeps where both of its factorizations fail, r^2 corrections of one sign would add up.
+    The gap `d_i - d_j` is replaced by `((d_i - d_j)^2 + e_ij^2)^(1/2)`, which keeps corrections below `phi_i - phi_j`:
+    where phi jumps between two equal directions the exact one is half of that, so the correction does no more harm than
+    none. The gap of the eigenvalues of the 2 x 2 block, with `4 e_ij^2`, is right for jumps, but corrects a smooth phi
+    too little: it errs a fifth more in training.
+
+    The norm of the result is at most that of the weights, which it has to second order. In a basis that fits nothing,
+    r^2 corrections of one sign would add up.
 
     Args:
         basis: V, `[*batch, r, r]`, orthonormal.
@@ -202,8 +204,8 @@ class Streaming(Method):
     in the basis found, to first order in what is not diagonal there. The basis, of the short side r x r and never
     narrower than float32, is the method's state. All products must be true float32 on a GPU, not TF32.
 
-    How good the result is depends on how fast the momentum turns and how far apart its singular values are: 3 to 5 %
-    relative Frobenius error at p = 1/8 in a small training run (`benchmarks/streaming_accuracy.py`), 9 % at its first
+    How good the result is depends on how fast the momentum turns and how far apart its singular values are: 3 to 4 %
+    relative Frobenius error at p = 1/8 in a small training run (`benchmarks/streaming_accuracy.py`), 8 % at its first
     step, and more for p < 0, where the directions that are found last weigh most.
 
     `__call__` has no step before to start from and takes an exact basis, by an eigendecomposition in float64: right,

@@ -9,6 +9,7 @@ from problems import assert_same, network, train, twins
 from torch import nn
 
 import htmuon
+from htmuon.linalg import streaming
 
 
 @pytest.mark.parametrize("name", ["htmuon", "htnormuon", "htadamuon"])
@@ -87,6 +88,22 @@ def test_every_matrix_of_a_parameter_has_a_basis_of_its_short_side(shape, view, 
     stored = state["right_basis"]
     assert stored.shape == basis
     torch.testing.assert_close(stored.mT @ stored, torch.eye(basis[-1]).expand(basis), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("host_may_look", [True, False])
+def test_the_first_step_on_a_gradient_of_rank_one_is_of_unit_norm(monkeypatch, host_may_look):
+    # As after a batch of one token: a cold start in which all columns of the gradient are parallel.
+    monkeypatch.setattr(streaming, "host_may_look", lambda tensor: host_may_look)
+    weight = nn.Parameter(torch.zeros(512, 512))
+    settings = {"method": "streaming", "normalization": "spectral", "weight_decay": 0.0}
+    optimizer = htmuon.HTMuon([weight], lr=1.0, **settings)
+    for scale in (1.0, 1e-3):
+        weight.grad = scale * torch.outer(torch.randn(512), torch.randn(512))
+        before = weight.detach().clone()
+        optimizer.step()
+        # Momentum makes the second direction one of rank two.
+        norm = torch.linalg.matrix_norm(weight.detach() - before, ord=2).item()
+        assert norm == pytest.approx(1, rel=0.02)
 
 
 def test_training_learns_as_with_an_exact_method():
