@@ -56,8 +56,9 @@ def hidden_matrices(model: torch.nn.Module, names: Sequence[str] = ()) -> list[H
         >>> [matrix.name for matrix in hidden_matrices(model)], [m.name for m in hidden_matrices(model, ["0.*"])]
         (['1.weight'], ['0.weight'])
     """
+    known = {entry.name: entry.view for entry in route(model).routes}
     found = [
-        HiddenMatrix(name=entry.name, parameter=entry.parameter, view=entry.view)
+        HiddenMatrix(name=entry.name, parameter=entry.parameter, view=known[entry.name] or entry.view)
         for entry in route(model, spectral=names).routes
         if entry.view is not None and (not names or any(fnmatchcase(entry.name, pattern) for pattern in names))
     ]
