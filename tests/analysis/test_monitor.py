@@ -218,8 +218,9 @@ def test_auto_keeps_the_share(monkeypatch):
         if monitor.latest != recorded[-1:]:
             recorded += monitor.latest
             assert monitor.seconds <= 0.05 * (clock.now - 100)
-    # 0.75 s for the start and 2.25 s for each record: the first is paid after 60 s, the others every 45 s (of which it takes 2.25).
-    assert recorded == [0, 61, 103, 146, 189, 232, 275]
+    # 0.75 s for the start, 2.25 s for each record: record k may begin when 15 + 45 k s are over, 2.25 k - 1.5 s of them
+    # spent on records.
+    assert recorded == [0, 61, 103, 146, 189, 232, 274]
     assert monitor.seconds == 0.75 + 6 * 2.25
 
 
