@@ -29,7 +29,7 @@ MIN_TAIL_SIZE = 10
 _BLOCK_ELEMENTS = 2**22
 # Every distance is first bounded from below at so many points of its tail; then only the tails that can still win are
 # measured in full, so many at a time. Any two numbers give the same fit.
-_BOUND_POINTS = 24
+_BOUND_POINTS = 32
 _TAILS_PER_ROUND = 8
 
 _MESSAGES: dict[Status, str] = {
@@ -211,17 +211,18 @@ def _nearest_tails(logs: Tensor, slopes: Tensor, candidates: Tensor) -> tuple[Te
     """
     bounds = torch.where(candidates, _distance_bounds(logs, slopes), math.inf)
     bounds, order = bounds.sort(dim=1)
-    best = logs.new_full(logs.shape[:1], math.inf)
-    chosen = order[:, 0]
+    chosen, best = order[:, 0].clone(), logs.new_full(logs.shape[:1], math.inf)
     for start in range(0, order.shape[1], _TAILS_PER_ROUND):
-        if not bool((bounds[:, start] < best).any()):
+        rows = (bounds[:, start] < best).nonzero()[:, 0]
+        if not len(rows):
             break
-        tails = order[:, start : start + _TAILS_PER_ROUND]
-        distances = _ks_distances(logs, slopes, tails)
-        distances = torch.where(bounds[:, start : start + _TAILS_PER_ROUND] < math.inf, distances, math.inf)
+        tails = order[rows, start : start + _TAILS_PER_ROUND]
+        distances = _ks_distances(logs[rows], slopes[rows], tails)
+        distances = torch.where(candidates[rows].gather(1, tails), distances, math.inf)
         nearest, index = distances.min(dim=1)
-        chosen = torch.where(nearest < best, tails.gather(1, index[:, None])[:, 0], chosen)
-        best = torch.minimum(best, nearest)
+        better = nearest < best[rows]
+        chosen[rows[better]] = tails.gather(1, index[:, None])[better, 0]
+        best[rows[better]] = nearest[better]
     return chosen, best
 
 
