@@ -10,8 +10,7 @@ import pytest
 import torch
 
 import htmuon
-from htmuon.analysis import analyze_matrices
-from htmuon.analysis.monitor import SpectralMonitor
+from htmuon.analysis import SpectralMonitor, analyze_matrices
 from htmuon.analysis.record_log import RecordLog, read_records
 from htmuon.recipes.optimizers import AdamW
 
@@ -218,9 +217,9 @@ def test_auto_keeps_the_share(monkeypatch):
         if monitor.latest != recorded[-1:]:
             recorded += monitor.latest
             assert monitor.seconds <= 0.05 * (clock.now - 100)
-    # 0.75 s for the start, 2.25 s for each record: record k may begin when 15 + 45 k s are over, 2.25 k - 1.5 s of them
-    # spent on records.
-    assert recorded == [0, 61, 103, 146, 189, 232, 274]
+    # 0.75 s for the start, 2.25 s for each record, 3.375 s put by for it: record k may begin when 37.5 + 45 k s are
+    # over, 2.25 k - 1.5 s of them spent on records.
+    assert recorded == [0, 83, 126, 169, 211, 254, 297]
     assert monitor.seconds == 0.75 + 6 * 2.25
 
 
