@@ -23,8 +23,15 @@ tune: $(VENV)/.train
 	$(BIN)/htmuon compare llama-tiny --optimizers adamw muon:method=newton_schulz htmuon htmuon:normalization=rms \
 		--seeds 0 1 2 --grid.points 3 --learning-rates tune --save-tuned htmuon/recipes/tuned.json --out runs/tuning
 
+POLYNOMIAL := htmuon:method=polynomial
+BENCHED := muon:method=newton_schulz htmuon htmuon:method=svd htmuon:method=streaming $(POLYNOMIAL),levels=5 $(POLYNOMIAL) \
+	$(POLYNOMIAL),levels=8 $(POLYNOMIAL),precision=bfloat16 $(POLYNOMIAL),levels=8,precision=bfloat16
+
 bench: $(VENV)/.train
-	$(BIN)/python benchmarks/optimizer_step.py --json benchmarks/results/optimizer_step.json
+	test -f runs/momentum.safetensors || $(BIN)/python benchmarks/record_momentum.py --out runs/momentum.safetensors
+	$(BIN)/htmuon bench llama-60m --layers 2 --threads 1 --rounds 5 --momentum runs/momentum.safetensors \
+		--json benchmarks/results/bench_llama-60m.json --candidates $(BENCHED)
+	$(BIN)/python benchmarks/symmetric_product.py --json benchmarks/results/symmetric_product.json
 	$(BIN)/python benchmarks/import_time.py --json benchmarks/results/import_time.json
 
 clean:

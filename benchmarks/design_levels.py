@@ -12,7 +12,7 @@ For fixed q_k the weights that minimize the largest relative error are a linear 
 sequential linear programming: linearize the errors of several powers at once in q and in all weights, minimize the
 largest within a trust region, and keep the step if the true optimum improved. Starts are greedy minimax polynomials for
 x^0 in the manner of Polar Express (arXiv 2505.16932), made for a larger smallest value than asked for ("cushion").
-Weights are bounded, so that nothing cancels and rounding stays small; levels stay below 1, rounding included; everything
+Weights are bounded, so that nothing cancels and rounding stays small; levels stay below 1, rounding included; all of it
 holds up to x = 1.01, so that rounding cannot push a singular value out of the range. Needs scipy.
 """
 

@@ -3,7 +3,7 @@
     python benchmarks/readme_tables.py
 
 `comparison.json` is the `summary.json` of the comparison that `make tune` makes, `demo.txt` what `make demo` printed
-last, `optimizer_step.json` the result of `benchmarks/optimizer_step.py`.
+last, `bench_llama-60m.json` what `make bench` writes.
 """
 
 import json
@@ -11,6 +11,10 @@ import re
 import statistics
 from pathlib import Path
 from typing import Any
+
+from htmuon.recipes.bench import BenchResult
+from htmuon.recipes.bench.table import heads
+from htmuon.recipes.bench.table import rows as bench_rows
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -50,14 +54,14 @@ def comparison_table(summary: dict[str, Any]) -> str:
     return text + markdown(rows) + "\n\n" + "\n".join(f"- {sentence}" for sentence in summary["verdict"])
 
 
-def cost_table(result: dict[str, Any]) -> str:
-    conditions = list(next(iter(result["error"].values())))
-    rows = [["one step over the hidden matrices of LLaMA-60M", "time", *(f"error, condition {c}" for c in conditions)]]
-    for name, ratio in result["ratio"].items():
-        errors = [f"{value:.0e}" for value in result["error"].get(name, {}).values()] or [""] * len(conditions)
-        rows.append([name, f"{ratio:.2f}x", *errors])
-    where = f"{result['device']}, {result['threads']} threads, torch {result['torch']}, {result['date']}"
-    return f"{markdown(rows)}\n\nMedian ratios of one run, `{result['command']}` ({where})."
+def cost_table(result: BenchResult) -> str:
+    head, *rows = heads(result), *bench_rows(result)
+    first = ["candidate", "time", *(f"error, {column}" for column in head[3:])]
+    # Milliseconds are those of one machine; what carries over is the ratio.
+    table = markdown([first, *([name, ratio, *errors] for name, _, ratio, *errors in rows)])
+    where = result.conditions
+    how = f"{where['device']}, {where['threads']} threads, torch {where['torch']}, {where['date']}"
+    return f"One step over {result.matrices}; errors on momentum recorded in training:\n\n{table}\n\nMedian ratios of one run, `{where['command']}` ({how})."
 
 
 def fill(text: str, name: str, content: str) -> str:
@@ -73,7 +77,8 @@ def filled(text: str) -> str:
     text = fill(
         text, "comparison", "\n" + comparison_table(json.loads((RESULTS / "comparison.json").read_text())) + "\n"
     )
-    return fill(text, "cost", "\n" + cost_table(json.loads((RESULTS / "optimizer_step.json").read_text())) + "\n")
+    bench = BenchResult.from_dict(json.loads((RESULTS / "bench_llama-60m.json").read_text()))
+    return fill(text, "cost", "\n" + cost_table(bench) + "\n")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ class SVD(Method):
 
     `M = U S V^T` by `torch.linalg.svd`, then `U g(S / sigma_1) V^T` of the matrix as it is stored: directions that only
     the rounding of a narrow dtype made count like any other. Not for training large models: it is several times as dear
-    as `eigh` (`benchmarks/optimizer_step.py`), and on a GPU it waits for the host.
+    as `eigh` (`htmuon bench`), and on a GPU it waits for the host.
     """
 
     name = "svd"
