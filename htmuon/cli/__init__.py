@@ -1,4 +1,4 @@
-"""The command line: `htmuon compare | train | bench | list`."""
+"""The command line: `htmuon compare | train | analyze | bench | list`."""
 
 import os
 import sys
@@ -16,6 +16,7 @@ Heavy-tailed spectral optimizers for PyTorch: U S^p V^T for any p, on top of eve
 commands:
   compare RECIPE   train a recipe with several optimizers and seeds, learning rates tuned or stored; ends in a report
   train RECIPE     one training run
+  analyze PATH     spectra of a checkpoint's matrices: heavy tails, ranks, noise; of two checkpoints side by side
   bench RECIPE     time and error of an optimizer step by every method, beside torch.optim.Muon and other libraries
   list             recipes, optimizers, spectral maps, methods, normalizations, power schedules
 
@@ -23,6 +24,7 @@ examples:
   htmuon compare llama-tiny --out runs/demo
   htmuon compare llama-tiny --optimizers adamw muon htmuon:power=0.25 --seeds 0 1 2 --learning-rates tune
   htmuon train llama-tiny --optimizer.name htmuon --optimizer.lr 0.02 --out runs/first
+  htmuon analyze runs/first --out runs/first/spectra
   htmuon bench llama-60m --layers 2
   htmuon compare llama-tiny --help      all settings of the recipe, with their defaults
 """
@@ -30,6 +32,7 @@ examples:
 _COMMANDS = {
     "compare": ("tyro", "rich", "jinja2", "matplotlib"),
     "train": ("tyro", "rich"),
+    "analyze": ("tyro", "rich", "safetensors"),
     "bench": ("tyro", "rich"),
     "list": (),
 }
@@ -83,6 +86,10 @@ def _run(words: list[str]) -> int:
         from htmuon.cli import train
 
         return train.run(rest)
+    elif command == "analyze":
+        from htmuon.cli import analyze
+
+        analyze.run(rest)
     elif command == "bench":
         from htmuon.cli import bench
 

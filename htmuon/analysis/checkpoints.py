@@ -1,0 +1,300 @@
+"""The matrices of a checkpoint, listed without reading them and read one at a time.
+
+A checkpoint is one or more files of named tensors: safetensors, or pickles of torch that are opened only where that is
+allowed, and then by `torch.load(weights_only=True)`. Each tensor of two or more dims is one matrix or several:
+
+- `[out, in]`: itself;
+- a convolution kernel `[out, in, *kernel]`: `[out, in * kernel]`;
+- stacked experts `[E, m, n]`: E matrices, named `name[0]`, `name[1]`, ...
+"""
+
+import math
+import re
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+SAFETENSORS_SUFFIXES = (".safetensors",)
+PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
+
+_FLOATING = frozenset({"F64", "F32", "F16", "BF16"})
+# The names that safetensors has for torch's dtypes; others keep torch's name.
+_DTYPE_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.bool: "BOOL",
+    torch.uint8: "U8",
+    torch.int8: "I8",
+    torch.int32: "I32",
+    torch.int64: "I64",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+}
+# Kernels of one-dimensional convolutions are shorter than this, stacked matrices wider.
+_LONGEST_KERNEL = 16
+# Under these keys training scripts put the weights beside the state of the optimizer.
+_WEIGHT_KEYS = ("state_dict", "model_state_dict", "model", "module")
+_LFS_HEAD = b"version https://git-lfs"
+
+
+class CheckpointError(ValueError):
+    """A file that is not what its name says, or that must not be opened."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredMatrix:
+    """One matrix of a checkpoint, not read yet.
+
+    Attributes:
+        name: the tensor's name, with `[i]` for the i-th matrix of a stack.
+        shape: (rows, columns) of the matrix `[out, in]`.
+        dtype: as the file names it: "BF16", "F32", "F8_E4M3", "I32", ...
+        file: where it is.
+        key: the tensor's name in the file.
+        index: its place in a stack `[E, m, n]`, None for a tensor that is one matrix.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    dtype: str
+    file: Path
+    key: str
+    index: int | None = None
+
+    @property
+    def floating(self) -> bool:
+        """Whether the numbers in the file are the weights: float64, float32, float16 or bfloat16."""
+        return self.dtype in _FLOATING
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stored:
+    """A tensor as the file lists it."""
+
+    key: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class _File(Protocol):
+    """A file of named tensors."""
+
+    path: Path
+
+    def listing(self) -> list[_Stored]:
+        """Its tensors, without their numbers."""
+
+    def read(self, key: str, index: int | None) -> Tensor:
+        """A tensor, or one row of it, on the CPU and with memory of its own."""
+
+
+class Checkpoint:
+    """The matrices of one or more files.
+
+    Args:
+        files: safetensors files, or pickles of torch.
+        allow_pickle: whether pickles may be opened, by `torch.load(weights_only=True)`.
+
+    Attributes:
+        matrices: in natural order of their names: `layers.2` before `layers.10`.
+        skipped: number of tensors that are no matrix: vectors, scalars, integer tables of one row, empty tensors.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, of an unknown kind, a pickle that is not allowed, or has a tensor
+            that another file has too.
+        ImportError: safetensors is not installed.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from safetensors.torch import save_file
+        >>> file = Path(tempfile.mkdtemp()) / "model.safetensors"
+        >>> save_file({"conv.weight": torch.ones(8, 4, 3, 3), "conv.bias": torch.ones(8)}, file)
+        >>> checkpoint = Checkpoint([file])
+        >>> [(matrix.name, matrix.shape) for matrix in checkpoint.matrices], checkpoint.skipped
+        ([('conv.weight', (8, 36))], 1)
+        >>> checkpoint.read(checkpoint.matrices[0]).shape
+        torch.Size([8, 36])
+    """
+
+    def __init__(self, files: Sequence[Path], *, allow_pickle: bool = False) -> None:
+        self._files = {path: _opened(path, allow_pickle) for path in files}
+        found: dict[str, StoredMatrix] = {}
+        self.skipped = 0
+        for path, file in self._files.items():
+            for stored in file.listing():
+                matrices = _matrices(path, stored)
+                self.skipped += not matrices
+                for matrix in matrices:
+                    if matrix.name in found:
+                        raise CheckpointError(
+                            f"the files of a checkpoint must have different tensors; {matrix.name} is in "
+                            f"{found[matrix.name].file.name} and in {path.name}. Give one of the files."
+                        )
+                    found[matrix.name] = matrix
+        self.matrices = tuple(found[name] for name in sorted(found, key=natural_key))
+
+    def read(self, matrix: StoredMatrix) -> Tensor:
+        """Read one matrix of this checkpoint.
+
+        Returns:
+            `[rows, columns]` on the CPU, in the dtype of the file.
+        """
+        return self._files[matrix.file].read(matrix.key, matrix.index).reshape(matrix.shape)
+
+
+def natural_key(name: str) -> list[str | int]:
+    """A key that sorts numbers within names by their value.
+
+    Example:
+        >>> sorted(["layers.10.w", "layers.2.w", "head"], key=natural_key)
+        ['head', 'layers.2.w', 'layers.10.w']
+    """
+    # Texts and numbers take turns, so that keys are compared like with like.
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))]
+
+
+def _matrices(file: Path, stored: _Stored) -> list[StoredMatrix]:
+    """The matrices of a tensor; none if it is a vector, a scalar, empty, or an integer table of one row."""
+    if len(stored.shape) < 2 or math.prod(stored.shape) == 0:
+        return []
+    about: dict[str, Any] = {"dtype": stored.dtype, "file": file, "key": stored.key}
+    # What a file calls its tensors goes to terminals and pages.
+    name = "".join(c if c.isprintable() else "?" for c in stored.key)
+    first, *others = stored.shape
+    if len(others) == 2 and first == 1:
+        return [StoredMatrix(name=name, shape=(others[0], others[1]), **about)]
+    if len(others) == 2 and _is_stack(name, others[1]):
+        shape = (others[0], others[1])
+        return [StoredMatrix(name=f"{name}[{i}]", shape=shape, index=i, **about) for i in range(first)]
+    matrix = StoredMatrix(name=name, shape=(first, math.prod(others)), **about)
+    return [matrix] if matrix.floating or min(matrix.shape) > 1 else []
+
+
+def _is_stack(name: str, last: int) -> bool:
+    """Whether a tensor of three dims is a stack of matrices, and not the kernel of a convolution."""
+    return "expert" in name.lower() or (last > _LONGEST_KERNEL and "conv" not in name.lower())
+
+
+def _opened(path: Path, allow_pickle: bool) -> _File:
+    suffix = path.suffix.lower()
+    if not path.exists():
+        raise CheckpointError(f"{path} must be a file; there is none. Check the path.")
+    with path.open("rb") as file:
+        if file.read(len(_LFS_HEAD)) == _LFS_HEAD:
+            raise CheckpointError(f"{path} is a pointer of Git LFS, not the weights. Fetch them with `git lfs pull`.")
+    if suffix in SAFETENSORS_SUFFIXES:
+        return _SafetensorsFile(path)
+    if suffix not in PICKLE_SUFFIXES:
+        known = ", ".join((*SAFETENSORS_SUFFIXES, *PICKLE_SUFFIXES))
+        raise CheckpointError(f"a checkpoint must be a file that ends in {known}; got {path.name}. Convert it to one.")
+    if not allow_pickle:
+        raise CheckpointError(
+            f"{path} is a pickle, which is opened only on request. Add --allow-pickle (allow_pickle=True) to load its "
+            "tensors without running code in it (torch.load with weights_only=True), or save them as safetensors."
+        )
+    return _PickleFile(path)
+
+
+class _SafetensorsFile:
+    """A safetensors file, mapped only while something is read, so that the process holds no more than one tensor."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._safetensors = _safetensors()
+
+    def listing(self) -> list[_Stored]:
+        """Its tensors, without their numbers."""
+        try:
+            with self._safetensors.safe_open(self.path, framework="pt") as file:
+                slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118  # not a dict
+                return [
+                    _Stored(key=key, shape=tuple(view.get_shape()), dtype=str(view.get_dtype()))
+                    for key, view in slices.items()
+                ]
+        except self._safetensors.SafetensorError as error:
+            raise CheckpointError(
+                f"{self.path} must be a whole safetensors file; it is damaged or cut short ({error}). Fetch it again."
+            ) from error
+
+    def read(self, key: str, index: int | None) -> Tensor:
+        """A tensor, or one row of it, on the CPU and with memory of its own."""
+        with self._safetensors.safe_open(self.path, framework="pt") as file:
+            tensor: Tensor = file.get_tensor(key) if index is None else file.get_slice(key)[index]
+            return tensor.clone()
+
+
+def _safetensors() -> ModuleType:
+    try:
+        import safetensors
+    except ModuleNotFoundError as error:
+        raise ImportError('reading safetensors files needs safetensors: pip install "htmuon[train]"') from error
+    return safetensors
+
+
+class _PickleFile:
+    """A pickle of torch: a state_dict, or a dict with one in it. Only tensors and plain containers are unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._tensors = dict(_flat(_weights(_unpickled(path))))
+
+    def listing(self) -> list[_Stored]:
+        """Its tensors, without their numbers."""
+        return [
+            _Stored(key=key, shape=tuple(tensor.shape), dtype=_dtype_name(tensor))
+            for key, tensor in self._tensors.items()
+        ]
+
+    def read(self, key: str, index: int | None) -> Tensor:
+        """A tensor, or one row of it, on the CPU and with memory of its own."""
+        tensor = self._tensors[key].detach()
+        return (tensor if index is None else tensor[index]).clone()
+
+
+def _unpickled(path: Path) -> Any:
+    try:
+        # The zip format is mapped into memory and read where it is touched; the older one has to be read whole.
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # torch, zipfile and pickle each have errors of their own for a damaged file
+        raise CheckpointError(
+            f"{path} must be a whole pickle of torch with tensors and plain containers only; it cannot be loaded with "
+            f"weights_only=True ({_first_sentence(error)}). Save the model's state_dict() as safetensors."
+        ) from error
+
+
+def _first_sentence(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text.partition(". ")[0].rstrip(".")
+
+
+def _weights(content: Any) -> Any:
+    """The weights among what a training script saved: the value of a known key, else everything."""
+    if isinstance(content, Mapping):
+        for key in _WEIGHT_KEYS:
+            if isinstance(content.get(key), Mapping):
+                return content[key]
+    return content
+
+
+def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors in nested containers, by dotted name."""
+    if isinstance(content, Tensor):
+        yield prefix or "tensor", content
+    elif isinstance(content, Mapping | list | tuple):
+        items: Iterable[tuple[Any, Any]] = content.items() if isinstance(content, Mapping) else enumerate(content)
+        for key, value in items:
+            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
+
+
+def _dtype_name(tensor: Tensor) -> str:
+    if tensor.layout is not torch.strided:
+        return str(tensor.layout).removeprefix("torch.")
+    return _DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype).removeprefix("torch."))

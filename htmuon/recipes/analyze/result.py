@@ -1,0 +1,118 @@
+"""What an analysis found: a row for each matrix, and what all of a checkpoint have in common."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from htmuon.analysis import Estimator, MatrixAnalysis, PowerLawFit
+from htmuon.analysis.checkpoints import StoredMatrix
+from htmuon.recipes.analyze.places import Place
+
+NOT_FLOATING = "not_floating"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One matrix of a checkpoint.
+
+    Attributes:
+        stored: its name, shape and file.
+        place: where it sits in the model.
+        key: the name by which it is matched with the same matrix of another checkpoint.
+        analysis: what was measured; None for numbers that are not the weights themselves.
+    """
+
+    stored: StoredMatrix
+    place: Place
+    key: str
+    analysis: MatrixAnalysis | None
+
+    @property
+    def name(self) -> str:
+        """The name of the matrix."""
+        return self.stored.name
+
+    @property
+    def status(self) -> str:
+        """`ok`, or why there are no numbers."""
+        return NOT_FLOATING if self.analysis is None else self.analysis.status
+
+    @property
+    def message(self) -> str:
+        """The status as a sentence."""
+        if self.analysis is None:
+            return (
+                f"stored as {self.stored.dtype}, not as floating-point weights: convert (dequantize) the checkpoint to "
+                "bfloat16 or float32"
+            )
+        return self.analysis.message
+
+    def fit(self, estimator: Estimator) -> PowerLawFit | None:
+        """The power-law fit of one estimator; None where the matrix has a status instead."""
+        return self.analysis.fits[estimator] if self.analysis is not None and self.analysis.status == "ok" else None
+
+    def fit_status(self, estimator: Estimator) -> str:
+        """`ok`, or why there is no alpha: the matrix's own reason before that of the fit."""
+        fit = self.fit(estimator)
+        return self.status if fit is None else fit.status
+
+    def alpha(self, estimator: Estimator) -> float | None:
+        """The exponent, or None where `fit_status` says why."""
+        fit = self.fit(estimator)
+        return fit.alpha if fit is not None and fit.ok else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointAnalysis:
+    """The matrices of one checkpoint.
+
+    Attributes:
+        path: as it was given.
+        note: which files that means, where there was a choice.
+        rows: in natural order of their names.
+        skipped: tensors that are no matrix.
+        excluded: matrices that the patterns left out.
+    """
+
+    path: Path
+    note: str
+    rows: tuple[Row, ...]
+    skipped: int
+    excluded: int
+
+    @property
+    def by_key(self) -> Mapping[str, Row]:
+        """The rows by the name by which they are matched."""
+        return {row.key: row for row in self.rows}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """One checkpoint, or two side by side.
+
+    Attributes:
+        checkpoints: one or two; the second is what the first is compared with.
+        estimators: the power-law fits that were made.
+    """
+
+    checkpoints: tuple[CheckpointAnalysis, ...]
+    estimators: tuple[Estimator, ...]
+
+    @property
+    def compared(self) -> bool:
+        """Whether there are two."""
+        return len(self.checkpoints) > 1
+
+    def pairs(self) -> dict[str, tuple[Row | None, ...]]:
+        """The rows of each name, one for each checkpoint; None where a checkpoint has no such matrix."""
+        tables = [checkpoint.by_key for checkpoint in self.checkpoints]
+        keys = dict.fromkeys(key for table in tables for key in table)
+        return {key: tuple(table.get(key) for table in tables) for key in keys}
+
+
+def difference(rows: Sequence[Row | None], estimator: Estimator) -> float | None:
+    """Alpha of the first checkpoint minus that of the second, or None where one of them has none."""
+    alphas = [None if row is None else row.alpha(estimator) for row in rows]
+    if len(alphas) < 2 or alphas[0] is None or alphas[1] is None:
+        return None
+    return alphas[0] - alphas[1]

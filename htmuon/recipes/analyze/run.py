@@ -1,0 +1,157 @@
+"""Reading and measuring, one stack of equal shapes at a time."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import groupby
+from pathlib import Path
+
+import torch
+
+from htmuon.analysis import MatrixAnalysis, analyze_matrices
+from htmuon.analysis.checkpoints import Checkpoint, StoredMatrix
+from htmuon.recipes.analyze.config import AnalyzeConfig
+from htmuon.recipes.analyze.find import find_checkpoint
+from htmuon.recipes.analyze.matching import common_prefixes
+from htmuon.recipes.analyze.places import places
+from htmuon.recipes.analyze.result import Analysis, CheckpointAnalysis, Row
+from htmuon.recipes.device import pick_device
+
+# Small matrices are read together up to this many elements; a larger one is read alone.
+_STACK_ELEMENTS = 2**22
+
+# Told after each stack: work done, all work, the name of what was measured last. Work is m n min(m, n), as for an SVD.
+Report = Callable[[float, float, str], None]
+
+
+@dataclass(frozen=True)
+class _Selected:
+    """A checkpoint, and those of its matrices that are wanted."""
+
+    path: Path
+    note: str
+    checkpoint: Checkpoint
+    matrices: tuple[StoredMatrix, ...]
+
+    @property
+    def measurable(self) -> list[StoredMatrix]:
+        return [matrix for matrix in self.matrices if matrix.floating]
+
+
+def analyze(config: AnalyzeConfig, report: Report | None = None) -> Analysis:
+    """Measure the spectra of all matrices of one or two checkpoints.
+
+    The memory that is needed is that of the largest matrix, several times over, not that of the checkpoint.
+
+    Args:
+        config: all settings.
+        report: told how far it is.
+
+    Raises:
+        ValueError: a path has no checkpoint, or one that is damaged, has no matrices, or a pickle that is not allowed;
+            a pattern matches nothing; or two checkpoints have no matrix in common.
+        ImportError: safetensors is not installed.
+    """
+    device = pick_device(config.device)
+    selected = [_select(path, config) for path in (config.path, config.against) if path is not None]
+    prefixes = _matching(selected)
+    total = sum(_work(matrix) for part in selected for matrix in part.measurable)
+    done = 0.0
+    measured: list[CheckpointAnalysis] = []
+    for part, prefix in zip(selected, prefixes, strict=True):
+        found: dict[str, MatrixAnalysis] = {}
+        for stack in _stacks(part.measurable):
+            found |= _measure(part.checkpoint, stack, config, device)
+            done += sum(map(_work, stack))
+            if report is not None:
+                report(done, total, stack[-1].name)
+        measured.append(_together(part, prefix, found))
+    return Analysis(checkpoints=tuple(measured), estimators=config.estimators)
+
+
+def _select(path: Path, config: AnalyzeConfig) -> _Selected:
+    found = find_checkpoint(path)
+    checkpoint = Checkpoint(found.files, allow_pickle=config.allow_pickle)
+    if not checkpoint.matrices:
+        raise ValueError(
+            f"{path} must have tensors of two or more dims; it has {checkpoint.skipped} tensors and no matrix among "
+            "them. Give the file of the model's weights."
+        )
+    names = [matrix.name for matrix in checkpoint.matrices]
+    for option, patterns in (("include", config.include), ("exclude", config.exclude)):
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise ValueError(
+                    f"--{option} pattern {pattern!r} matches no matrix of {path}. Patterns are shell-style over whole "
+                    f"names such as {names[0]}: try {'*' + pattern + '*'!r}."
+                )
+    chosen = tuple(matrix for matrix in checkpoint.matrices if _wanted(matrix.name, config))
+    if not chosen:
+        raise ValueError(f"--include and --exclude must leave a matrix of {path}; they leave none. Make one narrower.")
+    if not any(matrix.floating for matrix in chosen):
+        kinds = ", ".join(sorted({matrix.dtype for matrix in chosen}))
+        raise ValueError(
+            f"{path} must have floating-point weights (F64, F32, F16, BF16); its {len(chosen)} matrices are stored as "
+            f"{kinds}. Dequantize it to bfloat16 or float32."
+        )
+    return _Selected(path, found.note, checkpoint, chosen)
+
+
+def _wanted(name: str, config: AnalyzeConfig) -> bool:
+    included = not config.include or any(fnmatchcase(name, pattern) for pattern in config.include)
+    return included and not any(fnmatchcase(name, pattern) for pattern in config.exclude)
+
+
+def _matching(selected: Sequence[_Selected]) -> tuple[str, ...]:
+    """What to take off the names of each checkpoint to match them with those of the other."""
+    if len(selected) == 1:
+        return ("",)
+    first, second = ({matrix.name for matrix in part.matrices} for part in selected)
+    prefixes = common_prefixes(first, second)
+    if not {name.removeprefix(prefixes[0]) for name in first} & {name.removeprefix(prefixes[1]) for name in second}:
+        examples = " and ".join(f"{part.path} has {part.matrices[0].name}" for part in selected)
+        raise ValueError(
+            f"two checkpoints must have matrices of the same names to be compared; {examples}, and none in common. "
+            "Give checkpoints of one architecture, or analyze each by itself."
+        )
+    return prefixes
+
+
+def _work(matrix: StoredMatrix) -> float:
+    m, n = matrix.shape
+    return float(m * n * min(m, n))
+
+
+def _stacks(matrices: Sequence[StoredMatrix]) -> Iterator[list[StoredMatrix]]:
+    """Matrices that are measured together: of one file, dtype and shape, and not too many."""
+    ordered = sorted(matrices, key=lambda matrix: (str(matrix.file), matrix.shape, matrix.dtype))
+    for (_, (m, n), _), group in groupby(ordered, lambda matrix: (matrix.file, matrix.shape, matrix.dtype)):
+        stack, size = list(group), max(1, _STACK_ELEMENTS // (m * n))
+        yield from (stack[start : start + size] for start in range(0, len(stack), size))
+
+
+def _measure(
+    checkpoint: Checkpoint, stack: Sequence[StoredMatrix], config: AnalyzeConfig, device: torch.device
+) -> dict[str, MatrixAnalysis]:
+    tensors = {matrix.name: checkpoint.read(matrix).to(device) for matrix in stack}
+    results = analyze_matrices(tensors, estimators=config.estimators, randomized=config.randomized)
+    return {result.name: result for result in results}
+
+
+def _together(part: _Selected, prefix: str, found: dict[str, MatrixAnalysis]) -> CheckpointAnalysis:
+    place = places(matrix.name.removeprefix(prefix) for matrix in part.matrices)
+    return CheckpointAnalysis(
+        path=part.path,
+        note=", ".join(filter(None, [part.note, f"names compared without {prefix!r}" if prefix else ""])),
+        rows=tuple(
+            Row(
+                stored=matrix,
+                place=place[matrix.name.removeprefix(prefix)],
+                key=matrix.name.removeprefix(prefix),
+                analysis=found.get(matrix.name),
+            )
+            for matrix in part.matrices
+        ),
+        skipped=part.checkpoint.skipped,
+        excluded=len(part.checkpoint.matrices) - len(part.matrices),
+    )

@@ -1,0 +1,128 @@
+"""An analysis for the terminal: a row for each matrix, a row for each module type; 80 columns are enough."""
+
+import math
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from htmuon.analysis import Estimator
+from htmuon.recipes.analyze.result import Analysis, Row, difference
+from htmuon.recipes.analyze.summary import GroupSummary, by_type, module_types, summarize
+
+NONE = "-"
+ESTIMATOR_NAMES: dict[Estimator, str] = {"ks": "KS", "hill": "Hill"}
+
+
+def layer_table(analysis: Analysis) -> Table:
+    """One row for each matrix; of two checkpoints, their alphas side by side."""
+    return _table(layer_heads(analysis), layer_cells(analysis))
+
+
+def type_table(analysis: Analysis) -> Table:
+    """One row for each module type."""
+    return _table(type_heads(analysis), type_cells(analysis))
+
+
+def alpha_text(row: Row | None, estimator: Estimator) -> str:
+    """Alpha, or the reason why there is none."""
+    if row is None:
+        return NONE
+    alpha = row.alpha(estimator)
+    return row.fit_status(estimator) if alpha is None else f"{alpha:.2f}"
+
+
+def number(value: float, style: str) -> str:
+    """A number, or a dash for one that is not finite."""
+    return format(value, style) if math.isfinite(value) else NONE
+
+
+def short_name(name: str) -> str:
+    """The name without the ending that all weights have.
+
+    Example:
+        >>> short_name("layers.0.q_proj.weight"), short_name("experts.weight[3]")
+        ('layers.0.q_proj', 'experts[3]')
+    """
+    stem, bracket, index = name.partition("[")
+    return stem.removesuffix(".weight") + bracket + index
+
+
+def layer_heads(analysis: Analysis) -> list[str]:
+    """The headings of the table of matrices."""
+    if analysis.compared:
+        columns = [(f"{ESTIMATOR_NAMES[e]} first", f"{ESTIMATOR_NAMES[e]} second", "diff") for e in analysis.estimators]
+        return ["matrix", *(head for heads in columns for head in heads)]
+    alphas = [f"alpha {ESTIMATOR_NAMES[estimator]}" for estimator in analysis.estimators]
+    distance = ["KS dist"] if "ks" in analysis.estimators else []
+    return ["matrix", "shape", *alphas, *distance, "stable rank", "spikes"]
+
+
+def layer_cells(analysis: Analysis) -> list[list[str]]:
+    """The cells of the table of matrices."""
+    if analysis.compared:
+        return [
+            [short_name(name), *(cell for estimator in analysis.estimators for cell in _pair(rows, estimator))]
+            for name, rows in analysis.pairs().items()
+        ]
+    return [
+        [
+            short_name(row.name),
+            "x".join(map(str, row.stored.shape)),
+            *(alpha_text(row, estimator) for estimator in analysis.estimators),
+            *([_distance(row)] if "ks" in analysis.estimators else []),
+            NONE if row.analysis is None else number(row.analysis.stable_rank, ".1f"),
+            NONE if row.analysis is None or row.status != "ok" else str(row.analysis.spikes),
+        ]
+        for row in analysis.checkpoints[0].rows
+    ]
+
+
+def _distance(row: Row) -> str:
+    fit = row.fit("ks")
+    return number(fit.ks_distance, ".3f") if fit is not None and fit.ok else NONE
+
+
+def _pair(rows: Sequence[Row | None], estimator: Estimator) -> list[str]:
+    change = difference(rows, estimator)
+    return [*(alpha_text(row, estimator) for row in rows), NONE if change is None else f"{change:+.2f}"]
+
+
+def type_heads(analysis: Analysis) -> list[str]:
+    """The headings of the table of module types."""
+    if not analysis.compared:
+        alphas = [f"alpha {ESTIMATOR_NAMES[estimator]}" for estimator in analysis.estimators]
+        return ["module type", "matrices", *alphas, "stable rank", "spikes"]
+    return ["module type", "matrices", *(f"{ESTIMATOR_NAMES[e]} {n}" for e in analysis.estimators for n in _ORDER)]
+
+
+_ORDER = ("first", "second")
+
+
+def type_cells(analysis: Analysis) -> list[list[str]]:
+    """The cells of the table of module types: means over their matrices."""
+    groups = [by_type(checkpoint.rows) for checkpoint in analysis.checkpoints]
+    return [
+        _type_row(name, [summarize(group.get(name, []), analysis.estimators) for group in groups])
+        for name in module_types(analysis)
+    ]
+
+
+def _type_row(name: str, summaries: Sequence[GroupSummary]) -> list[str]:
+    first = summaries[0]
+    means = [number(part.alpha[estimator].mean, ".2f") for estimator in first.alpha for part in summaries]
+    counts = " / ".join(dict.fromkeys(str(part.matrices) for part in summaries))
+    others = [number(first.stable_rank, ".1f"), number(first.spikes, ".1f")] if len(summaries) == 1 else []
+    return [name, counts, *means, *others]
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    first, *others = heads
+    table.add_column(first, overflow="fold")
+    for head in others:
+        table.add_column(head, justify="right", overflow="fold")
+    for row in rows:
+        # Text, not markup: names come from a file.
+        table.add_row(*map(Text, row))
+    return table
