@@ -61,7 +61,8 @@ def cost_table(result: BenchResult) -> str:
     table = markdown([first, *([name, ratio, *errors] for name, _, ratio, *errors in rows)])
     where = result.conditions
     how = f"{where['device']}, {where['threads']} threads, torch {where['torch']}, {where['date']}"
-    return f"One step over {result.matrices}; errors on momentum recorded in training:\n\n{table}\n\nMedian ratios of one run, `{where['command']}` ({how})."
+    title = f"One step over {result.matrices}; errors on momentum recorded in training:"
+    return f"{title}\n\n{table}\n\nMedian ratios of one run, `{where['command']}` ({how})."
 
 
 def fill(text: str, name: str, content: str) -> str:
