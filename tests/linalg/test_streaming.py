@@ -138,7 +138,9 @@ def test_a_basis_in_the_wrong_order_is_as_good_as_one_in_the_right_order(power):
 
 
 @pytest.mark.parametrize(
-    "function", [*map(Power, (-0.25, 0.0, 0.125, 0.5)), Function(lambda x: x / (x + 0.05))], ids=str
+    "function",
+    [*map(Power, (-0.25, 0.0, 0.125, 0.5)), Function(lambda x: x / (x + 0.05))],
+    ids=["-1/4", "0", "1/8", "1/2", "soft sign"],
 )
 @pytest.mark.parametrize("spectrum", ["condition 1e2", "one over i", "two clusters"])
 def test_the_map_errs_by_the_square_of_the_angle(spectrum, function):

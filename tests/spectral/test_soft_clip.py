@@ -53,7 +53,7 @@ def test_soren_is_relative_to_the_frobenius_norm_with_products_alone(decay, lam)
 
 @pytest.mark.parametrize("method", ["eigh", "polynomial"])
 def test_a_clip_is_relative_to_the_largest_singular_value_where_many_are_close(method):
-    # Where 60 of 60 are close the bound of products alone is far above: a clip relative to that would be 2/3 of this one.
+    # Where all 60 are close the bound of products alone is far above: a clip relative to that would be 2/3 of this one.
     matrix = matrix_with(torch.linspace(1.0, 0.97, 60), (60, 80)).to(torch.float32)
     expected = mapped_by_svd(matrix, lambda s: (1 + (0.9 * s.max() / s) ** 2) ** -0.5)
     result = htmuon.spectral_map(matrix, Clip(0.9), method=method)
