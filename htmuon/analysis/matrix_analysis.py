@@ -130,57 +130,59 @@ def _stacks_of_equal_shape(matrices: Sequence[Tensor]) -> Iterator[list[int]]:
 def _analyze_stack(
     names: Sequence[str], stack: Tensor, estimators: Sequence[Estimator], randomized: bool
 ) -> list[MatrixAnalysis]:
-    _, m, n = stack.shape
+    m, n = stack.shape[1:]
     sigma = singular_values(stack)
-    finite = torch.isfinite(sigma).all(dim=1)
     eigenvalues = squared(sigma)
     edges, spikes = marchenko_pastur_edge(eigenvalues, (m, n))
+    columns = [stable_rank(sigma), spectral_entropy(sigma), torch.linalg.vector_norm(sigma, dim=1), edges, spikes]
     fits = {estimator: fit_power_laws(eigenvalues, estimator) for estimator in estimators}
     copies: Sequence[MatrixAnalysis | None] = [None] * len(names)
     if randomized:
         copies = _analyze_stack(names, _permuted_entries(stack), estimators, randomized=False)
-    columns = torch.stack(
-        [
-            stable_rank(sigma).double(),
-            spectral_entropy(sigma).double(),
-            torch.linalg.vector_norm(sigma.double(), dim=1),
-            sigma.double().amax(dim=1) if min(m, n) else sigma.new_zeros(len(names)).double(),
-            edges.double(),
-            spikes.double(),
-        ]
-    ).cpu()
-    sigma = sigma.cpu()
-    results = []
-    for i, name in enumerate(names):
-        rank, entropy, frobenius, spectral, edge, count = columns[:, i].tolist()
-        status: MatrixStatus = "ok"
-        if not finite[i]:
-            status = "not_finite"
-        elif frobenius == 0:
-            status = "zero"
-        elif min(m, n) < MIN_TAIL_SIZE:
-            status = "too_small"
-        own_fits = {estimator: fits[estimator][i] for estimator in estimators}
-        alpha = own_fits["ks"].alpha if "ks" in own_fits else math.nan
-        described = status in ("ok", "too_small")
-        results.append(
-            MatrixAnalysis(
-                name=name,
-                shape=(m, n),
-                fits=own_fits,
-                sigma=sigma[i],
-                stable_rank=rank if described else math.nan,
-                spectral_entropy=entropy if described else math.nan,
-                frobenius_norm=frobenius,
-                spectral_norm=spectral,
-                marchenko_pastur_edge=edge if status == "ok" else math.nan,
-                spikes=int(count) if status == "ok" else 0,
-                alpha_weighted=alpha * math.log10(spectral**2) if status == "ok" else math.nan,
-                status=status,
-                randomized=copies[i],
-            )
+    return [
+        _result(name, (m, n), sigma_of, {estimator: fits[estimator][i] for estimator in estimators}, numbers, copies[i])
+        for i, (name, sigma_of, numbers) in enumerate(
+            zip(names, sigma.cpu(), torch.stack([column.double() for column in columns], dim=1).tolist(), strict=True)
         )
-    return results
+    ]
+
+
+def _result(
+    name: str,
+    shape: tuple[int, int],
+    sigma: Tensor,
+    fits: Mapping[Estimator, PowerLawFit],
+    numbers: Sequence[float],
+    randomized: MatrixAnalysis | None,
+) -> MatrixAnalysis:
+    rank, entropy, frobenius_norm, edge, spikes = numbers
+    spectral_norm = float(sigma[0]) if len(sigma) else 0.0
+    status = _status(sigma)
+    has_spectrum, has_bulk = status in ("ok", "too_small"), status == "ok"
+    alpha = fits["ks"].alpha if "ks" in fits else math.nan
+    return MatrixAnalysis(
+        name=name,
+        shape=shape,
+        fits=fits,
+        sigma=sigma,
+        stable_rank=rank if has_spectrum else math.nan,
+        spectral_entropy=entropy if has_spectrum else math.nan,
+        frobenius_norm=frobenius_norm,
+        spectral_norm=spectral_norm,
+        marchenko_pastur_edge=edge if has_bulk else math.nan,
+        spikes=int(spikes) if has_bulk else 0,
+        alpha_weighted=2 * alpha * math.log10(spectral_norm) if has_bulk else math.nan,
+        status=status,
+        randomized=randomized,
+    )
+
+
+def _status(sigma: Tensor) -> MatrixStatus:
+    if not bool(torch.isfinite(sigma).all()):
+        return "not_finite"
+    if not bool(sigma.any()):
+        return "zero"
+    return "ok" if len(sigma) >= MIN_TAIL_SIZE else "too_small"
 
 
 def _permuted_entries(stack: Tensor) -> Tensor:

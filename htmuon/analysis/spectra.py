@@ -91,9 +91,7 @@ def squared(sigma: Tensor) -> Tensor:
         >>> squared(torch.tensor([2.0, 1e-3, 1e-7]))
         tensor([4.0000e+00, 1.0000e-06, 0.0000e+00])
     """
-    if sigma.shape[-1] == 0:
-        return sigma
-    cut = 8 * torch.finfo(sigma.dtype).eps * sigma.amax(dim=-1, keepdim=True)
+    cut = 8 * torch.finfo(sigma.dtype).eps * _largest(sigma)
     return torch.where(sigma <= cut, 0.0, sigma).square()
 
 
@@ -111,7 +109,7 @@ def stable_rank(sigma: Tensor) -> Tensor:
         >>> stable_rank(torch.tensor([2.0, 2.0, 1.0, 0.0]))
         tensor(2.2500)
     """
-    largest = sigma.amax(dim=-1, keepdim=True)
+    largest = _largest(sigma)
     return torch.where(largest > 0, sigma / largest, 0.0).square().sum(dim=-1)
 
 
@@ -135,3 +133,8 @@ def spectral_entropy(sigma: Tensor) -> Tensor:
     shares = weights / weights.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
     entropy: Tensor = torch.special.entr(shares).sum(dim=-1) / math.log(max(2, sigma.shape[-1]))
     return entropy.to(sigma.dtype)
+
+
+def _largest(sigma: Tensor) -> Tensor:
+    """sigma_1, or 0 where there are no singular values: `[*batch, 1]`."""
+    return torch.nn.functional.pad(sigma, (0, 1)).amax(dim=-1, keepdim=True)
