@@ -94,9 +94,17 @@ class LastUpdate:
         ours = [matrix for matrix in matrices if matrix.parameter in self._groups]
         self._before = [(matrix, matrix.parameter.detach().clone()) for matrix in ours]
 
-    def directions(self) -> dict[str, Tensor]:
-        """By name, float64, after the step; zero for a matrix that the step left as it was."""
-        return {matrix.name: self._direction(matrix.parameter, before) for matrix, before in self._before}
+    def directions(self, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+        """By name, after the step; zero for a matrix that the step left as it was. To be asked once.
+
+        Differences are taken in float64. The copy of a matrix is freed when its direction is known, so that in float32
+        they need no more memory than the copies.
+        """
+        found = {}
+        while self._before:
+            matrix, before = self._before.pop()
+            found[matrix.name] = self._direction(matrix.parameter, before).to(dtype)
+        return dict(reversed(found.items()))
 
     def _direction(self, parameter: Tensor, before: Tensor) -> Tensor:
         group, after = self._groups[parameter], parameter.detach()

@@ -63,9 +63,11 @@ class SpectralMonitor:
         ...     optimizer.zero_grad()
         ...     model(torch.randn(64, 16)).square().mean().backward()
         ...     optimizer.step()
-        >>> [(r["kind"], r["name"], r["step"], r["status_ks"]) for r in monitor.latest if r["name"] == "1.weight"]
+        >>> [(r["kind"], r["name"], r["step"], r["status"]) for r in monitor.latest if r["name"] == "1.weight"]
         [('weights', '1.weight', 2, 'ok'), ('momentum', '1.weight', 2, 'ok'), ('updates', '1.weight', 2, 'ok')]
         >>> monitor.close()
+
+    A step that is recorded needs memory for one more copy of the matrices, in float32.
 
     Not for sharded parameters, which are no whole matrices; and of several ranks with the same weights one should have
     a monitor.
@@ -136,7 +138,7 @@ class SpectralMonitor:
             return
         momenta = {matrix.name: momentum_of(self._optimizer, matrix.parameter) for matrix in self.matrices}
         with self._budget.spending():
-            directions = update.directions()
+            directions = update.directions(torch.float32)
         self._record(
             {
                 "weights": {matrix.name: matrix.parameter for matrix in self.matrices},

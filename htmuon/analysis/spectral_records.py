@@ -40,7 +40,7 @@ def spectral_records(
         (5, '0.weight', 16.0, 1.0, 'no_spread')
     """
     views = {matrix.name: matrix for matrix in matrices}
-    # All kinds in one call: equal shapes become one stack. float32 holds a difference that was taken in float64.
+    # All kinds in one call: equal shapes become one stack.
     given = {
         f"{kind}/{name}": views[name].matrix(values).float()
         for kind, named in tensors.items()
