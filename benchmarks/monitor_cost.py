@@ -1,28 +1,36 @@
 """The share of training time that a SpectralMonitor takes, measured inside real training of `llama-tiny`.
 
-    python benchmarks/monitor_cost.py --json benchmarks/results/monitor_cost.json
+    python benchmarks/monitor_cost.py
 
 For each optimizer, a plain loop with the monitor at its default (`every="auto"`) and at the interval of the recipe. The
 share is the time of all records, copies of weights included, over the time of the loop. What a step without a record
-costs is measured by itself, over many calls.
+costs is measured by itself, over many calls. The result goes to benchmarks/results/monitor_cost.json and to
+docs/heavy_tails.md.
 """
 
 import argparse
+import json
+import statistics
 import tempfile
 import time
 from pathlib import Path
 from typing import Any, Literal
 
+from readme_tables import fill, markdown
 from timing import conditions, write
 
 from htmuon.analysis.monitor import SpectralMonitor
 from htmuon.recipes import RECIPES, RunConfig
 from htmuon.recipes.device import pick_device
+from htmuon.recipes.labels import label
 from htmuon.recipes.llm.corpus import read_files
 from htmuon.recipes.llm.task import LanguageModelling, build_model
 from htmuon.recipes.llm.tokens import TokenizedText, prepare_tokens
 from htmuon.recipes.optimizers import build_optimizer
 
+ROOT = Path(__file__).parent.parent
+RESULT = ROOT / "benchmarks" / "results" / "monitor_cost.json"
+PAGE = ROOT / "docs" / "heavy_tails.md"
 IDLE_CALLS = 10_000
 
 
@@ -69,10 +77,35 @@ def idle_seconds(model: Any, optimizer: Any) -> float:
         return (time.perf_counter() - began) / IDLE_CALLS
 
 
+def cost_table(result: dict[str, Any]) -> str:
+    rows = [["optimizer", "every", "share of the time", "records", "seconds a record", "a step without one"]]
+    for case in result["cases"]:
+        seconds = [record["seconds"] for record in case["records"]]
+        rows.append(
+            [
+                label(case["optimizer"]),
+                f'"{case["every"]}"' if case["every"] == "auto" else str(case["every"]),
+                f"{case['share']:.2%}",
+                str(len(seconds)),
+                f"{statistics.median(seconds):.2f}",
+                f"{case['idle_share']:.5%}",
+            ]
+        )
+    where = f"{result['device']}, {result['threads']} threads, torch {result['torch']}, {result['date']}"
+    return (
+        f"{markdown(rows)}\n\n`{result['recipe']}`, {result['steps']} steps, 42 matrices in three kinds a record: "
+        f"`{result['command']}` ({where})."
+    )
+
+
+def filled(text: str) -> str:
+    """The page with the measured costs made anew."""
+    return fill(text, "cost of the monitor", "\n" + cost_table(json.loads(RESULT.read_text())) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--optimizers", nargs="+", default=["adamw", "htmuon"])
-    parser.add_argument("--json", type=Path, help="where to store the results")
     arguments = parser.parse_args()
     config = RECIPES["llama-tiny"]()
     assert config.monitor_every is not None
@@ -88,7 +121,8 @@ def main() -> None:
                     f"{[record['step'] for record in case['records']]}, {case['bytes'] / 1e3:.0f} kB; "
                     f"a step without a record {case['idle_share']:.4%}"
                 )
-    write(arguments.json, {**conditions(), "recipe": config.recipe, "steps": config.steps, "cases": cases})
+    write(RESULT, {**conditions(), "recipe": config.recipe, "steps": config.steps, "cases": cases})
+    PAGE.write_text(filled(PAGE.read_text()))
 
 
 if __name__ == "__main__":
