@@ -20,8 +20,8 @@ from htmuon.cli.arguments import parse
 from htmuon.recipes.analyze import Analysis, AnalyzeConfig, analyze
 from htmuon.recipes.analyze.output import write_analysis_csv, write_analysis_json
 from htmuon.recipes.analyze.run import Report
-from htmuon.recipes.analyze.summary import sentences
-from htmuon.recipes.analyze.table import layer_table, type_table
+from htmuon.recipes.analyze.summary import reasons, sentences
+from htmuon.recipes.analyze.table import layer_table, short_name, type_table
 from htmuon.recipes.config import RunConfig
 from htmuon.recipes.extras import require
 from htmuon.recipes.registry import RECIPES
@@ -46,6 +46,7 @@ class AnalyzeArguments:
       htmuon analyze Qwen3-0.6B/ --exclude "*embed*" --out runs/qwen3
       htmuon analyze runs/muon --against runs/htmuon --csv runs/alpha.csv
       htmuon analyze model.safetensors --include "*.mlp.*" --estimator ks --json mlp.json
+      htmuon analyze model.safetensors --include "*.q_proj.*" --p-value 1000 --alternatives
       htmuon analyze pytorch_model.bin --allow-pickle
 
     Attributes:
@@ -55,7 +56,10 @@ class AnalyzeArguments:
         exclude: patterns of matrices to leave out.
         estimator: ks chooses where the tail begins by the Kolmogorov-Smirnov distance, as WeightWatcher; hill takes the
             upper half, as TempBalance. Their alphas are not comparable with each other.
-        randomized: measure a copy of each matrix with its entries permuted too.
+        p_value: test each fit on this many synthetic spectra (1000 give two decimals); below 0.1 the tail is no power
+            law. Takes its time.
+        alternatives: compare each power law with a truncated one, a lognormal and an exponential, by likelihood.
+        randomized: measure a copy of each matrix with its entries permuted too: what noise of the same entries does.
         out: write a folder: report.html (one file, figures inside), figures/, analysis.csv, analysis.json.
         plots: write the figures alone, as PNG, into this folder.
         csv: write a line for each matrix into this file.
@@ -70,6 +74,8 @@ class AnalyzeArguments:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     estimator: tuple[Estimator, ...] = ESTIMATORS
+    p_value: int = 0
+    alternatives: bool = False
     randomized: bool = False
     out: Path | None = None
     plots: Path | None = None
@@ -90,6 +96,8 @@ def run(arguments: Sequence[str]) -> None:
         include=given.include,
         exclude=given.exclude,
         estimators=given.estimator,
+        samples=given.p_value,
+        alternatives=given.alternatives,
         randomized=given.randomized,
         device=given.device,
         allow_pickle=given.allow_pickle,
@@ -120,7 +128,9 @@ def _progress() -> Iterator[Report]:
     )
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("")
-        yield lambda done, total, name: progress.update(task, completed=done, total=total, description=name)
+        yield lambda done, total, name: progress.update(
+            task, completed=done, total=total, description=short_name(name)[-28:]
+        )
 
 
 class _Lines:
@@ -143,19 +153,8 @@ def _show(analysis: Analysis) -> None:
     console.print()
     console.print(type_table(analysis))
     console.print()
-    for line in (*sentences(analysis), *_reasons(analysis)):
+    for line in (*sentences(analysis), *reasons(analysis)):
         console.print(Text(line))
-
-
-def _reasons(analysis: Analysis) -> list[str]:
-    """What the words in place of numbers mean."""
-    reasons: dict[str, str] = {}
-    for row in (row for checkpoint in analysis.checkpoints for row in checkpoint.rows):
-        for estimator in analysis.estimators:
-            fit = row.fit(estimator)
-            if row.alpha(estimator) is None:
-                reasons[row.fit_status(estimator)] = row.message if fit is None else fit.message
-    return [f"{status}: {message}." for status, message in reasons.items()]
 
 
 def _written(given: AnalyzeArguments, analysis: Analysis, command: str) -> Iterator[Path]:

@@ -17,6 +17,8 @@ class AnalyzeConfig:
         include: shell-style patterns over whole names; a matrix must match one of them. Empty: all.
         exclude: patterns of matrices that are left out.
         estimators: the power-law fits to make.
+        samples: synthetic spectra for the p-value of each fit, by bootstrap; 0 makes none.
+        alternatives: compare each power law with other laws on the same tail.
         randomized: measure a copy of each matrix with permuted entries too.
         device: "auto", "cpu", "cuda" or "cuda:<index>".
         allow_pickle: whether pickles of torch may be opened, with weights_only=True.
@@ -27,6 +29,8 @@ class AnalyzeConfig:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     estimators: tuple[Estimator, ...] = ESTIMATORS
+    samples: int = 0
+    alternatives: bool = False
     randomized: bool = False
     device: str = "auto"
     allow_pickle: bool = False
@@ -37,3 +41,5 @@ class AnalyzeConfig:
         for estimator in self.estimators:
             if estimator not in ESTIMATORS:
                 raise unknown_name("estimator", estimator, list(ESTIMATORS))
+        if self.samples < 0:
+            raise ValueError(f"the number of synthetic spectra must be positive, or 0 for none; got {self.samples}.")

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import htmuon
+from htmuon.analysis import Estimator
+from htmuon.analysis.alternatives import ALTERNATIVES
 from htmuon.recipes.analyze.result import Analysis, CheckpointAnalysis, Row, difference
 from htmuon.recipes.analyze.summary import by_type, differences, hidden, sentences, summarize
 from htmuon.recipes.files import finite, new_file, write_json
@@ -26,7 +28,9 @@ def write_analysis_csv(path: Path, analysis: Analysis) -> None:
         for checkpoint in analysis.checkpoints
         for row in checkpoint.rows
     ]
-    writer = csv.DictWriter(text, fieldnames=list(lines[0]), lineterminator="\n")
+    # A row without numbers has fewer columns.
+    columns = list(dict.fromkeys(name for line in lines for name in line))
+    writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(finite(lines))
     write_text(path, text.getvalue())
@@ -96,6 +100,25 @@ def flat_row(row: Row, analysis: Analysis) -> dict[str, Any]:
         numbers: Mapping[str, Any] = {} if fit is None else {name: getattr(fit, name) for name in _FIT_NUMBERS}
         columns |= {f"{name}_{estimator}": numbers.get(name) for name in _FIT_NUMBERS}
         columns[f"status_{estimator}"] = row.fit_status(estimator)
+        columns |= _trust(row, estimator, analysis)
+    if measured is not None and measured.randomized is not None:
+        columns |= {f"{name}_randomized": getattr(measured.randomized, name) for name in _NUMBERS}
+        columns["spikes_randomized"] = measured.randomized.spikes if ok else None
+        columns |= {f"alpha_{name}_randomized": fit.alpha for name, fit in measured.randomized.fits.items()}
+    return columns
+
+
+def _trust(row: Row, estimator: Estimator, analysis: Analysis) -> dict[str, Any]:
+    """What was asked for about how far a fit can be trusted."""
+    columns: dict[str, Any] = {}
+    if analysis.samples:
+        goodness = row.goodness.get(estimator)
+        columns[f"p_value_{estimator}"] = row.p_value(estimator)
+        columns[f"bootstrap_error_{estimator}"] = None if goodness is None else goodness.standard_error
+    for law in ALTERNATIVES if analysis.alternatives else ():
+        comparison = row.comparisons.get(estimator, {}).get(law)
+        columns[f"{law}_ratio_{estimator}"] = None if comparison is None else comparison.log_likelihood_ratio
+        columns[f"{law}_p_value_{estimator}"] = None if comparison is None else comparison.p_value
     return columns
 
 

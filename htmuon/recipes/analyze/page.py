@@ -7,11 +7,11 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined, select_autoescape
 
-from htmuon.recipes.analyze.figures import STYLES, build_figures
+from htmuon.recipes.analyze.figures import BULK_COLOR, FIT_COLOR, STYLES, build_figures
 from htmuon.recipes.analyze.output import write_analysis_csv, write_analysis_json, write_text
 from htmuon.recipes.analyze.result import Analysis
-from htmuon.recipes.analyze.summary import sentences
-from htmuon.recipes.analyze.table import layer_cells, layer_heads, type_cells, type_heads
+from htmuon.recipes.analyze.summary import reasons, sentences
+from htmuon.recipes.analyze.table import ORDER, layer_cells, layer_heads, type_cells, type_heads
 from htmuon.recipes.figures import Figure
 from htmuon.recipes.files import new_file
 
@@ -47,10 +47,18 @@ def render_html(analysis: Analysis, figures: Sequence[Figure], command: str) -> 
     template = environment.from_string(_resource("analysis.html"))
     return template.render(
         analysis=analysis,
-        title=" against ".join(str(checkpoint.path) for checkpoint in analysis.checkpoints),
+        paths=[str(checkpoint.path) for checkpoint in analysis.checkpoints],
         style=_page_style(),
-        key=[(str(part.path), color) for part, (color, _) in zip(analysis.checkpoints, STYLES, strict=False)],
-        sentences=sentences(analysis),
+        key=[
+            (f"{order}: {part.path}", color)
+            for order, part, (color, _) in zip(ORDER, analysis.checkpoints, STYLES, strict=False)
+        ],
+        spectrum_key=[
+            ("eigenvalues", STYLES[0][0]),
+            ("power law", FIT_COLOR),
+            ("noise (Marchenko-Pastur)", BULK_COLOR),
+        ],
+        sentences=[*sentences(analysis), *reasons(analysis)],
         tables={
             "type": (type_heads(analysis), type_cells(analysis)),
             "layer": (layer_heads(analysis), layer_cells(analysis)),

@@ -1,14 +1,19 @@
 """What an analysis found: a row for each matrix, and what all of a checkpoint have in common."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from htmuon.analysis import Estimator, MatrixAnalysis, PowerLawFit
+from htmuon.analysis.alternatives import Alternative, Comparison
+from htmuon.analysis.bootstrap import GoodnessOfFit
 from htmuon.analysis.checkpoints import StoredMatrix
 from htmuon.recipes.analyze.places import Place
 
 NOT_FLOATING = "not_floating"
+# Below this p-value a power law is ruled out, or another law is the better one (Clauset, Shalizi, Newman 2009).
+SIGNIFICANT = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,12 +25,16 @@ class Row:
         place: where it sits in the model.
         key: the name by which it is matched with the same matrix of another checkpoint.
         analysis: what was measured; None for numbers that are not the weights themselves.
+        goodness: p-values of the fits, where they were asked for.
+        comparisons: of the fits with other laws, where they were asked for.
     """
 
     stored: StoredMatrix
     place: Place
     key: str
     analysis: MatrixAnalysis | None
+    goodness: Mapping[Estimator, GoodnessOfFit] = field(default_factory=dict)
+    comparisons: Mapping[Estimator, Mapping[Alternative, Comparison]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -50,6 +59,23 @@ class Row:
     def fit(self, estimator: Estimator) -> PowerLawFit | None:
         """The power-law fit of one estimator; None where the matrix has a status instead."""
         return self.analysis.fits[estimator] if self.analysis is not None and self.analysis.status == "ok" else None
+
+    def p_value(self, estimator: Estimator) -> float | None:
+        """The p-value of a fit; None where there is none."""
+        goodness = self.goodness.get(estimator)
+        return goodness.p_value if goodness is not None and math.isfinite(goodness.p_value) else None
+
+    def better_law(self, estimator: Estimator) -> str | None:
+        """The law with the highest likelihood; None where the power law is not significantly worse than another.
+
+        Significant is a p-value below 0.1 of the likelihood ratio.
+        """
+        better = {
+            name: comparison.log_likelihood_ratio
+            for name, comparison in self.comparisons.get(estimator, {}).items()
+            if comparison.status == "ok" and comparison.log_likelihood_ratio < 0 and comparison.p_value < SIGNIFICANT
+        }
+        return min(better, key=lambda name: better[name]) if better else None
 
     def fit_status(self, estimator: Estimator) -> str:
         """`ok`, or why there is no alpha: the matrix's own reason before that of the fit."""
@@ -93,10 +119,14 @@ class Analysis:
     Attributes:
         checkpoints: one or two; the second is what the first is compared with.
         estimators: the power-law fits that were made.
+        samples: synthetic spectra for each p-value; 0 where there are none.
+        alternatives: whether the fits were compared with other laws.
     """
 
     checkpoints: tuple[CheckpointAnalysis, ...]
     estimators: tuple[Estimator, ...]
+    samples: int = 0
+    alternatives: bool = False
 
     @property
     def compared(self) -> bool:

@@ -1,6 +1,6 @@
 """Reading and measuring, one stack of equal shapes at a time."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import groupby
@@ -8,12 +8,15 @@ from pathlib import Path
 
 import torch
 
-from htmuon.analysis import MatrixAnalysis, analyze_matrices
+from htmuon.analysis import Estimator, MatrixAnalysis, analyze_matrices
+from htmuon.analysis.alternatives import Alternative, Comparison, compare
+from htmuon.analysis.bootstrap import GoodnessOfFit, goodness_of_fit
 from htmuon.analysis.checkpoints import Checkpoint, StoredMatrix
+from htmuon.analysis.spectra import squared
 from htmuon.recipes.analyze.config import AnalyzeConfig
 from htmuon.recipes.analyze.find import find_checkpoint
 from htmuon.recipes.analyze.matching import common_prefixes
-from htmuon.recipes.analyze.places import places
+from htmuon.recipes.analyze.places import Place, places
 from htmuon.recipes.analyze.result import Analysis, CheckpointAnalysis, Row
 from htmuon.recipes.device import pick_device
 
@@ -59,14 +62,19 @@ def analyze(config: AnalyzeConfig, report: Report | None = None) -> Analysis:
     done = 0.0
     measured: list[CheckpointAnalysis] = []
     for part, prefix in zip(selected, prefixes, strict=True):
-        found: dict[str, MatrixAnalysis] = {}
+        found: dict[str, _Found] = {}
         for stack in _stacks(part.measurable):
             found |= _measure(part.checkpoint, stack, config, device)
             done += sum(map(_work, stack))
             if report is not None:
                 report(done, total, stack[-1].name)
         measured.append(_together(part, prefix, found))
-    return Analysis(checkpoints=tuple(measured), estimators=config.estimators)
+    return Analysis(
+        checkpoints=tuple(measured),
+        estimators=config.estimators,
+        samples=config.samples,
+        alternatives=config.alternatives,
+    )
 
 
 def _select(path: Path, config: AnalyzeConfig) -> _Selected:
@@ -132,26 +140,56 @@ def _stacks(matrices: Sequence[StoredMatrix]) -> Iterator[list[StoredMatrix]]:
 
 def _measure(
     checkpoint: Checkpoint, stack: Sequence[StoredMatrix], config: AnalyzeConfig, device: torch.device
-) -> dict[str, MatrixAnalysis]:
+) -> dict[str, "_Found"]:
     tensors = {matrix.name: checkpoint.read(matrix).to(device) for matrix in stack}
     results = analyze_matrices(tensors, estimators=config.estimators, randomized=config.randomized)
-    return {result.name: result for result in results}
+    return {result.name: _Found.of(result, config) for result in results}
 
 
-def _together(part: _Selected, prefix: str, found: dict[str, MatrixAnalysis]) -> CheckpointAnalysis:
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """What was measured about one matrix: the fields of its row."""
+
+    analysis: MatrixAnalysis
+    goodness: Mapping[Estimator, GoodnessOfFit]
+    comparisons: Mapping[Estimator, Mapping[Alternative, Comparison]]
+
+    @classmethod
+    def of(cls, analysis: MatrixAnalysis, config: AnalyzeConfig) -> "_Found":
+        eigenvalues = squared(analysis.sigma)
+        fits = {name: fit for name, fit in analysis.fits.items() if analysis.status == "ok" and fit.ok}
+        return cls(
+            analysis=analysis,
+            goodness={
+                name: goodness_of_fit(eigenvalues, fit, samples=config.samples)
+                for name, fit in fits.items()
+                if config.samples
+            },
+            comparisons={name: compare(eigenvalues, fit) for name, fit in fits.items() if config.alternatives},
+        )
+
+
+def _together(part: _Selected, prefix: str, found: Mapping[str, _Found]) -> CheckpointAnalysis:
     place = places(matrix.name.removeprefix(prefix) for matrix in part.matrices)
     return CheckpointAnalysis(
         path=part.path,
         note=", ".join(filter(None, [part.note, f"names compared without {prefix!r}" if prefix else ""])),
         rows=tuple(
-            Row(
-                stored=matrix,
-                place=place[matrix.name.removeprefix(prefix)],
-                key=matrix.name.removeprefix(prefix),
-                analysis=found.get(matrix.name),
-            )
-            for matrix in part.matrices
+            _row(matrix, matrix.name.removeprefix(prefix), place, found.get(matrix.name)) for matrix in part.matrices
         ),
         skipped=part.checkpoint.skipped,
         excluded=len(part.checkpoint.matrices) - len(part.matrices),
+    )
+
+
+def _row(matrix: StoredMatrix, key: str, place: Mapping[str, Place], found: _Found | None) -> Row:
+    if found is None:
+        return Row(stored=matrix, place=place[key], key=key, analysis=None)
+    return Row(
+        stored=matrix,
+        place=place[key],
+        key=key,
+        analysis=found.analysis,
+        goodness=found.goodness,
+        comparisons=found.comparisons,
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from htmuon.analysis import Estimator
 from htmuon.recipes.analyze.places import EMBEDDING, HEAD
-from htmuon.recipes.analyze.result import Analysis, CheckpointAnalysis, Row, difference
+from htmuon.recipes.analyze.result import SIGNIFICANT, Analysis, CheckpointAnalysis, Row, difference
 from htmuon.recipes.summary import sample_spread
 
 
@@ -93,23 +93,40 @@ def sentences(analysis: Analysis) -> list[str]:
     """What to know first: counts, alpha by estimator, failures, and the differences of two checkpoints."""
     lines = []
     for checkpoint in analysis.checkpoints:
-        lines += _about(checkpoint, analysis.estimators, str(checkpoint.path) if analysis.compared else "")
+        lines += _about(checkpoint, analysis)
     for estimator in analysis.estimators if analysis.compared else ():
         lines.append(_compared(differences(analysis, estimator), estimator))
     return lines
 
 
-def _about(checkpoint: CheckpointAnalysis, estimators: Sequence[Estimator], title: str) -> list[str]:
+def reasons(analysis: Analysis) -> list[str]:
+    """What the words in place of numbers mean."""
+    found: dict[str, str] = {}
+    for row in (row for checkpoint in analysis.checkpoints for row in checkpoint.rows):
+        for estimator in analysis.estimators:
+            fit = row.fit(estimator)
+            if row.alpha(estimator) is None:
+                found[row.fit_status(estimator)] = row.message if fit is None else fit.message
+    return [f"{status}: {message}." for status, message in found.items()]
+
+
+def _about(checkpoint: CheckpointAnalysis, analysis: Analysis) -> list[str]:
+    estimators = analysis.estimators
     everything = summarize(checkpoint.rows, estimators)
     note = f" ({checkpoint.note})" if checkpoint.note else ""
     left_out = [f"{checkpoint.skipped} vectors and other tensors skipped"] if checkpoint.skipped else []
     left_out += [f"{checkpoint.excluded} matrices left out by patterns"] if checkpoint.excluded else []
     lines = [
-        f"{title or checkpoint.path}{note}: {_count(everything.matrices, 'matrix', 'matrices')} with "
+        f"{checkpoint.path}{note}: {_count(everything.matrices, 'matrix', 'matrices')} with "
         f"{everything.parameters:,} parameters{''.join('; ' + part for part in left_out)}."
     ]
     of_hidden = summarize(hidden(checkpoint.rows), estimators)
-    lines += [_alpha_sentence(name, everything.alpha[name], of_hidden.alpha[name]) for name in estimators]
+    for name in estimators:
+        lines.append(_alpha_sentence(name, everything.alpha[name], of_hidden.alpha[name]))
+        if analysis.samples:
+            lines.append(_ruled_out(checkpoint.rows, name, analysis.samples))
+        if analysis.alternatives:
+            lines.append(_better_laws(checkpoint.rows, name))
     if math.isfinite(everything.alpha_weighted):
         lines.append(f"alpha_weighted: mean {everything.alpha_weighted:.2f}.")
     return lines
@@ -126,6 +143,27 @@ def _alpha_sentence(estimator: Estimator, alpha: AlphaSummary, of_hidden: AlphaS
     return (
         f"alpha ({estimator}): mean {alpha.mean:.2f}{spread}, median {alpha.median:.2f}{without}; "
         f"{alpha.fitted} of {total} matrices fitted{failed}."
+    )
+
+
+def _ruled_out(rows: Sequence[Row], estimator: Estimator, samples: int) -> str:
+    values = [value for value in (row.p_value(estimator) for row in rows) if value is not None]
+    out = sum(value < SIGNIFICANT for value in values)
+    return (
+        f"p-values ({estimator}): a power law is ruled out (p < {SIGNIFICANT}, {samples} synthetic spectra) for {out} "
+        f"of {len(values)} fits."
+    )
+
+
+def _better_laws(rows: Sequence[Row], estimator: Estimator) -> str:
+    better = Counter(law.replace("_", " ") for law in (row.better_law(estimator) for row in rows) if law is not None)
+    compared = sum(estimator in row.comparisons for row in rows)
+    return (
+        f"Other laws ({estimator}), of {compared} tails: "
+        + "".join(
+            f"{count} {'is' if count == 1 else 'are'} better described by a {law}, " for law, count in better.items()
+        )
+        + f"{compared - better.total()} by none (p < {SIGNIFICANT})."
     )
 
 

@@ -11,6 +11,8 @@ from htmuon.recipes.analyze.result import Analysis, Row, difference
 from htmuon.recipes.analyze.summary import GroupSummary, by_type, module_types, summarize
 
 NONE = "-"
+# What the checkpoints of a comparison are called.
+ORDER = ("first", "second")
 ESTIMATOR_NAMES: dict[Estimator, str] = {"ks": "KS", "hill": "Hill"}
 
 
@@ -51,11 +53,13 @@ def short_name(name: str) -> str:
 def layer_heads(analysis: Analysis) -> list[str]:
     """The headings of the table of matrices."""
     if analysis.compared:
-        columns = [(f"{ESTIMATOR_NAMES[e]} first", f"{ESTIMATOR_NAMES[e]} second", "diff") for e in analysis.estimators]
+        columns = [(*(f"{ESTIMATOR_NAMES[e]} {n}" for n in ORDER), "diff") for e in analysis.estimators]
         return ["matrix", *(head for heads in columns for head in heads)]
     alphas = [f"alpha {ESTIMATOR_NAMES[estimator]}" for estimator in analysis.estimators]
     distance = ["KS dist"] if "ks" in analysis.estimators else []
-    return ["matrix", "shape", *alphas, *distance, "stable rank", "spikes"]
+    first = ESTIMATOR_NAMES[analysis.estimators[0]]
+    trust = [*([f"p {first}"] if analysis.samples else []), *([f"better law {first}"] if analysis.alternatives else [])]
+    return ["matrix", "shape", *alphas, *distance, *(trust or ["stable rank", "spikes"])]
 
 
 def layer_cells(analysis: Analysis) -> list[list[str]]:
@@ -71,8 +75,7 @@ def layer_cells(analysis: Analysis) -> list[list[str]]:
             "x".join(map(str, row.stored.shape)),
             *(alpha_text(row, estimator) for estimator in analysis.estimators),
             *([_distance(row)] if "ks" in analysis.estimators else []),
-            NONE if row.analysis is None else number(row.analysis.stable_rank, ".1f"),
-            NONE if row.analysis is None or row.status != "ok" else str(row.analysis.spikes),
+            *(_trust(row, analysis) or _rank_and_spikes(row)),
         ]
         for row in analysis.checkpoints[0].rows
     ]
@@ -81,6 +84,21 @@ def layer_cells(analysis: Analysis) -> list[list[str]]:
 def _distance(row: Row) -> str:
     fit = row.fit("ks")
     return number(fit.ks_distance, ".3f") if fit is not None and fit.ok else NONE
+
+
+def _trust(row: Row, analysis: Analysis) -> list[str]:
+    """What was asked for about the first fit; the files have that of all fits."""
+    first = analysis.estimators[0]
+    value, law = row.p_value(first), row.better_law(first)
+    p_value = [NONE if value is None else f"{value:.2f}"] if analysis.samples else []
+    better = [NONE if law is None else law.removesuffix("_power_law")] if analysis.alternatives else []
+    return p_value + better
+
+
+def _rank_and_spikes(row: Row) -> list[str]:
+    if row.analysis is None:
+        return [NONE, NONE]
+    return [number(row.analysis.stable_rank, ".1f"), str(row.analysis.spikes) if row.status == "ok" else NONE]
 
 
 def _pair(rows: Sequence[Row | None], estimator: Estimator) -> list[str]:
@@ -93,10 +111,7 @@ def type_heads(analysis: Analysis) -> list[str]:
     if not analysis.compared:
         alphas = [f"alpha {ESTIMATOR_NAMES[estimator]}" for estimator in analysis.estimators]
         return ["module type", "matrices", *alphas, "stable rank", "spikes"]
-    return ["module type", "matrices", *(f"{ESTIMATOR_NAMES[e]} {n}" for e in analysis.estimators for n in _ORDER)]
-
-
-_ORDER = ("first", "second")
+    return ["module type", "matrices", *(f"{ESTIMATOR_NAMES[e]} {n}" for e in analysis.estimators for n in ORDER)]
 
 
 def type_cells(analysis: Analysis) -> list[list[str]]:
@@ -118,10 +133,10 @@ def _type_row(name: str, summaries: Sequence[GroupSummary]) -> list[str]:
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    first, *others = heads
-    table.add_column(first, overflow="fold")
-    for head in others:
-        table.add_column(head, justify="right", overflow="fold")
+    table.add_column(heads[0], overflow="fold")
+    for head, *cells in list(zip(heads, *rows, strict=True))[1:]:
+        # Only names are broken where there is little room, and headings between their words.
+        table.add_column(head, justify="right", min_width=max(map(len, [*head.split(), *cells])))
     for row in rows:
         # Text, not markup: names come from a file.
         table.add_row(*map(Text, row))
