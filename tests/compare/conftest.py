@@ -39,6 +39,7 @@ def tiny_run(text: Path) -> RunConfig:
         eval_interval=2,
         log_interval=1,
         checkpoint_interval=2,
+        monitor_every=3,
         device="cpu",
     )
 

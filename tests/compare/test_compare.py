@@ -67,6 +67,7 @@ def test_leaves_every_result(done: Done) -> None:
         assert (done.config.out / name).stat().st_size > 0
     page = (done.config.out / "report.html").read_text()
     assert "HTMuon (power=0.25)" in page
+    assert "How the tails evolve" in page
     assert "typed" in page
 
 
