@@ -5,8 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-# Rows that are in float64 at a time: an embedding is never there as a whole, and the pieces stay in the cache.
-_GRAM_ROWS = 512
+from htmuon.kernels import gram
+
+# Rows that are in float64 at a time, so that an embedding is never there as a whole.
+_GRAM_ROWS = 2048
 
 
 def singular_values(matrix: Tensor) -> Tensor:
@@ -38,22 +40,21 @@ def singular_values(matrix: Tensor) -> Tensor:
         finite = torch.isfinite(matrix).all(dim=-1).all(dim=-1, keepdim=True)
         sigma: Tensor = torch.linalg.svdvals(torch.where(finite[..., None], matrix, 0.0))
     else:
-        gram = _gram(matrix)
+        products = _short_gram(matrix)
         # An entry that is not finite makes its place on the diagonal so; squares of float32 don't overflow float64.
-        finite = torch.isfinite(gram.diagonal(dim1=-2, dim2=-1)).all(dim=-1, keepdim=True)
-        squares: Tensor = torch.linalg.eigvalsh(torch.where(finite[..., None], gram, 0.0))
+        finite = torch.isfinite(products.diagonal(dim1=-2, dim2=-1)).all(dim=-1, keepdim=True)
+        squares: Tensor = torch.linalg.eigvalsh(torch.where(finite[..., None], products, 0.0))
         sigma = squares.clamp(min=0).sqrt().flip(-1).float()
     return torch.where(finite, sigma, math.nan)
 
 
-def _gram(matrix: Tensor) -> Tensor:
+def _short_gram(matrix: Tensor) -> Tensor:
     """`W^T W` or `W W^T`, whichever is smaller, in float64: `[*batch, r, r]`."""
     long = matrix if matrix.shape[-2] >= matrix.shape[-1] else matrix.mT
-    gram = long.new_zeros((*long.shape[:-2], long.shape[-1], long.shape[-1]), dtype=torch.float64)
+    result = long.new_zeros((*long.shape[:-2], long.shape[-1], long.shape[-1]), dtype=torch.float64)
     for start in range(0, long.shape[-2], _GRAM_ROWS):
-        piece = long[..., start : start + _GRAM_ROWS, :].double()
-        gram += piece.mT @ piece
-    return gram
+        result += gram(long[..., start : start + _GRAM_ROWS, :].double().mT)
+    return result
 
 
 def eigenvalues(matrix: Tensor) -> Tensor:

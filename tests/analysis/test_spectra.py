@@ -1,7 +1,9 @@
+import math
+
 import pytest
 import torch
 
-from htmuon.analysis import eigenvalues, singular_values, stable_rank
+from htmuon.analysis import eigenvalues, singular_values, spectral_entropy, stable_rank
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (7, 5), (2, 6, 3)])
@@ -31,3 +33,41 @@ def test_stable_rank_of_known_matrices() -> None:
 def test_rejects_a_vector() -> None:
     with pytest.raises(ValueError, match="at least two dims"):
         singular_values(torch.ones(3))
+
+
+@pytest.mark.parametrize("shape", [(40, 40), (30, 700), (2300, 20)])
+def test_float32_matrices_keep_their_small_singular_values(shape: tuple[int, int]) -> None:
+    """1e-5 of the largest, where float32 arithmetic would have an error of a percent, and a second piece of rows."""
+    rank = min(shape)
+    generator = torch.Generator().manual_seed(1)
+    left = torch.linalg.qr(torch.randn(shape[0], rank, generator=generator, dtype=torch.float64)).Q
+    right = torch.linalg.qr(torch.randn(shape[1], rank, generator=generator, dtype=torch.float64)).Q
+    matrix = (left * torch.logspace(0, -5, rank, dtype=torch.float64) @ right.mT).float()
+    # The oracle sees the same float32 entries.
+    torch.testing.assert_close(
+        singular_values(matrix), torch.linalg.svdvals(matrix.double()).float(), rtol=1e-5, atol=0
+    )
+
+
+def test_zeros_of_a_matrix_of_low_rank_are_zero() -> None:
+    generator = torch.Generator().manual_seed(2)
+    low_rank = torch.randn(60, 12, generator=generator) @ torch.randn(12, 50, generator=generator)
+    assert int((eigenvalues(low_rank) > 0).sum()) == 12
+    assert int((eigenvalues(low_rank.double()) > 0).sum()) >= 12  # its float32 rounding is real in float64
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_matrix_that_is_not_finite_is_nan_alone(dtype: torch.dtype) -> None:
+    stack = torch.randn(3, 6, 4, generator=torch.Generator().manual_seed(3), dtype=dtype)
+    alone = singular_values(stack[1])
+    stack[0, 2, 3], stack[2, 0, 0] = math.nan, math.inf
+    sigma = singular_values(stack)
+    assert sigma[0].isnan().all()
+    assert sigma[2].isnan().all()
+    torch.testing.assert_close(sigma[1], alone)
+    assert eigenvalues(stack)[0].isnan().all()
+
+
+def test_spectral_entropy_of_known_spectra() -> None:
+    sigma = torch.tensor([[1.0, 1.0, 1.0, 1.0], [3.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    torch.testing.assert_close(spectral_entropy(sigma), torch.tensor([1.0, 0.0, 0.5, 0.0]))
