@@ -18,7 +18,7 @@ from typing import Any
 
 from readme_tables import fill, markdown
 
-from htmuon.analysis import ESTIMATORS, stable_rank
+from htmuon.analysis import ESTIMATORS, Estimator, stable_rank
 from htmuon.recipes import RECIPES
 from htmuon.recipes.compare import compare
 from htmuon.recipes.compare_config import CompareConfig
@@ -82,6 +82,12 @@ def alphas(run: RunRecord, initial: bool = False) -> dict[str, Any]:
     return found
 
 
+def gap(run: RunRecord, other: RunRecord, estimator: Estimator) -> float:
+    """Mean difference of alpha over the matrices that could be fitted in both runs."""
+    own, theirs = weight_fits(run, estimator), weight_fits(other, estimator)
+    return statistics.fmean(own[name].alpha - theirs[name].alpha for name in own if own[name].ok and theirs[name].ok)
+
+
 def evolution(runs: Sequence[RunRecord], quantity: str) -> dict[str, float]:
     """The mean over the recorded runs of what the monitor saw, by step."""
     curves = [curve for curve in (run.evolution("weights", quantity) for run in runs) if curve.steps]
@@ -102,6 +108,7 @@ def results(records: dict[str, list[RunRecord]]) -> dict[str, Any]:
                 "seeds": [run.config.seed for run in runs],
                 "loss": [run.final_loss for run in runs],
                 "weights": [alphas(run) for run in runs],
+                "gaps": {e: [gap(*pair, e) for pair in zip(runs, records[MUON], strict=True)] for e in ESTIMATORS},
                 "recorded_seeds": [run.config.seed for run in runs if run.evolution("weights", "stable_rank").steps],
                 "evolution": {f"alpha_{estimator}": evolution(runs, f"alpha_{estimator}") for estimator in ESTIMATORS},
             }
@@ -153,7 +160,7 @@ def alpha_table(result: dict[str, Any]) -> str:
 
 
 def against_muon(result: dict[str, Any]) -> str:
-    """One line for each optimizer: how far its alpha is from Muon's, seed by seed."""
+    """One line for each optimizer: how far alpha is from Muon's, over the matrices fitted in both runs of a seed."""
     [muon] = [row for row in result["optimizers"] if row["spec"] == MUON]
     lines = []
     for row in result["optimizers"]:
@@ -161,11 +168,10 @@ def against_muon(result: dict[str, Any]) -> str:
             continue
         parts = []
         for estimator in ESTIMATORS:
-            pairs = zip(row["weights"], muon["weights"], strict=True)
-            gaps = [own[f"alpha_{estimator}"] - other[f"alpha_{estimator}"] for own, other in pairs]
-            below = sum(gap < 0 for gap in gaps)
-            gap = mean_and_spread(gaps, 3)
-            parts.append(f"{ESTIMATOR_NAMES[estimator]} {gap}, heavier on {below} of {len(gaps)} seeds")
+            gaps = row["gaps"][estimator]
+            below = sum(found < 0 for found in gaps)
+            shown = mean_and_spread(gaps, 2 if estimator == "ks" else 3)
+            parts.append(f"{ESTIMATOR_NAMES[estimator]} {shown}, heavier on {below} of {len(gaps)} seeds")
         losses = [own - other for own, other in zip(row["loss"], muon["loss"], strict=True)]
         better = sum(loss < 0 for loss in losses)
         parts.append(f"loss {statistics.fmean(losses):+.4f}, lower on {better} of {len(losses)}")

@@ -49,7 +49,7 @@ def hidden_matrices(model: torch.nn.Module, names: Sequence[str] = ()) -> list[H
 
     Raises:
         TypeError: as `htmuon.route`.
-        ValueError: as `htmuon.route`; or the model has no hidden matrix.
+        ValueError: as `htmuon.route`; or the model has no hidden matrix, or one that is sharded.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Embedding(9, 4), torch.nn.Linear(4, 4), torch.nn.Linear(4, 9))
@@ -67,6 +67,12 @@ def hidden_matrices(model: torch.nn.Module, names: Sequence[str] = ()) -> list[H
             f"{type(model).__name__} must have a hidden matrix to look at; it has none. print(htmuon.route(model)) "
             'gives the reasons; name parameters by patterns such as ["*.weight"].'
         )
+    for matrix in found:
+        if hasattr(matrix.parameter, "placements"):  # a DTensor, known without torch.distributed
+            raise ValueError(
+                f"matrices must be whole to have a spectrum; {matrix.name!r} is sharded over ranks (a DTensor). Analyze "
+                "a checkpoint of the whole model instead."
+            )
     return found
 
 

@@ -43,14 +43,14 @@ class SpectralMonitor:
         cost: for "auto", the share of the wall time that records may take, above 0 and at most 1.
         names: shell-style patterns over parameter names, to look at these instead of the hidden matrices.
         tensorboard: a `SummaryWriter`, or the folder for a new one (`pip install "htmuon[tensorboard]"`).
-        step: how many steps a resumed run has done: lines of later steps in the file are dropped, because the run will
-            write them again. None begins a new run, whose file must not hold one.
+        step: how many steps a resumed run has done: what was recorded of later steps is dropped, because the run will
+            record it again. None begins a new run, whose file must not hold one.
         attach: listen to the optimizer's steps. If False, call `before_step` and `after_step` around each.
 
     Raises:
         TypeError: `names` is a string.
-        ValueError: a setting is out of range, a pattern matches nothing, the model has no hidden matrix, or the file
-            holds another run or something else.
+        ValueError: a setting is out of range, a pattern matches nothing, the model has no hidden matrix or a sharded
+            one, or the file holds another run or something else.
         ImportError: a folder for TensorBoard is given and that library is not installed.
 
     Example:
@@ -102,7 +102,7 @@ class SpectralMonitor:
         self._stepping = False
         self._resources = ExitStack()
         self._log = None if path is None else self._resources.enter_context(_opened(path, step))
-        self._writer = self._resources.enter_context(_writer(tensorboard))
+        self._writer = self._resources.enter_context(_writer(tensorboard, step))
         if attach:
             before = optimizer.register_step_pre_hook(lambda *_: self.before_step())
             after = optimizer.register_step_post_hook(lambda *_: self.after_step())
@@ -230,12 +230,12 @@ def _opened(path: str | os.PathLike[str], step: int | None) -> RecordLog:
 
 
 @contextmanager
-def _writer(target: ScalarWriter | str | os.PathLike[str] | None) -> Iterator[ScalarWriter | None]:
+def _writer(target: ScalarWriter | str | os.PathLike[str] | None, step: int | None) -> Iterator[ScalarWriter | None]:
     """A writer for a folder, closed at the end; one that is the caller's stays open."""
     if not isinstance(target, str | os.PathLike):
         yield target
         return
-    writer = summary_writer(target)
+    writer = summary_writer(target, step)
     try:
         yield writer
     finally:

@@ -22,8 +22,12 @@ class ScalarWriter(Protocol):
         """Write what is not written yet."""
 
 
-def summary_writer(folder: str | os.PathLike[str]) -> ScalarWriter:
+def summary_writer(folder: str | os.PathLike[str], step: int | None = None) -> ScalarWriter:
     """A `SummaryWriter` for a folder.
+
+    Args:
+        folder: made if it is not there.
+        step: of a resumed run: what an earlier writer noted of later steps is hidden.
 
     Raises:
         ImportError: TensorBoard is not installed.
@@ -35,7 +39,8 @@ def summary_writer(folder: str | os.PathLike[str]) -> ScalarWriter:
             f"tensorboard={os.fspath(folder)!r} needs the library tensorboard, which is not installed: "
             'pip install "htmuon[tensorboard]"'
         ) from error
-    return cast(ScalarWriter, SummaryWriter(os.fspath(folder)))
+    writer = SummaryWriter(os.fspath(folder), purge_step=None if step is None else step + 1)
+    return cast(ScalarWriter, writer)
 
 
 def write_scalars(writer: ScalarWriter, records: Sequence[Record]) -> None:

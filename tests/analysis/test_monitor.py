@@ -306,9 +306,9 @@ class Writer:
 def test_tensorboard_gets_scalars_and_their_means(monkeypatch, tmp_path):
     made = []
 
-    def summary_writer(folder):
-        made.append((folder, Writer()))
-        return made[-1][1]
+    def summary_writer(folder, purge_step):
+        made.append((folder, purge_step, Writer()))
+        return made[-1][2]
 
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=summary_writer))
     model = make_model()
@@ -319,8 +319,8 @@ def test_tensorboard_gets_scalars_and_their_means(monkeypatch, tmp_path):
         SpectralMonitor(model, optimizer, every=2, tensorboard=tmp_path / "board"),
     ):
         steps(model, optimizer, 2)
-    [(folder, ours)] = made
-    assert folder == str(tmp_path / "board")
+    [(folder, purge_step, ours)] = made
+    assert (folder, purge_step) == (str(tmp_path / "board"), None)
     assert (ours.closed, theirs.closed) == (True, False)
     assert ours.scalars == theirs.scalars
     ranks = [record["stable_rank"] for record in picked(monitor.latest, kind="updates")]
@@ -328,6 +328,15 @@ def test_tensorboard_gets_scalars_and_their_means(monkeypatch, tmp_path):
     assert theirs.scalars["updates/stable_rank/3.weight", 2] == ranks[2]
     assert all(map(math.isfinite, theirs.scalars.values()))
     assert ("weights/alpha_ks", 0) in theirs.scalars
+
+
+def test_a_resumed_run_hides_what_the_board_has_of_later_steps(monkeypatch, tmp_path):
+    given = []
+    module = SimpleNamespace(SummaryWriter=lambda folder, purge_step: given.append(purge_step) or Writer())
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    model = make_model()
+    SpectralMonitor(model, OPTIMIZERS["AdamW"](model), tensorboard=tmp_path, step=40).close()
+    assert given == [41]
 
 
 def test_a_folder_for_tensorboard_needs_the_library(monkeypatch, tmp_path):
@@ -353,6 +362,13 @@ def test_bad_settings(settings, words):
     model = make_model()
     with pytest.raises(ValueError, match=words):
         SpectralMonitor(model, OPTIMIZERS["AdamW"](model), **settings)
+
+
+def test_a_sharded_model():
+    model = make_model()
+    model[1].weight.placements = ("Shard(0)",)
+    with pytest.raises(ValueError, match=r"'1\.weight' is sharded"):
+        SpectralMonitor(model, OPTIMIZERS["AdamW"](model))
 
 
 def test_a_model_without_hidden_matrices():
