@@ -141,10 +141,15 @@ def refuse_settings(method: str, levels: int | None, precision: Precision | None
             )
 
 
+def host_may_look(tensor: Tensor) -> bool:
+    """Whether reading a value costs nothing: an accelerator would have to be waited for, a compiled graph be broken."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def known(power: float | Tensor | None) -> float | None:
-    """The value of an exponent, where reading it waits for nothing: a number, or a tensor on the CPU."""
+    """The value of an exponent, if it is a number or the host may look."""
     if isinstance(power, Tensor):
-        return power.item() if power.device.type == "cpu" and not torch.compiler.is_compiling() else None
+        return power.item() if host_may_look(power) else None
     return power
 
 

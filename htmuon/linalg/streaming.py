@@ -20,6 +20,7 @@ from htmuon.linalg.base import (
     Method,
     ScalarFunction,
     direction_weights,
+    host_may_look,
     positive,
     unit_scale,
     widest,
@@ -43,11 +44,6 @@ def long_side_first(matrix: Tensor) -> tuple[Tensor, bool]:
     """`[*batch, m, n]` as a matrix with m >= n, and whether it had to be transposed for that."""
     wide = matrix.shape[-2] < matrix.shape[-1]
     return (matrix.mT if wide else matrix), wide
-
-
-def host_may_look(tensor: Tensor) -> bool:
-    """Whether reading a flag costs nothing: an accelerator would have to be waited for, a compiled graph be broken."""
-    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def column_lengths(matrix: Tensor) -> Tensor:

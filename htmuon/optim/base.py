@@ -34,8 +34,7 @@ from torch.optim.optimizer import ParamsT
 from htmuon.kernels import full_float32
 from htmuon.layouts import Bracket, Layout, Single
 from htmuon.linalg import Method, select_method
-from htmuon.linalg.base import widest, working
-from htmuon.linalg.streaming import host_may_look
+from htmuon.linalg.base import host_may_look, widest, working
 from htmuon.optim.bracket import MatrixUpdate, bracket
 from htmuon.optim.buckets import buckets, moves
 from htmuon.optim.scale import update_scale

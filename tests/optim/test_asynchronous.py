@@ -68,7 +68,7 @@ def test_newton_schulz_with_a_constant_power_does_not_wait():
 @pytest.fixture
 def as_on_an_accelerator(monkeypatch):
     """The host may not look at CPU tensors either."""
-    for module in ("htmuon.optim.base", "htmuon.linalg.streaming"):
+    for module in ("htmuon.optim.base", "htmuon.linalg.streaming", "htmuon.linalg.base"):
         monkeypatch.setattr(f"{module}.host_may_look", lambda tensor: False)
 
 
