@@ -54,7 +54,7 @@ def make(folder: Path, layers: int) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--layers", type=int, default=18, help="layers of the model (default 18, 1.04 billion parameters)"
+        "--layers", type=int, default=18, help="layers of the model (default 18: 1.04 billion parameters)"
     )
     parser.add_argument(
         "--folder", type=Path, help="where the checkpoint is made (default: the system's temporary folder)"
@@ -70,7 +70,8 @@ def main() -> None:
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     print(f"{parameters:,} parameters: peak memory {peak / 2**30:.2f} GiB, {seconds:.0f} s")
     result = {"parameters": parameters, "layers": arguments.layers, "peak_bytes": peak, "seconds": seconds}
-    write(arguments.json, {**conditions(), **result})
+    command = f"python benchmarks/analyze_memory.py --layers {arguments.layers}"
+    write(arguments.json, {**conditions(command), **result})
 
 
 if __name__ == "__main__":

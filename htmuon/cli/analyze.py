@@ -102,14 +102,26 @@ def run(arguments: Sequence[str]) -> None:
         device=given.device,
         allow_pickle=given.allow_pickle,
     )
-    if given.out is not None or given.plots is not None:
-        require("matplotlib")  # missed before the work, not after it
-        require("jinja2")
+    _prepare(given)
     with _progress() as report:
         analysis = analyze(config, report)
     _show(analysis)
     for path in _written(given, analysis, shlex.join(["htmuon", "analyze", *arguments])):
         print(f"written: {path}")
+
+
+def _prepare(given: AnalyzeArguments) -> None:
+    """Make the folders that are written to and find the libraries: what is missing is said before the work."""
+    for folder in (given.out, given.plots):
+        if folder is not None:
+            require("matplotlib")
+            require("jinja2")
+            folder.mkdir(parents=True, exist_ok=True)
+    for file in (given.csv, given.json):
+        if file is not None:
+            if file.is_dir():
+                raise ValueError(f"numbers are written to a file; {file} is a folder. Give a name in it.")
+            file.parent.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
@@ -167,10 +179,8 @@ def _written(given: AnalyzeArguments, analysis: Analysis, command: str) -> Itera
 
         yield write_figures(given.plots, analysis)
     if given.csv is not None:
-        given.csv.parent.mkdir(parents=True, exist_ok=True)
         write_analysis_csv(given.csv, analysis)
         yield given.csv
     if given.json is not None:
-        given.json.parent.mkdir(parents=True, exist_ok=True)
         write_analysis_json(given.json, analysis, command)
         yield given.json

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from htmuon.analysis import Estimator, MatrixAnalysis, PowerLawFit
 from htmuon.analysis.plots import plot_alphas, plot_alphas_by_type, plot_esd
@@ -184,6 +184,9 @@ def _draw_spectra(ax: Axes, *, rows: Sequence[Row | None], labels: Sequence[str]
                 bulk=(measured.marchenko_pastur_edge, measured.shape),
                 bulk_color=BULK_COLOR if len(rows) == 1 else None,
             )
+    for axis in (ax.xaxis, ax.yaxis):  # small panels have room for powers of ten alone
+        axis.set_major_locator(LogLocator(numticks=5))
+        axis.set_minor_locator(NullLocator())
     ax.tick_params(labelsize=8)
     ax.set_xlabel("eigenvalue", fontsize=9)
 
