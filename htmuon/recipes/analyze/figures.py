@@ -156,7 +156,7 @@ def _spectra_figure(
     return Figure(
         name=f"spectra-{slug(module_type)}",
         title=f"Spectra: {module_type}",
-        caption=f"{drawn}Density of the eigenvalues of W^T W without the smallest 2 %, both axes logarithmic. Dashed: "
+        caption=f"{drawn}Density of the eigenvalues of W^T W without the smallest 2%, both axes logarithmic. Dashed: "
         f"the power law ({fit}). Thin: the Marchenko-Pastur law, which noise of the same size would follow; dotted: "
         "its edge.",
         panels=tuple(
