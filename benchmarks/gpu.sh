@@ -1,0 +1,25 @@
+#!/bin/sh
+# Everything that needs a CUDA device, in one go: the tests marked gpu, symmetric products, a step over the hidden
+# matrices of three LLaMA sizes, and the polynomial method beside an SVD of one large matrix.
+#
+#     sh benchmarks/gpu.sh [FOLDER]         results go to FOLDER, benchmarks/results if not given
+#     PYTHON=python3 sh benchmarks/gpu.sh   with another interpreter
+#
+# A test that fails does not keep the rest from being measured; the exit status tells.
+python=${PYTHON:-python}
+out=${1:-benchmarks/results}
+export PYTHONPATH="${PYTHONPATH:+$PYTHONPATH:}."
+mkdir -p "$out"
+status=0
+
+"$python" -m pytest -m gpu -q -n 0 || status=1
+"$python" benchmarks/symmetric_product.py --dtypes float16 bfloat16 float32 --json "$out/symmetric_product_gpu.json" || status=1
+polynomial=htmuon:method=polynomial
+for model in llama-60m llama-350m llama-1b; do
+    "$python" -m htmuon bench "$model" --device cuda --rounds 9 --json "$out/bench_${model}_gpu.json" --candidates \
+        muon:method=newton_schulz htmuon htmuon:compile=true "$polynomial,levels=5" "$polynomial,levels=8" \
+        "$polynomial,precision=bfloat16" "$polynomial,precision=float32" htmuon:method=streaming || status=1
+done
+"$python" -m htmuon bench --shapes 2048x5461 --device cuda --rounds 5 --no-peers --json "$out/bench_2048x5461_gpu.json" \
+    --candidates htmuon htmuon:method=eigh htmuon:method=svd || status=1
+exit $status
