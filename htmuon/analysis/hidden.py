@@ -70,8 +70,8 @@ def hidden_matrices(model: torch.nn.Module, names: Sequence[str] = ()) -> list[H
     for matrix in found:
         if hasattr(matrix.parameter, "placements"):  # a DTensor, known without torch.distributed
             raise ValueError(
-                f"matrices must be whole to have a spectrum; {matrix.name!r} is sharded over ranks (a DTensor). Analyze "
-                "a checkpoint of the whole model instead."
+                f"matrices must be whole to have a spectrum; {matrix.name!r} is sharded over ranks (a DTensor). "
+                "Analyze a checkpoint of the whole model instead."
             )
     return found
 
