@@ -42,6 +42,8 @@ _DTYPE_NAMES = {
 _LONGEST_KERNEL = 16
 # Under these keys training scripts put the weights beside the state of the optimizer.
 _WEIGHT_KEYS = ("state_dict", "model_state_dict", "model", "module")
+# Weights are no deeper in nested containers.
+_DEEPEST = 8
 _LFS_HEAD = b"version https://git-lfs"
 
 
@@ -284,17 +286,21 @@ def _weights(content: Any) -> Any:
     return content
 
 
-def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """The tensors in nested containers, by dotted name."""
+def _flat(content: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
+    """The tensors in nested containers, by dotted name; a container that contains itself ends somewhere."""
+    if depth > _DEEPEST:
+        return
     if isinstance(content, Tensor):
         yield prefix or "tensor", content
     elif isinstance(content, Mapping | list | tuple):
         items: Iterable[tuple[Any, Any]] = content.items() if isinstance(content, Mapping) else enumerate(content)
         for key, value in items:
-            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
+            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key), depth + 1)
 
 
 def _dtype_name(tensor: Tensor) -> str:
+    if tensor.is_meta:
+        return "meta"
     if tensor.layout is not torch.strided:
         return str(tensor.layout).removeprefix("torch.")
     return _DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype).removeprefix("torch."))

@@ -165,6 +165,13 @@ def test_a_sparse_tensor_is_no_weight(tmp_path):
     assert (matrix.dtype, matrix.floating) == ("sparse_coo", False)
 
 
+def test_a_container_that_contains_itself_ends(tmp_path):
+    content = {"w": torch.ones(2, 2)}
+    content["self"] = content
+    torch.save(content, tmp_path / "x.pt")
+    assert "w" in shapes(Checkpoint([tmp_path / "x.pt"], allow_pickle=True))
+
+
 def test_other_files_are_refused(tmp_path):
     (tmp_path / "x.gguf").write_bytes(b"GGUF")
     with pytest.raises(CheckpointError, match=r"ends in \.safetensors, .*; got x\.gguf"):

@@ -226,6 +226,8 @@ def test_p_values_and_other_laws_come_on_request(capsys: pytest.CaptureFixture[s
         (["int8.safetensors"], "its 1 matrices are stored as I8. Dequantize it"),
         (["cut.safetensors"], "damaged or cut short"),
         (["x.pt"], "Add --allow-pickle"),
+        (["huge.pt", "--allow-pickle"], "w of shape 10000000x10000000 must fit in memory"),
+        (["meta.pt", "--allow-pickle"], "its 1 matrices are stored as meta."),
         (["x.gguf"], "a checkpoint must be a file that ends in"),
         (["good.safetensors", "--csv", "good.safetensors/x.csv"], "good.safetensors"),
     ],
@@ -246,6 +248,8 @@ def test_user_errors_are_one_line(
         (tmp_path / "cut.safetensors").write_bytes(good.read_bytes()[:-100])
         (tmp_path / "x.gguf").write_bytes(b"GGUF")
         torch.save({"w": heavy(30, 20)}, tmp_path / "x.pt")
+        torch.save({"w": torch.ones(1).expand(10**7, 10**7)}, tmp_path / "huge.pt")
+        torch.save({"w": torch.ones(30, 20, device="meta")}, tmp_path / "meta.pt")
     assert message in error(capsys, *arguments)
 
 

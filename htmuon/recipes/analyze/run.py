@@ -141,9 +141,23 @@ def _stacks(matrices: Sequence[StoredMatrix]) -> Iterator[list[StoredMatrix]]:
 def _measure(
     checkpoint: Checkpoint, stack: Sequence[StoredMatrix], config: AnalyzeConfig, device: torch.device
 ) -> dict[str, "_Found"]:
-    tensors = {matrix.name: checkpoint.read(matrix).to(device) for matrix in stack}
-    results = analyze_matrices(tensors, estimators=config.estimators, randomized=config.randomized)
+    try:
+        tensors = {matrix.name: checkpoint.read(matrix).to(device) for matrix in stack}
+        results = analyze_matrices(tensors, estimators=config.estimators, randomized=config.randomized)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        m, n = stack[0].shape
+        raise ValueError(
+            f"{stack[0].name} of shape {m}x{n} must fit in memory several times over; there is not enough on {device}. "
+            "Leave it out with --exclude, or take another device."
+        ) from error
     return {result.name: _Found.of(result, config) for result in results}
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # torch has an error of its own for this on accelerators alone.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
 @dataclass(frozen=True, kw_only=True)
