@@ -50,7 +50,7 @@ def error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_help_teaches_by_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    for part in ("compare", "train", "bench", "list", "htmuon compare llama-tiny --out runs/demo"):
+    for part in ("compare", "train", "analyze", "bench", "list", "htmuon compare llama-tiny --out runs/demo"):
         assert part in text
     assert main([]) == 2
 
@@ -102,7 +102,7 @@ def test_list_names_and_describes_everything(capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["compair"], "the command must be one of compare, train, bench, list; got 'compair'. Did you mean 'compare'?"),
+        (["compair"], "the command must be one of compare, train, analyze, bench, list; got 'compair'. Did you mean 'compare'?"),
         (["compare"], "the name of a recipe must come first; choose one of llama-tiny"),
         (["compare", "lama-tiny"], "recipe must be one of llama-tiny"),
         (["compare", "llama-tiny", "--stepz", "3"], "Unrecognized options: --stepz, 3 Perhaps you meant --steps?"),
