@@ -129,6 +129,7 @@ def _about(checkpoint: CheckpointAnalysis, analysis: Analysis) -> list[str]:
             lines.append(_better_laws(checkpoint.rows, name))
     if math.isfinite(everything.alpha_weighted):
         lines.append(f"alpha_weighted: mean {everything.alpha_weighted:.2f}.")
+    lines += _randomized(checkpoint.rows)
     return lines
 
 
@@ -165,6 +166,20 @@ def _better_laws(rows: Sequence[Row], estimator: Estimator) -> str:
         )
         + f"{compared - better.total()} by none (p < {SIGNIFICANT})."
     )
+
+
+def _randomized(rows: Sequence[Row]) -> list[str]:
+    """What the permuted copies have in place of the structure of the weights, where they were made."""
+    measured = [row.analysis for row in rows if row.analysis is not None and row.analysis.status == "ok"]
+    copies = [(analysis, analysis.randomized) for analysis in measured if analysis.randomized is not None]
+    if not copies:
+        return []
+    ranks, others = _mean(a.stable_rank for a, _ in copies), _mean(copy.stable_rank for _, copy in copies)
+    spikes, noise = _mean(float(a.spikes) for a, _ in copies), _mean(float(copy.spikes) for _, copy in copies)
+    return [
+        f"With permuted entries the mean stable rank is {others:.1f} in place of {ranks:.1f}, the mean number of "
+        f"spikes {noise:.1f} in place of {spikes:.1f}."
+    ]
 
 
 def _compared(values: Sequence[float], estimator: Estimator) -> str:
