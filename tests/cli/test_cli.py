@@ -102,7 +102,10 @@ def test_list_names_and_describes_everything(capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["compair"], "the command must be one of compare, train, analyze, bench, list; got 'compair'. Did you mean 'compare'?"),
+        (
+            ["compair"],
+            "the command must be one of compare, train, analyze, bench, list; got 'compair'. Did you mean 'compare'?",
+        ),
         (["compare"], "the name of a recipe must come first; choose one of llama-tiny"),
         (["compare", "lama-tiny"], "recipe must be one of llama-tiny"),
         (["compare", "llama-tiny", "--stepz", "3"], "Unrecognized options: --stepz, 3 Perhaps you meant --steps?"),
