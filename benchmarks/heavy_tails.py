@@ -123,8 +123,8 @@ def results(records: dict[str, list[RunRecord]]) -> dict[str, Any]:
     }
 
 
-def mean_and_spread(values: Sequence[float], digits: int) -> str:
-    return f"{statistics.fmean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+def mean_and_spread(values: Sequence[float], digits: int, sign: str = "") -> str:
+    return f"{statistics.fmean(values):{sign}.{digits}f} ± {statistics.stdev(values):.{digits}f}"
 
 
 def name(spec: str) -> str:
@@ -170,7 +170,7 @@ def against_muon(result: dict[str, Any]) -> str:
         for estimator in ESTIMATORS:
             gaps = row["gaps"][estimator]
             below = sum(found < 0 for found in gaps)
-            shown = mean_and_spread(gaps, 2 if estimator == "ks" else 3)
+            shown = mean_and_spread(gaps, 2 if estimator == "ks" else 3, "+")
             parts.append(f"{ESTIMATOR_NAMES[estimator]} {shown}, heavier on {below} of {len(gaps)} seeds")
         losses = [own - other for own, other in zip(row["loss"], muon["loss"], strict=True)]
         better = sum(loss < 0 for loss in losses)
@@ -186,8 +186,9 @@ def evolution_table(result: dict[str, Any]) -> str:
     for row in result["optimizers"]:
         cells = [" / ".join(f"{row['evolution'][f'alpha_{e}'][step]:.2f}" for e in ESTIMATORS) for step in steps]
         rows.append([name(row["spec"]), *cells])
-    seeds = " and ".join(map(str, result["optimizers"][0]["recorded_seeds"]))
-    return f"{markdown(rows)}\n\nalpha (KS) / alpha (Hill), mean over matrices and over seeds {seeds}."
+    recorded = result["optimizers"][0]["recorded_seeds"]
+    seeds = f"seed{'s' if len(recorded) > 1 else ''} {', '.join(map(str, recorded))}"
+    return f"{markdown(rows)}\n\nalpha (KS) / alpha (Hill), mean over matrices and over {seeds}."
 
 
 def filled(text: str) -> str:
