@@ -64,9 +64,9 @@ def goodness_of_fit(
 
     Two of these standard errors covered the planted alpha in 97, 98 and 99 % of 200 samples whose law holds for all, a
     half or a quarter of 300 values; two of `fit.standard_error`, which takes xmin as given, in 87, 91 and 91 %
-    (`tests/analysis/test_coverage.py`, with fewer). Where a law of few values begins gradually, xmin comes out too small
-    and alpha is biased, which no bootstrap sees: 87 % where 39 of 300 values are in a tail that the body joins with the
-    same slope.
+    (`tests/analysis/test_coverage.py` repeats it with fewer). Where a law of few values begins gradually, xmin comes
+    out too small and alpha is biased, which no bootstrap sees: 87 % where 39 of 300 values are in a tail that the body
+    joins with the same slope.
 
     Not a test of other laws: see `alternatives.compare`. The eigenvalues of one matrix repel each other, while the
     synthetic ones are independent, so that real spectra look a little more regular than these.
