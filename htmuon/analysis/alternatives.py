@@ -196,7 +196,8 @@ def _maximum_likelihood(t: Tensor, statistic: Callable[[Tensor], Tensor]) -> tup
         means = features @ weights
         centered = features - means[:, None]
         gradient = 1 - means
-        step = torch.linalg.solve((centered * weights) @ centered.mT, gradient)
+        # In a very narrow tail e^t is as good as linear and the covariance singular; its pseudo-inverse still ascends.
+        step = torch.linalg.pinv((centered * weights) @ centered.mT, hermitian=True) @ gradient
         if float(step @ gradient) < 1e-18:  # what a full step would gain, in log-likelihood per eigenvalue
             break
         size = 1.0

@@ -79,6 +79,17 @@ def test_ratios_do_not_depend_on_scale() -> None:
         assert after.p_value == pytest.approx(before.p_value, abs=1e-6)
 
 
+@pytest.mark.parametrize("width", [1e-2, 1e-6, 1e-10])
+def test_narrow_tails_are_compared_as_well(width: float) -> None:
+    """Where x hardly moves, x^-alpha and exp(-lambda x) are one law, and none of the others is better by much."""
+    uniform = torch.rand(200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    values = 1 - width * (1 - uniform).log()
+    for result in compare(values, fit_power_law(values, estimator="hill")).values():
+        if result.status == "ok":
+            assert abs(result.log_likelihood_ratio) < 5
+            assert 0 <= result.p_value <= 1
+
+
 def test_no_fit_is_a_status_for_every_alternative() -> None:
     values = torch.ones(50)
     results = compare(values, fit_power_law(values))
