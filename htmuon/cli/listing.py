@@ -8,6 +8,7 @@ from htmuon._registry import Registry
 from htmuon._typing import NORMALIZATIONS
 from htmuon.linalg import METHODS
 from htmuon.optim import OPTIMIZERS, POWER_SCHEDULES
+from htmuon.recipes.baselines import BASELINES
 from htmuon.recipes.optimizers import ADAMW, AdamW, settings_of
 from htmuon.recipes.registry import RECIPES
 from htmuon.spectral import MAPS
@@ -26,6 +27,7 @@ def listing() -> str:
     sections = [
         _section("Recipes", _entries(RECIPES)),
         _section("Optimizers", optimizers),
+        _section("Optimizers of other packages, to compare with", _entries(BASELINES)),
         _section("Spectral maps", _entries(MAPS)),
         _section("Methods", _entries(METHODS)),
         _section("Normalizations", [(name, _NORMALIZATION_LINES[name]) for name in NORMALIZATIONS]),
@@ -38,7 +40,7 @@ def listing() -> str:
 def _settings() -> list[tuple[str, str]]:
     return [
         (name, ", ".join(f"{key}={_word(value)}" for key, value in settings_of(name).items()))
-        for name in (ADAMW, *OPTIMIZERS)
+        for name in (ADAMW, *OPTIMIZERS, *BASELINES)
     ]
 
 

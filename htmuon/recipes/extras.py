@@ -4,11 +4,12 @@ import importlib
 from types import ModuleType
 
 
-def require(module: str) -> ModuleType:
-    """Import a library that comes with the `train` extra.
+def require(module: str, extra: str = "train") -> ModuleType:
+    """Import a library that comes with an extra.
 
     Args:
         module: the dotted name, such as `"safetensors.torch"`.
+        extra: of this package.
 
     Raises:
         ImportError: the library is not installed; the message names the extra.
@@ -21,5 +22,5 @@ def require(module: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise ImportError(
-            f'htmuon.recipes needs {module.partition(".")[0]}, which is not installed: pip install "htmuon[train]"'
+            f'htmuon.recipes needs {module.partition(".")[0]}, which is not installed: pip install "htmuon[{extra}]"'
         ) from error

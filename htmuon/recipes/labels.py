@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 from htmuon.optim import OPTIMIZERS
+from htmuon.recipes.baselines import BASELINES
 from htmuon.recipes.optimizers import ADAMW, parse_spec
 
 # Okabe and Ito's palette, told apart under all common colour-vision deficiencies; its yellow and black are left out
@@ -19,6 +20,12 @@ _NAMES = {
     "adamuon": "AdaMuon",
     "htnormuon": "HTNorMuon",
     "htadamuon": "HTAdaMuon",
+    "sgd": "SGD",
+    "torch_muon": "torch's Muon",
+    "soap": "SOAP",
+    "lion": "Lion",
+    "ademamix": "AdEMAMix",
+    "mars": "MARS",
 }
 
 
@@ -73,7 +80,7 @@ def update_rule(spec: str) -> str:
     name, settings = parse_spec(spec)
     if name == ADAMW:
         return "Adam's element-wise rule with decoupled weight decay, for all parameters: no spectrum involved."
-    optimizer = OPTIMIZERS[name]
+    optimizer = BASELINES[name] if name in BASELINES else OPTIMIZERS[name]
     described = (optimizer.__doc__ or "").strip().partition("\n")[0].removeprefix(f"{optimizer.__name__}: ")
     described = described[:1].upper() + described[1:]
     changes = ", ".join(f"{key} = {value}" for key, value in settings.items())

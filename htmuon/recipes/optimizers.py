@@ -1,4 +1,4 @@
-"""Optimizers from a short text: `htmuon`, `htmuon:power=0.25,normalization=rms`, `adamw`."""
+"""Optimizers from a short text: `htmuon`, `htmuon:power=0.25,normalization=rms`, `adamw`, `lion:beta1=0.95`."""
 
 import inspect
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from torch.nn.utils import get_total_norm
 import htmuon
 from htmuon._registry import unknown_name
 from htmuon.optim import OPTIMIZERS, POWER_SCHEDULES
+from htmuon.recipes.baselines import BASELINES, BaselineRun
 
 ADAMW = "adamw"
 # What a spec cannot set: the run's configuration does, or a text cannot write it.
@@ -90,11 +91,18 @@ def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
 
 
 def build_optimizer(
-    spec: str, model: torch.nn.Module, *, lr: float, adamw_lr: float, weight_decay: float
+    spec: str,
+    model: torch.nn.Module,
+    *,
+    lr: float,
+    adamw_lr: float,
+    weight_decay: float,
+    steps: int | None = None,
 ) -> torch.optim.Optimizer:
     """The optimizer that a spec names, over `htmuon.param_groups(model)`.
 
-    "adamw" is torch's AdamW on the same groups, with `lr` for all; every other name is one of `htmuon.OPTIMIZERS`, with
+    "adamw" is torch's AdamW on the same groups, with `lr` for all; the names in `htmuon.recipes.baselines` are
+    optimizers of other packages, which say there what they get; every other name is one of `htmuon.OPTIMIZERS`, with
     `lr` for the hidden matrices and `adamw_lr` for the rest. All decay the same parameters by `weight_decay`. A power
     schedule is written with its settings: "htmuon:schedule=interval,power=0.125,every=5".
 
@@ -104,9 +112,11 @@ def build_optimizer(
         lr: learning rate of the hidden matrices.
         adamw_lr: learning rate of the other parameters.
         weight_decay: decoupled, times the learning rate.
+        steps: of the whole run, where it is known: what some optimizers of other packages plan by.
 
     Raises:
         ValueError: the name or a setting is unknown, or a value is not valid.
+        ImportError: the package of the optimizer is not installed.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Embedding(9, 4), torch.nn.Linear(4, 4), torch.nn.Linear(4, 9))
@@ -115,12 +125,11 @@ def build_optimizer(
         ('HTMuon', [(True, 0.02), (False, 0.003), (False, 0.003)])
     """
     name, settings = parse_spec(spec)
-    if name != ADAMW and name not in OPTIMIZERS:
-        raise unknown_name("optimizer", name, [ADAMW, *OPTIMIZERS])
-    kind: Callable[..., torch.optim.Optimizer] = AdamW if name == ADAMW else OPTIMIZERS[name]
+    if name != ADAMW and name not in OPTIMIZERS and name not in BASELINES:
+        raise unknown_name("optimizer", name, [ADAMW, *OPTIMIZERS, *BASELINES])
     known = settings_of(name)
     arguments: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay}
-    if name != ADAMW:
+    if name in OPTIMIZERS:
         arguments |= {"adamw_lr": adamw_lr, "adamw_weight_decay": weight_decay}
         if "schedule" in settings:
             schedule = _take_schedule(settings, default_power=known["power"])
@@ -128,14 +137,22 @@ def build_optimizer(
     for key in settings:
         if key not in known:
             raise unknown_name(f"a setting of {name}", key, list(known))
+    groups = htmuon.param_groups(model)
     try:
-        return kind(htmuon.param_groups(model), **arguments, **settings)
+        if name in BASELINES:
+            run = BaselineRun(groups=groups, lr=lr, adamw_lr=adamw_lr, weight_decay=weight_decay, steps=steps)
+            return BASELINES[name](run, **settings)
+        kind: Callable[..., torch.optim.Optimizer] = AdamW if name == ADAMW else OPTIMIZERS[name]
+        return kind(groups, **arguments, **settings)
     except (TypeError, ValueError) as error:
         raise ValueError(f"optimizer {spec!r}: {error}") from error
 
 
 def settings_of(name: str) -> dict[str, Any]:
     """What a spec of this optimizer may set, with the defaults."""
+    if name in BASELINES:
+        parameters = inspect.signature(BASELINES[name]).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
     kind = AdamW if name == ADAMW else OPTIMIZERS[name]
     found: dict[str, Any] = {}
     # A variant takes its parents' settings as **settings, so the constructors of all of them count.

@@ -76,7 +76,7 @@ def train(
     model = build_model(config).to(device)
     spec = config.optimizer
     rates = {"lr": spec.lr, "adamw_lr": spec.adamw_lr, "weight_decay": spec.weight_decay}
-    optimizer = build_optimizer(spec.name, model, **rates)
+    optimizer = build_optimizer(spec.name, model, **rates, steps=config.steps)
     keep_initial_lr(optimizer)
     root = home.path.absolute().parent if cache is None else cache
     try:

@@ -87,6 +87,7 @@ def test_list_names_and_describes_everything(capsys: pytest.CaptureFixture[str])
     assert heads == [
         "Recipes:",
         "Optimizers:",
+        "Optimizers of other packages, to compare with:",
         "Spectral maps:",
         "Methods:",
         "Normalizations:",
@@ -96,7 +97,7 @@ def test_list_names_and_describes_everything(capsys: pytest.CaptureFixture[str])
     entries = [re.fullmatch(r"  (\S+) +(\S.*)", line) for line in lines if line.startswith(" ")]
     assert all(entries)
     names = {entry[1] for entry in entries if entry}
-    assert {"llama-tiny", "adamw", "muon", "htmuon", "eigh", "power", "rms", "interval"} <= names
+    assert {"llama-tiny", "adamw", "muon", "htmuon", "eigh", "power", "rms", "interval", "lion"} <= names
 
 
 @pytest.mark.parametrize(
