@@ -1,5 +1,6 @@
 """`htmuon compare`: train one recipe with several optimizers and report who wins."""
 
+import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,6 @@ from htmuon.recipes.compare import compare
 from htmuon.recipes.compare_config import DEFAULT_OPTIMIZERS, CompareConfig, LearningRates
 from htmuon.recipes.learning_rates import GridConfig
 from htmuon.recipes.terminal import plain_table, terminal_display
-from htmuon.recipes.verdict import verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,8 @@ class CompareArguments:
 
     Attributes:
         out: the folder of the comparison; runs/compare-RECIPE if not given.
-        optimizers: names or name:key=value,key=value; the first is the baseline. `htmuon list` shows them.
+        optimizers: names or name:key=value,key=value. `htmuon list` shows them.
+        baseline: what the others are compared with; the Muon among the optimizers, or else the first, if not given.
         seeds: seeds of the reported runs.
         tuning_seeds: seeds of the runs that choose the learning rates.
         learning_rates: stored ones, or tune them now.
@@ -38,6 +39,7 @@ class CompareArguments:
 
     out: Path | None = None
     optimizers: tuple[str, ...] = DEFAULT_OPTIMIZERS
+    baseline: str = ""
     seeds: tuple[int, ...] = (0, 1)
     tuning_seeds: tuple[int, ...] = (100,)
     learning_rates: LearningRates = "stored"
@@ -59,6 +61,7 @@ def run(arguments: Sequence[str]) -> None:
         run=settings,
         out=given.out or Path("runs") / f"compare-{recipe.recipe}",
         optimizers=given.optimizers,
+        baseline=given.baseline,
         seeds=given.seeds,
         tuning_seeds=given.tuning_seeds,
         learning_rates=given.learning_rates,
@@ -68,4 +71,5 @@ def run(arguments: Sequence[str]) -> None:
     command = shlex.join(["htmuon", "compare", *arguments])
     with terminal_display() as display:
         summaries = compare(config, command=command, save_tuned=given.save_tuned, display=display)
-    print("", plain_table(summaries), "", *verdict(summaries), "", f"Report: {config.out / 'report.html'}", sep="\n")
+    sentences = json.loads((config.out / "summary.json").read_text(encoding="utf-8"))["verdict"]
+    print("", plain_table(summaries), "", *sentences, "", f"Report: {config.out / 'report.html'}", sep="\n")

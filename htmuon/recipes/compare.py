@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 import htmuon
+from htmuon.recipes.baseline_choice import choose_baseline
 from htmuon.recipes.compare_config import CompareConfig
 from htmuon.recipes.config import HeldOut, OptimizerConfig
 from htmuon.recipes.display import Display, SilentDisplay
@@ -162,6 +163,7 @@ class _Session:
             command=command,
             stored=config.learning_rates == "stored",
             records=self.records,
+            baseline=choose_baseline(config.optimizers, config.baseline),
             warnings=tuple(warnings),
         )
         # Seeds outside, optimizers inside: when the machine gets slower or faster over time, it does so for all alike.

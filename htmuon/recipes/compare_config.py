@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from htmuon._registry import unknown_name
+from htmuon.recipes.baseline_choice import choose_baseline
 from htmuon.recipes.config import RunConfig
 from htmuon.recipes.files import write_json
 from htmuon.recipes.labels import slug
@@ -45,7 +46,8 @@ class CompareConfig:
     Args:
         run: the settings that all runs share; optimizer, learning rates, seed and documents are set for each run.
         out: the folder of the comparison.
-        optimizers: specs such as "adamw" or "htmuon:power=0.25"; the first is the baseline.
+        optimizers: specs such as "adamw" or "htmuon:power=0.25".
+        baseline: the one that the others are compared with; "" is the Muon among them, or else the first.
         seeds: seeds of the report runs.
         tuning_seeds: seeds of the tuning runs; none of them may be a report seed.
         learning_rates: "stored" takes them from `tuned_file`, "tune" searches for them.
@@ -56,6 +58,7 @@ class CompareConfig:
     run: RunConfig
     out: Path
     optimizers: tuple[str, ...] = DEFAULT_OPTIMIZERS
+    baseline: str = ""
     seeds: tuple[int, ...] = (0, 1)
     tuning_seeds: tuple[int, ...] = (100,)
     learning_rates: LearningRates = "stored"
@@ -71,6 +74,7 @@ class CompareConfig:
             _check_spec(spec)
         if len(set(map(slug, self.optimizers))) < len(self.optimizers):
             raise ValueError(f"optimizers must differ in more than punctuation; got {list(self.optimizers)}.")
+        choose_baseline(self.optimizers, self.baseline)  # raises where it is none of them
         for seed in (*self.seeds, *self.tuning_seeds):
             replace(self.run, seed=seed)  # raises where a run could not have this seed
         if self.learning_rates == "tune":
@@ -97,7 +101,8 @@ class CompareConfig:
         Raises:
             ValueError: it is something else; nothing was changed.
         """
-        settings = json.loads(json.dumps({key: value for key, value in asdict(self).items() if key != "out"}))
+        # The baseline is a matter of the report alone: another one needs no other run.
+        settings = json.loads(json.dumps({k: v for k, v in asdict(self).items() if k not in ("out", "baseline")}))
         path = self.out / _CONFIG
         if path.exists():
             different = _differences(path, settings)

@@ -17,8 +17,8 @@ from htmuon.recipes.summary import OptimizerSummary, mean_curve
 _ZOOM_FROM = 0.25
 
 
-def learning_curves(records: Records, styles: Mapping[str, Style]) -> Figure:
-    """Losses over steps and over time, with the range over seeds."""
+def learning_curves(records: Records, styles: Mapping[str, Style], baseline: str) -> Figure:
+    """Losses over steps and over time, with the range over seeds, and the differences to the baseline."""
     panels = [
         Panel(title="Validation loss", draw=partial(_draw_curves, records=records, styles=styles, kind="evaluation")),
         Panel(
@@ -27,9 +27,9 @@ def learning_curves(records: Records, styles: Mapping[str, Style]) -> Figure:
         ),
         Panel(title="Validation loss by training time", draw=partial(_draw_by_time, records=records, styles=styles)),
     ]
-    if len(records) > 1:
-        draw = partial(_draw_differences, records=records, styles=styles)
-        panels.append(Panel(title=f"Validation loss minus {styles[next(iter(records))].label}'s", draw=draw))
+    if len(records) > 1 and baseline in records:
+        draw = partial(_draw_differences, records=records, styles=styles, baseline=baseline)
+        panels.append(Panel(title=f"Validation loss minus {styles[baseline].label}'s", draw=draw))
     return Figure(
         name="learning-curves",
         title="Learning curves",
@@ -65,14 +65,12 @@ def _draw_by_time(ax: Axes, *, records: Records, styles: Mapping[str, Style]) ->
     ax.set(xlabel="seconds of training (without evaluation)", ylabel="loss (nats per token)")
 
 
-def _draw_differences(ax: Axes, *, records: Records, styles: Mapping[str, Style]) -> None:
-    baseline = {run.config.seed: run.curve("evaluation") for run in next(iter(records.values()))}
+def _draw_differences(ax: Axes, *, records: Records, styles: Mapping[str, Style], baseline: str) -> None:
+    of_seed = {run.config.seed: run.curve("evaluation") for run in records[baseline]}
     visible = [0.0]
     for spec, runs in records.items():
         curves = [
-            _difference(run.curve("evaluation"), baseline[run.config.seed])
-            for run in runs
-            if run.config.seed in baseline
+            _difference(run.curve("evaluation"), of_seed[run.config.seed]) for run in runs if run.config.seed in of_seed
         ]
         visible += draw_band(ax, curves, styles[spec])
     zoom(ax, visible)

@@ -1,7 +1,9 @@
 """The report of a comparison: summary.json, summary.csv, figures and one self-contained report.html."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,16 @@ from jinja2 import Environment, StrictUndefined, select_autoescape
 
 from htmuon.recipes import evolution_figures, loss_figures, spectra_figures
 from htmuon.recipes.config import RunConfig
+from htmuon.recipes.equal_budget import Budget, equal_steps, equal_time
 from htmuon.recipes.figures import Figure
 from htmuon.recipes.files import new_file, write_json
+from htmuon.recipes.interval import CONFIDENCE
 from htmuon.recipes.labels import label, styles, update_rule
 from htmuon.recipes.learning_rates import TunedOptimizer
 from htmuon.recipes.run_record import Records
 from htmuon.recipes.summary import OptimizerSummary, summarize, summary_to_csv, summary_to_dict
-from htmuon.recipes.table import columns
-from htmuon.recipes.verdict import verdict
+from htmuon.recipes.table import budget_cell, columns
+from htmuon.recipes.verdict import Confirmation, verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +35,10 @@ class Comparison:
         tuning_seeds: seeds of the tuning runs.
         tuning_command: what was typed to find the learning rates.
         command: what was typed to make this comparison.
-        records: the finished report runs by spec; the first optimizer is the baseline.
+        records: the finished report runs by spec.
+        baseline: the spec that the others are compared with.
         stored: whether the learning rates come from an earlier search.
+        confirms: the folder of an earlier comparison whose winner this one tests afresh, or "".
         warnings: what the reader must know before trusting the numbers.
     """
 
@@ -43,8 +49,23 @@ class Comparison:
     tuning_command: str
     command: str
     records: Records
+    baseline: str
     stored: bool = False
+    confirms: str = ""
     warnings: tuple[str, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether every optimizer has a run of every seed."""
+        return all(len(runs) == len(self.seeds) for runs in self.records.values())
+
+    @cached_property
+    def views(self) -> dict[str, list[Budget]]:
+        """Losses at equal steps and at equal training time."""
+        return {
+            "equal_steps": equal_steps(self.records, self.baseline),
+            "equal_time": equal_time(self.records, self.baseline),
+        }
 
 
 def write_report(comparison: Comparison, folder: Path) -> list[OptimizerSummary]:
@@ -63,25 +84,39 @@ def write_report(comparison: Comparison, folder: Path) -> list[OptimizerSummary]
     for figure in figures:
         with new_file(folder / "figures" / f"{figure.name}.png") as path:
             path.write_bytes(figure.png())
-    _write_text(folder / "report.html", render_html(comparison, summaries, figures))
+    _write_text(folder / "report.html", render_html(comparison, summaries, figures, folder))
     return summaries
 
 
 def write_summary(comparison: Comparison, folder: Path) -> list[OptimizerSummary]:
     """Write summary.json and summary.csv, and return the summaries."""
-    summaries = summarize(comparison.records)
-    complete = all(len(runs) == len(comparison.seeds) for runs in comparison.records.values())
+    summaries = summarize(comparison.records, comparison.baseline)
     about = {
         "recipe": comparison.run.recipe,
         "command": comparison.command,
-        "baseline": summaries[0].spec,
-        "complete": complete,
-        "verdict": verdict(summaries) if complete else [],
+        "baseline": comparison.baseline,
+        "confirms": comparison.confirms,
+        "tuning_seeds": list(comparison.tuning_seeds),
+        "complete": comparison.complete,
+        "verdict": _sentences(comparison, summaries, folder) if comparison.complete else [],
         "warnings": list(comparison.warnings),
     }
-    write_json(folder / "summary.json", {**about, "optimizers": [summary_to_dict(summary) for summary in summaries]})
+    measured: dict[str, Any] = {"optimizers": [summary_to_dict(summary) for summary in summaries]}
+    if comparison.complete:
+        measured |= {view: [budget.to_dict() for budget in budgets] for view, budgets in comparison.views.items()}
+    write_json(folder / "summary.json", {**about, **measured})
     _write_text(folder / "summary.csv", summary_to_csv(summaries))
     return summaries
+
+
+def _sentences(comparison: Comparison, summaries: list[OptimizerSummary], folder: Path) -> list[str]:
+    if comparison.confirms:
+        confirmation = Confirmation(kind="done", text=comparison.confirms)
+    else:
+        command = shlex.join(["htmuon", "compare", comparison.run.recipe, "--confirm", str(folder)])
+        confirmation = Confirmation(kind="needed", text=command)
+    budgets = comparison.views["equal_time"]
+    return verdict(summaries, equal_time=budgets[-1].optimizers if budgets else (), confirmation=confirmation)
 
 
 def build_figures(comparison: Comparison, summaries: list[OptimizerSummary]) -> list[Figure]:
@@ -90,7 +125,7 @@ def build_figures(comparison: Comparison, summaries: list[OptimizerSummary]) -> 
     records = {spec: runs for spec, runs in comparison.records.items() if runs}
     tuned = {spec: comparison.tuned[spec] for spec in records}
     figures = [
-        loss_figures.learning_curves(records, style),
+        loss_figures.learning_curves(records, style, comparison.baseline),
         loss_figures.sensitivity(tuned, style),
         loss_figures.cost(summaries, style),
     ]
@@ -105,8 +140,8 @@ def build_figures(comparison: Comparison, summaries: list[OptimizerSummary]) -> 
     return figures
 
 
-def render_html(comparison: Comparison, summaries: list[OptimizerSummary], figures: list[Figure]) -> str:
-    """The text of report.html."""
+def render_html(comparison: Comparison, summaries: list[OptimizerSummary], figures: list[Figure], folder: Path) -> str:
+    """The text of report.html in `folder`."""
     environment = Environment(
         autoescape=select_autoescape(default=True, default_for_string=True),
         undefined=StrictUndefined,
@@ -120,10 +155,12 @@ def render_html(comparison: Comparison, summaries: list[OptimizerSummary], figur
         result=results[0],
         comparison=comparison,
         summaries=summaries,
-        verdict=verdict(summaries),
+        verdict=_sentences(comparison, summaries, folder),
+        confidence=CONFIDENCE,
+        budget_cell=budget_cell,
         styles=styles(tuple(comparison.records)),
         rules={summary.spec: update_rule(summary.spec) for summary in summaries},
-        columns=columns(label(summaries[0].spec)),
+        columns=columns(label(comparison.baseline)),
         best=min(summaries, key=lambda summary: summary.loss).spec,
         figures=figures,
         settings=flat_settings(comparison.run.to_dict()),

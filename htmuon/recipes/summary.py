@@ -10,15 +10,18 @@ from typing import Any
 
 from htmuon.analysis import Estimator, PowerLawFit, fit_power_law
 from htmuon.analysis.record_log import finite
+from htmuon.recipes.baseline_choice import choose_baseline
+from htmuon.recipes.paired import PairedLosses, paired_differences
 from htmuon.recipes.run_record import Curve, Records, RunRecord
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerSummary:
+class OptimizerSummary(PairedLosses):
     """Measurements of one optimizer over its report runs; lists go by seed.
 
     Attributes:
         spec: the optimizer as given, such as "htmuon:power=0.25".
+        baseline: the spec of the optimizer that it is compared with; its own for the baseline.
         lr: tuned learning rate of the matrix parameters (of all parameters for AdamW).
         adamw_lr: learning rate of the other parameters.
         seeds: seeds of the runs.
@@ -37,6 +40,7 @@ class OptimizerSummary:
     """
 
     spec: str
+    baseline: str
     lr: float
     adamw_lr: float
     seeds: tuple[int, ...]
@@ -53,29 +57,9 @@ class OptimizerSummary:
     skipped_steps: int
 
     @property
-    def loss(self) -> float:
-        """Mean validation loss over the seeds; infinite if any run diverged."""
-        return statistics.fmean(self.losses)
-
-    @property
-    def spread(self) -> float | None:
-        """Sample standard deviation of the loss over the seeds; None for a single or a diverged run."""
-        return sample_spread(self.losses)
-
-    @property
     def perplexity(self) -> float:
         """Exponential of the mean loss."""
         return math.exp(self.loss) if self.loss < 700 else math.inf
-
-    @property
-    def difference(self) -> float | None:
-        """Mean over seeds of the loss minus the baseline's of the same seed."""
-        return statistics.fmean(self.differences) if self.differences else None
-
-    @property
-    def difference_spread(self) -> float | None:
-        """Sample standard deviation of the paired differences."""
-        return sample_spread(self.differences)
 
     @property
     def optimizer_share(self) -> float:
@@ -88,41 +72,41 @@ class OptimizerSummary:
         return sum(not math.isfinite(loss) for loss in self.losses)
 
 
-def sample_spread(values: Sequence[float]) -> float | None:
-    """Sample standard deviation; None for fewer than two values or for values that are not finite."""
-    if len(values) < 2 or not all(map(math.isfinite, values)):
-        return None
-    return statistics.stdev(values)
+def summarize(records: Records, baseline: str = "") -> list[OptimizerSummary]:
+    """Summaries of the optimizers that have report runs.
+
+    Args:
+        records: the runs.
+        baseline: the spec that the others are compared with; "" chooses it as `choose_baseline` does.
+    """
+    baseline = choose_baseline(list(records), baseline)
+    return [_summarize_one(spec, runs, baseline, records[baseline]) for spec, runs in records.items() if runs]
 
 
-def summarize(records: Records) -> list[OptimizerSummary]:
-    """Summaries of optimizers from their report runs; the first optimizer that has runs is the baseline."""
-    summaries: list[OptimizerSummary] = []
-    baseline_records: Sequence[RunRecord] = ()
-    for spec, runs in records.items():
-        if not runs:
-            continue
-        baseline_records = baseline_records or runs
-        summaries.append(_summarize_one(spec, runs, baseline_records))
-    return summaries
+def baseline_of(summaries: Sequence[OptimizerSummary]) -> OptimizerSummary | None:
+    """The summary of the baseline; None as long as it has no runs."""
+    return next((summary for summary in summaries if summary.spec == summary.baseline), None)
 
 
-def _summarize_one(spec: str, runs: Sequence[RunRecord], baseline: Sequence[RunRecord]) -> OptimizerSummary:
+def _summarize_one(
+    spec: str, runs: Sequence[RunRecord], baseline: str, baseline_runs: Sequence[RunRecord]
+) -> OptimizerSummary:
     results = [run.result for run in runs if run.result is not None]
-    target = statistics.fmean(run.final_loss for run in baseline)
+    target = statistics.fmean(run.final_loss for run in baseline_runs) if baseline_runs else math.nan
     losses = tuple(run.final_loss for run in runs)
-    comparable = runs is not baseline and all(map(math.isfinite, losses))
+    comparable = spec != baseline and all(map(math.isfinite, losses))
     steps = first_crossing(mean_curve([run.curve("evaluation") for run in runs]), target) if comparable else None
     config = runs[0].config
     tokens_per_step = config.batch_size * config.accumulation * config.data.sequence_length
     peaks = [result.peak_memory_bytes for result in results if result.peak_memory_bytes]
     return OptimizerSummary(
         spec=spec,
+        baseline=baseline,
         lr=config.optimizer.lr,
         adamw_lr=config.optimizer.adamw_lr,
         seeds=tuple(run.config.seed for run in runs),
         losses=losses,
-        differences=() if runs is baseline else _paired_differences(runs, baseline),
+        differences=() if spec == baseline else paired_differences(_by_seed(runs), _by_seed(baseline_runs)),
         seconds_per_step=_median([result.seconds_per_step for result in results]),
         optimizer_seconds_per_step=_median([result.optimizer_seconds_per_step for result in results]),
         optimizer_state_bytes=results[0].optimizer_state_bytes if results else None,
@@ -135,14 +119,12 @@ def _summarize_one(spec: str, runs: Sequence[RunRecord], baseline: Sequence[RunR
     )
 
 
+def _by_seed(runs: Sequence[RunRecord]) -> dict[int, float]:
+    return {run.config.seed: run.final_loss for run in runs}
+
+
 def _median(values: Sequence[float]) -> float:
     return statistics.median(values) if values else math.nan
-
-
-def _paired_differences(runs: Sequence[RunRecord], baseline: Sequence[RunRecord]) -> tuple[float, ...]:
-    of_seed = {run.config.seed: run.final_loss for run in baseline}
-    pairs = [(run.final_loss, of_seed.get(run.config.seed, math.inf)) for run in runs]
-    return tuple(loss - other for loss, other in pairs if math.isfinite(loss) and math.isfinite(other))
 
 
 def weight_fits(run: RunRecord, estimator: Estimator, initial: bool = False) -> dict[str, PowerLawFit]:
@@ -197,8 +179,8 @@ def summary_to_csv(summaries: Sequence[OptimizerSummary]) -> str:
 
 def summary_to_dict(summary: OptimizerSummary) -> dict[str, Any]:
     """All numbers of a summary, the derived ones too, as plain values; None where there is no finite number."""
-    derived = ("loss", "spread", "perplexity", "difference", "difference_spread", "optimizer_share", "diverged")
-    values = {**asdict(summary), **{name: getattr(summary, name) for name in derived}}
+    derived = {name: getattr(summary, name) for name in ("perplexity", "optimizer_share", "diverged")}
+    values = {**asdict(summary), **summary.statistics(), **derived}
     plain = finite({key: list(value) if isinstance(value, tuple) else value for key, value in values.items()})
     assert isinstance(plain, dict)
     return plain

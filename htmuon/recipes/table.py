@@ -4,6 +4,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from htmuon.recipes.equal_budget import LossesAtBudget
+from htmuon.recipes.interval import CONFIDENCE
+from htmuon.recipes.paired import PairedLosses
 from htmuon.recipes.summary import OptimizerSummary
 
 _NONE = "-"
@@ -53,6 +56,22 @@ def _difference(summary: OptimizerSummary) -> str:
     return _with_spread(f"{summary.difference:+.4f}", summary.difference_spread)
 
 
+def _interval(losses: PairedLosses) -> str:
+    interval = losses.interval
+    return _NONE if interval is None else f"{interval.low:+.4f} to {interval.high:+.4f}"
+
+
+def budget_cell(entry: LossesAtBudget) -> str:
+    """The losses of one optimizer at one budget, and their difference to the baseline's."""
+    if not math.isfinite(entry.loss):
+        return _NONE
+    text = _with_spread(f"{entry.loss:.4f}", entry.spread)
+    if entry.difference is None:
+        return text
+    interval = f", {_interval(entry)}" if entry.interval else ""
+    return f"{text} ({entry.difference:+.4f}{interval})"
+
+
 def _with_spread(value: str, spread: float | None) -> str:
     return value if spread is None else f"{value} ± {spread:.4f}"
 
@@ -79,6 +98,14 @@ def columns(baseline: str) -> tuple[Column, ...]:
         Column("validation loss", "Nats per token, report documents: mean ± standard deviation over seeds.", _loss),
         Column("perplexity", "Exponential of the mean loss.", lambda s: _number(s.perplexity, ".2f")),
         Column(f"vs {baseline}", f"Loss minus {baseline}'s, paired by seed: mean ± standard deviation.", _difference),
+        Column(
+            f"{CONFIDENCE:.0%} interval", "Of the mean of those differences, by Student's t.", _interval, brief=False
+        ),
+        Column(
+            "verdict",
+            "better or worse where that interval lies below or above zero.",
+            lambda s: s.judgement or _NONE,
+        ),
         Column("lr", "Peak learning rate of the hidden matrices.", lambda s: f"{s.lr:.3g}"),
         Column("ms/step", "Median time of a training step.", lambda s: _number(1e3 * s.seconds_per_step, ".3g")),
         Column("optimizer", "Share of the optimizer in that time.", _share),

@@ -1,73 +1,144 @@
 """The result of a comparison in plain sentences, computed from the numbers, whoever wins."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
+from htmuon.recipes.equal_budget import LossesAtBudget
+from htmuon.recipes.interval import CONFIDENCE
 from htmuon.recipes.labels import label
-from htmuon.recipes.summary import OptimizerSummary, sample_spread
+from htmuon.recipes.paired import PairedLosses
+from htmuon.recipes.summary import OptimizerSummary, baseline_of
 
-# With fewer than five seeds, a mean gap above the spread and of the same sign on every seed is easily chance.
-_FEW_SEEDS = {1: "One seed gives", 2: "Two seeds give", 3: "Three seeds give", 4: "Four seeds give"}
+# The best of more optimizers than these is partly the luckiest of them.
+_WIDE_SEARCH = 5
+_SEEDS_FOR_CONCLUSION = 3
+CONFIRMING_SEEDS = 5
 
 
-def verdict(summaries: Sequence[OptimizerSummary]) -> list[str]:
-    """Sentences: the headline, then who beats whom and by how much, what diverged, what a step costs."""
+@dataclass(frozen=True, kw_only=True)
+class Confirmation:
+    """What a comparison has to do with another one.
+
+    Attributes:
+        kind: "needed" if its winner would have to be confirmed, "done" if it confirms the winner of an earlier one.
+        text: the command that confirms, or the folder of the earlier comparison.
+    """
+
+    kind: Literal["needed", "done"]
+    text: str
+
+
+def verdict(
+    summaries: Sequence[OptimizerSummary],
+    *,
+    equal_time: Sequence[LossesAtBudget] = (),
+    confirmation: Confirmation | None = None,
+) -> list[str]:
+    """Sentences: the headline, who is better or worse than the baseline, what diverged, what a step costs.
+
+    Args:
+        summaries: of all optimizers.
+        equal_time: their losses at the largest common training time.
+        confirmation: how the winner of a wide search is to be confirmed, or that this comparison does it.
+    """
     ranked = sorted((s for s in summaries if not s.diverged), key=lambda s: s.loss)
     diverged = [label(s.spec) for s in summaries if s.diverged]
     failures = [f"Diverged in at least one run: {', '.join(diverged)}."] if diverged else []
     if not ranked:
         return failures
-    best = ranked[0]
-    article = "the lowest" if len(summaries) > 1 else "a"
-    numbers = f"{best.loss:.4f} (perplexity {best.perplexity:.2f})"
-    sentences = [f"{label(best.spec)} reaches {article} validation loss of {numbers}."]
-    tied = [best, *(other for other in ranked[1:] if exceeds_spread(best, other) is False)]
-    if len(tied) > 1:
-        shown = ", ".join(f"{label(s.spec)} {s.loss:.4f}" for s in tied)
-        sentences = [f"The lowest validation loss is a tie between {len(tied)} optimizers: {shown}."]
-    sentences.extend(_against(best, other) for other in ranked[1:])
-    sentences.extend(failures)
-    if len(best.seeds) in _FEW_SEEDS and len(ranked) > 1:
+    baseline = baseline_of(summaries)
+    sentences = [_headline(ranked[0], alone=len(summaries) == 1)]
+    if baseline is None or baseline.diverged:
+        return [*sentences, *failures]
+    others = [summary for summary in ranked if summary is not baseline]
+    if confirmation is not None and confirmation.kind == "done":
+        sentences[:0] = [_confirmed(summary, baseline, confirmation.text) for summary in others]
+    if len(summaries) > _WIDE_SEARCH:
+        sentences += _grouped(others, baseline)
+        if confirmation is not None and confirmation.kind == "needed" and ranked[0] is not baseline:
+            sentences.append(_unconfirmed(ranked[0], baseline, len(summaries), confirmation.text))
+    else:
+        sentences += [_against(summary, baseline) for summary in others]
+    sentences += failures
+    seeds = len(baseline.seeds)
+    if others and seeds < _SEEDS_FOR_CONCLUSION:
         sentences.append(
-            f"{_FEW_SEEDS[len(best.seeds)]} an indication, not a proof: take more (in a new folder) before concluding."
+            f"{'One seed is' if seeds == 1 else 'Two seeds are'} fewer than the three that a conclusion needs: "
+            "take more (in a new folder)."
         )
-    baseline = summaries[0]
-    sentences.extend(_cost(other, baseline) for other in ranked if other is not baseline and not baseline.diverged)
-    return sentences
+    at_time = {entry.spec: entry for entry in equal_time}
+    return sentences + [_cost(summary, baseline, at_time.get(summary.spec)) for summary in others]
 
 
-def exceeds_spread(best: OptimizerSummary, other: OptimizerSummary) -> bool | None:
-    """Whether `best` beats `other` on every seed and by more than the spread over seeds; None where there is no spread.
-
-    The spread is the largest of three sample standard deviations: the losses of each, and their paired differences.
-    """
-    paired = _paired(best, other)
-    spreads = [spread for spread in (best.spread, other.spread, sample_spread(paired)) if spread is not None]
-    if len(spreads) < 3:
-        return None
-    return all(difference > 0 for difference in paired) and other.loss - best.loss > max(spreads)
+def _headline(best: OptimizerSummary, alone: bool) -> str:
+    numbers = f"{best.loss:.4f} (perplexity {best.perplexity:.2f})"
+    doubt = f", but no difference to {label(best.baseline)} is seen" if best.judgement == "no difference seen" else ""
+    return f"{label(best.spec)} reaches {'a' if alone else 'the lowest'} validation loss of {numbers}{doubt}."
 
 
-def _against(best: OptimizerSummary, other: OptimizerSummary) -> str:
-    gap = f"Against {label(other.spec)} ({other.loss:.4f}) {label(best.spec)} is {other.loss - best.loss:.4f} lower"
-    paired = _paired(best, other)
-    clear = exceeds_spread(best, other)
-    if clear is None:
-        return f"{gap}; a single seed says nothing about chance."
-    if clear:
-        return f"{gap}: more than the spread over seeds, and lower on each of the {len(paired)} seeds."
-    wins = sum(difference > 0 for difference in paired)
-    return f"{gap}, on {wins} of {len(paired)} seeds: not clearly more than the spread over seeds, so call it a tie."
+def _against(summary: OptimizerSummary, baseline: OptimizerSummary) -> str:
+    name, other = label(summary.spec), label(baseline.spec)
+    if summary.judgement is None:
+        return f"{name} minus {other}: {_amount(summary)}; a single seed says nothing about chance."
+    pairs = f"over {len(summary.differences)} paired seeds"
+    if summary.judgement == "no difference seen":
+        return f"No difference seen between {name} and {other}: {_amount(summary)} {pairs}."
+    return f"{name} is {summary.judgement} than {other}: {_amount(summary)} {pairs}."
 
 
-def _paired(best: OptimizerSummary, other: OptimizerSummary) -> list[float]:
-    of_seed = dict(zip(other.seeds, other.losses, strict=True))
-    return [of_seed[seed] - loss for seed, loss in zip(best.seeds, best.losses, strict=True) if seed in of_seed]
+def _amount(losses: PairedLosses) -> str:
+    """A difference with its interval."""
+    shown = f"{losses.difference:+.4f}" if losses.difference is not None else "no pair of finite losses"
+    interval = losses.interval
+    if interval is None:
+        return shown
+    return f"{shown}, {CONFIDENCE:.0%} interval {interval.low:+.4f} to {interval.high:+.4f},"
 
 
-def _cost(summary: OptimizerSummary, baseline: OptimizerSummary) -> str:
+def _grouped(others: Sequence[OptimizerSummary], baseline: OptimizerSummary) -> list[str]:
+    """One sentence for each judgement, where one for each optimizer would be too many."""
+    name = label(baseline.spec)
+    heads = {
+        "better": f"Better than {name}",
+        "no difference seen": f"No difference to {name} seen",
+        "worse": f"Worse than {name}",
+        None: f"Against {name} on a single seed, which says nothing about chance",
+    }
+    groups = {head: [s for s in others if s.judgement == judgement] for judgement, head in heads.items()}
+    return [
+        f"{head}: " + ", ".join(f"{label(s.spec)} ({s.difference or 0.0:+.4f})" for s in group) + "."
+        for head, group in groups.items()
+        if group
+    ]
+
+
+def _unconfirmed(best: OptimizerSummary, baseline: OptimizerSummary, searched: int, command: str) -> str:
+    return (
+        f"The best of {searched} optimizers is partly the luckiest: {label(best.spec)} counts as better than "
+        f"{label(baseline.spec)} only when both are tuned again and {CONFIRMING_SEEDS} fresh seeds confirm it: "
+        f"{command}"
+    )
+
+
+def _confirmed(summary: OptimizerSummary, baseline: OptimizerSummary, searched: str) -> str:
+    pairs = len(summary.differences)
+    confirmed = summary.judgement == "better" and pairs >= CONFIRMING_SEEDS
+    result = "confirms" if confirmed else "does not confirm"
+    return (
+        f"This comparison, tuned again and with {pairs} fresh seeds, {result} that {label(summary.spec)}, the best of "
+        f"the search in {searched}, is better than {label(baseline.spec)}."
+    )
+
+
+def _cost(summary: OptimizerSummary, baseline: OptimizerSummary, at_time: LossesAtBudget | None) -> str:
+    other = label(baseline.spec)
     ratio = summary.seconds_per_step / baseline.seconds_per_step
-    sentence = f"A step of {label(summary.spec)} takes {ratio:.2f} times as long as one of {label(baseline.spec)}"
-    steps = summary.steps_to_baseline
-    if steps is None:
-        return f"{sentence}."
-    return f"{sentence}; it reaches {label(baseline.spec)}'s final loss after {steps:.0f} steps."
+    sentence = f"A step of {label(summary.spec)} takes {ratio:.2f} times as long as one of {other}"
+    if summary.steps_to_baseline is not None:
+        sentence += f"; it reaches {other}'s final loss after {summary.steps_to_baseline:.0f} steps"
+    if at_time is not None and at_time.difference is not None and math.isfinite(at_time.difference):
+        judged = f" ({at_time.judgement})" if at_time.judgement else ""
+        sentence += f"; at equal training time the difference is {_amount(at_time).removesuffix(',')}{judged}"
+    return f"{sentence}."

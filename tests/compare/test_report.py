@@ -50,6 +50,7 @@ def comparison(folder: Path, tiny_run: RunConfig) -> Comparison:
         tuning_command="htmuon compare llama-tiny --learning-rates tune",
         command="htmuon compare llama-tiny <script>",
         records=records,
+        baseline="adamw",
         warnings=("something changed",),
     )
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from htmuon.analysis import Estimator
 from htmuon.recipes.analyze.places import EMBEDDING, HEAD
 from htmuon.recipes.analyze.result import SIGNIFICANT, Analysis, CheckpointAnalysis, Row, difference
-from htmuon.recipes.summary import sample_spread
+from htmuon.recipes.paired import sample_spread
 
 
 @dataclass(frozen=True, kw_only=True)
