@@ -34,7 +34,7 @@ def markdown(rows: list[list[str]]) -> str:
 
 
 def comparison_table(summary: dict[str, Any]) -> str:
-    rows = [["optimizer", "lr", "validation loss", "perplexity", "ms/step", "optimizer's share", "state", "alpha (KS)"]]
+    rows = [["optimizer", "lr", "validation loss", "perplexity", "ms/step", "optimizer's share", "state"]]
     for entry in summary["optimizers"]:
         share = entry["optimizer_seconds_per_step"] / entry["seconds_per_step"]
         rows.append(
@@ -46,11 +46,10 @@ def comparison_table(summary: dict[str, Any]) -> str:
                 f"{1e3 * entry['seconds_per_step']:.0f}",
                 f"{share:.0%}",
                 f"{entry['optimizer_state_bytes'] / 1e6:.1f} MB",
-                f"{entry['alpha_ks']:.2f}",
             ]
         )
     seeds = len(summary["optimizers"][0]["seeds"])
-    text = f"`llama-tiny`, {seeds} seeds, each optimizer with its own tuned learning rate (`make tune`):\n\n"
+    text = f"`llama-tiny`, {seeds} seeds, each optimizer with its own tuned learning rate (`make tune`; their tails are in [docs/heavy_tails.md](docs/heavy_tails.md)):\n\n"
     return text + markdown(rows) + "\n\n" + "\n".join(f"- {sentence}" for sentence in summary["verdict"])
 
 
