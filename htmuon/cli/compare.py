@@ -10,6 +10,7 @@ from htmuon.cli.arguments import parse, recipe_of, run_settings
 from htmuon.recipes.compare import compare
 from htmuon.recipes.compare_config import DEFAULT_OPTIMIZERS, CompareConfig, LearningRates
 from htmuon.recipes.learning_rates import GridConfig
+from htmuon.recipes.sweep import expand
 from htmuon.recipes.terminal import plain_table, terminal_display
 
 
@@ -22,11 +23,15 @@ class CompareArguments:
     Examples:
       htmuon compare llama-tiny
       htmuon compare llama-tiny --optimizers adamw muon htmuon htmuon:power=0.25 --seeds 0 1 2 --learning-rates tune
+      htmuon compare llama-tiny --optimizers adamw muon htmuon --power -0.125 0 0.0625 0.125 0.25 --schedules interval \
+        --learning-rates tune --out runs/sweep
       htmuon compare llama-tiny --data my_texts/ --steps 1000 --model.num-layers 8 --learning-rates tune --out runs/mine
 
     Attributes:
         out: the folder of the comparison; runs/compare-RECIPE if not given.
         optimizers: names or name:key=value,key=value. `htmuon list` shows them.
+        power: exponents p; each of them in place of every heavy-tailed optimizer that leaves its power open.
+        schedules: power schedules, in their place too: name or name:key=value,key=value.
         baseline: what the others are compared with; the Muon among the optimizers, or else the first, if not given.
         seeds: seeds of the reported runs.
         tuning_seeds: seeds of the runs that choose the learning rates.
@@ -39,6 +44,8 @@ class CompareArguments:
 
     out: Path | None = None
     optimizers: tuple[str, ...] = DEFAULT_OPTIMIZERS
+    power: tuple[float, ...] = ()
+    schedules: tuple[str, ...] = ()
     baseline: str = ""
     seeds: tuple[int, ...] = (0, 1)
     tuning_seeds: tuple[int, ...] = (100,)
@@ -60,7 +67,7 @@ def run(arguments: Sequence[str]) -> None:
     config = CompareConfig(
         run=settings,
         out=given.out or Path("runs") / f"compare-{recipe.recipe}",
-        optimizers=given.optimizers,
+        optimizers=expand(given.optimizers, given.power, given.schedules, steps=settings.steps),
         baseline=given.baseline,
         seeds=given.seeds,
         tuning_seeds=given.tuning_seeds,

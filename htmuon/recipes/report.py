@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined, select_autoescape
 
-from htmuon.recipes import evolution_figures, loss_figures, spectra_figures
+from htmuon.recipes import evolution_figures, loss_figures, power_figures, spectra_figures
 from htmuon.recipes.config import RunConfig
 from htmuon.recipes.equal_budget import Budget, equal_steps, equal_time
 from htmuon.recipes.figures import Figure
@@ -129,6 +129,8 @@ def build_figures(comparison: Comparison, summaries: list[OptimizerSummary]) -> 
         loss_figures.sensitivity(tuned, style),
         loss_figures.cost(summaries, style),
     ]
+    if power_figures.families(summaries):
+        figures.insert(0, power_figures.power_figure(summaries, style))
     if any(run.evolution("weights", "stable_rank").steps for runs in records.values() for run in runs):
         figures.append(evolution_figures.evolution_figure(records, style))
     if any(run.spectra["weights"] for runs in records.values() for run in runs):

@@ -1,0 +1,88 @@
+"""The figure of a sweep: loss against the power p, one line for each family of optimizers."""
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from matplotlib.axes import Axes
+
+from htmuon.recipes.figures import Figure, Panel
+from htmuon.recipes.interval import CONFIDENCE
+from htmuon.recipes.labels import Style, label
+from htmuon.recipes.summary import OptimizerSummary, baseline_of
+from htmuon.recipes.sweep import family_of, power_of
+
+# Two optimizers that happen to differ in their power are not a sweep.
+_LEAST_POWERS = 3
+
+Family = list[tuple[float, OptimizerSummary]]
+
+
+def families(summaries: Sequence[OptimizerSummary]) -> dict[str, Family]:
+    """The optimizers by family, ascending in the power, for each family that has enough powers for a line."""
+    found: dict[str, dict[float, OptimizerSummary]] = {}
+    for summary in summaries:
+        power = power_of(summary.spec)
+        if power is not None and math.isfinite(summary.loss):
+            found.setdefault(family_of(summary.spec), {})[power] = summary
+    return {name: sorted(members.items()) for name, members in found.items() if len(members) >= _LEAST_POWERS}
+
+
+def power_figure(summaries: Sequence[OptimizerSummary], styles: Mapping[str, Style]) -> Figure:
+    """Loss, and its difference to the baseline, over the power."""
+    baseline = baseline_of(summaries)
+    panels = [
+        Panel(title="Validation loss by power", draw=partial(_draw_losses, summaries=summaries, styles=styles)),
+    ]
+    if baseline is not None and not baseline.diverged:
+        draw = partial(_draw_differences, summaries=summaries, styles=styles)
+        panels.append(Panel(title=f"Validation loss minus {label(baseline.spec)}'s", draw=draw))
+    return Figure(
+        name="loss-by-power",
+        title="Loss against the power p",
+        caption="Left: mean and standard deviation over the seeds; the band is the baseline's. Right: mean paired "
+        f"difference to the baseline with its {CONFIDENCE:.0%} interval; below zero is better. Each point has its own "
+        "learning rate. A line has the colour of the first of its optimizers.",
+        panels=tuple(panels),
+    )
+
+
+def _draw_losses(ax: Axes, *, summaries: Sequence[OptimizerSummary], styles: Mapping[str, Style]) -> None:
+    for name, members in families(summaries).items():
+        bars = [member.spread or 0.0 for _, member in members]
+        _draw_line(ax, name, members, [member.loss for _, member in members], (bars, bars), styles)
+    baseline = baseline_of(summaries)
+    if baseline is not None and not baseline.diverged:
+        spread, style = baseline.spread or 0.0, styles[baseline.spec]
+        ax.axhspan(baseline.loss - spread, baseline.loss + spread, color=style.color, alpha=0.15, linewidth=0)
+        ax.axhline(baseline.loss, color=style.color, linestyle=":", linewidth=1.2)
+    ax.set(xlabel="power p", ylabel="loss")
+
+
+def _draw_differences(ax: Axes, *, summaries: Sequence[OptimizerSummary], styles: Mapping[str, Style]) -> None:
+    for name, members in families(summaries).items():
+        paired = [(power, member) for power, member in members if member.difference is not None]
+        means = [member.difference or 0.0 for _, member in paired]
+        intervals = [member.interval for _, member in paired]
+        below = [mean - found.low if found else 0.0 for mean, found in zip(means, intervals, strict=True)]
+        above = [found.high - mean if found else 0.0 for mean, found in zip(means, intervals, strict=True)]
+        _draw_line(ax, name, paired, means, (below, above), styles)
+    ax.axhline(0.0, color="#8c959f", linewidth=1.2)
+    ax.set(xlabel="power p", ylabel="difference of the loss")
+
+
+def _draw_line(
+    ax: Axes,
+    name: str,
+    members: Family,
+    values: list[float],
+    bars: tuple[list[float], list[float]],
+    styles: Mapping[str, Style],
+) -> None:
+    if not members:
+        return
+    style = styles[members[0][1].spec]
+    powers = [power for power, _ in members]
+    ax.errorbar(
+        powers, values, yerr=bars, color=style.color, marker=style.marker, markersize=5, capsize=3, label=label(name)
+    )
