@@ -3,12 +3,14 @@
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from htmuon.cli.arguments import parse, recipe_of, run_settings
 from htmuon.recipes.compare import compare
 from htmuon.recipes.compare_config import DEFAULT_OPTIMIZERS, CompareConfig, LearningRates
+from htmuon.recipes.config import RunConfig
+from htmuon.recipes.confirm import confirmation
 from htmuon.recipes.learning_rates import GridConfig
 from htmuon.recipes.sweep import expand
 from htmuon.recipes.terminal import plain_table, terminal_display
@@ -23,8 +25,8 @@ class CompareArguments:
     Examples:
       htmuon compare llama-tiny
       htmuon compare llama-tiny --optimizers adamw muon htmuon htmuon:power=0.25 --seeds 0 1 2 --learning-rates tune
-      htmuon compare llama-tiny --optimizers adamw muon htmuon --power -0.125 0 0.0625 0.125 0.25 --schedules interval \
-        --learning-rates tune --out runs/sweep
+      htmuon compare llama-tiny --optimizers muon htmuon --power -0.125 0 0.25 --learning-rates tune --out runs/sweep
+      htmuon compare llama-tiny --confirm runs/sweep
       htmuon compare llama-tiny --data my_texts/ --steps 1000 --model.num-layers 8 --learning-rates tune --out runs/mine
 
     Attributes:
@@ -40,6 +42,8 @@ class CompareArguments:
         save_tuned: put the learning rates found into this file.
         weight_decay: decoupled weight decay of every optimizer; the recipe's if not given.
         grid: where the learning rates are looked for.
+        confirm: the folder of a finished comparison: its best optimizer and its baseline are tuned again and run with
+            five fresh seeds, everything else as there. Goes with --out alone; FOLDER-confirmed if that is not given.
     """
 
     out: Path | None = None
@@ -54,6 +58,7 @@ class CompareArguments:
     save_tuned: Path | None = None
     weight_decay: float | None = None
     grid: GridConfig = field(default_factory=GridConfig)
+    confirm: Path | None = None
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -61,10 +66,19 @@ def run(arguments: Sequence[str]) -> None:
     recipe, rest = recipe_of(arguments)
     own = {"recipe", "optimizer", "seed", "evaluate_on"}
     given = parse(CompareArguments, recipe, rest, prog=f"htmuon compare {recipe.recipe}", without=own)
+    config = _new(given, recipe) if given.confirm is None else _confirming(given, given.confirm, recipe)
+    command = shlex.join(["htmuon", "compare", *arguments])
+    with terminal_display() as display:
+        summaries = compare(config, command=command, save_tuned=given.save_tuned, display=display)
+    sentences = json.loads((config.out / "summary.json").read_text(encoding="utf-8"))["verdict"]
+    print("", plain_table(summaries), "", *sentences, "", f"Report: {config.out / 'report.html'}", sep="\n")
+
+
+def _new(given: CompareArguments, recipe: RunConfig) -> CompareConfig:
     settings = run_settings(given, recipe)
     if given.weight_decay is not None:
         settings = replace(settings, optimizer=replace(settings.optimizer, weight_decay=given.weight_decay))
-    config = CompareConfig(
+    return CompareConfig(
         run=settings,
         out=given.out or Path("runs") / f"compare-{recipe.recipe}",
         optimizers=expand(given.optimizers, given.power, given.schedules, steps=settings.steps),
@@ -75,8 +89,20 @@ def run(arguments: Sequence[str]) -> None:
         tuned_file=given.tuned_file,
         grid=given.grid,
     )
-    command = shlex.join(["htmuon", "compare", *arguments])
-    with terminal_display() as display:
-        summaries = compare(config, command=command, save_tuned=given.save_tuned, display=display)
-    sentences = json.loads((config.out / "summary.json").read_text(encoding="utf-8"))["verdict"]
-    print("", plain_table(summaries), "", *sentences, "", f"Report: {config.out / 'report.html'}", sep="\n")
+
+
+def _confirming(given: CompareArguments, searched: Path, recipe: RunConfig) -> CompareConfig:
+    usual = CompareArguments()
+    changed = [f.name for f in fields(usual) if getattr(given, f.name) != getattr(usual, f.name)]
+    if run_settings(given, recipe) != recipe:
+        changed.append("settings of the run")
+    others = [name for name in changed if name not in ("out", "confirm")]
+    if others:
+        raise ValueError(
+            f"--confirm takes everything but --out from the comparison in {searched}; got {', '.join(others)} "
+            "beside it. Leave them out, or compare anew without --confirm."
+        )
+    config = confirmation(searched, given.out or searched.with_name(f"{searched.name}-confirmed"))
+    if config.run.recipe != recipe.recipe:
+        raise ValueError(f"{searched} compares {config.run.recipe}, not {recipe.recipe}. Name that recipe.")
+    return config

@@ -162,6 +162,7 @@ class _Session:
             tuning_command=tuned.command,
             command=command,
             stored=config.learning_rates == "stored",
+            confirms=config.confirms,
             records=self.records,
             baseline=choose_baseline(config.optimizers, config.baseline),
             warnings=tuple(warnings),

@@ -20,7 +20,7 @@ LearningRates = Literal["stored", "tune"]
 # Muon as it is published and used, by five Newton-Schulz steps; "muon" alone is the exact polar factor.
 DEFAULT_OPTIMIZERS = ("adamw", "muon:method=newton_schulz", "htmuon")
 
-_CONFIG = "compare.json"
+CONFIG = "compare.json"
 # Settings that a run needs but that no learning rate depends on, or that the comparison sets itself.
 _NOT_TUNED_FOR = {
     "recipe",
@@ -53,6 +53,7 @@ class CompareConfig:
         learning_rates: "stored" takes them from `tuned_file`, "tune" searches for them.
         tuned_file: a file written by an earlier search; "" is the one inside the package.
         grid: where the search looks.
+        confirms: the folder of an earlier comparison whose winner this one tests afresh; see `confirmation`.
     """
 
     run: RunConfig
@@ -64,6 +65,7 @@ class CompareConfig:
     learning_rates: LearningRates = "stored"
     tuned_file: str = ""
     grid: GridConfig = field(default_factory=GridConfig)
+    confirms: str = ""
 
     def __post_init__(self) -> None:
         for name in ("optimizers", "seeds", "tuning_seeds"):
@@ -103,7 +105,7 @@ class CompareConfig:
         """
         # The baseline is a matter of the report alone: another one needs no other run.
         settings = json.loads(json.dumps({k: v for k, v in asdict(self).items() if k not in ("out", "baseline")}))
-        path = self.out / _CONFIG
+        path = self.out / CONFIG
         if path.exists():
             different = _differences(path, settings)
             # Without a run, the settings there are those of a command that failed: this one takes their place.
@@ -115,11 +117,11 @@ class CompareConfig:
         elif self.out.exists():
             if not self.out.is_dir():
                 raise ValueError(f"out must be a folder; {self.out} is a file. Choose another path.")
-            foreign = sorted(entry.name for entry in self.out.iterdir() if entry.name != f".{_CONFIG}.new")
+            foreign = sorted(entry.name for entry in self.out.iterdir() if entry.name != f".{CONFIG}.new")
             if foreign:
                 raise ValueError(
                     f"out must be a new or empty folder, or that of the same comparison; {self.out} holds "
-                    f"{', '.join(foreign[:3])}{' and more' if len(foreign) > 3 else ''} and no {_CONFIG}. "
+                    f"{', '.join(foreign[:3])}{' and more' if len(foreign) > 3 else ''} and no {CONFIG}. "
                     "Choose another folder."
                 )
         self.out.mkdir(parents=True, exist_ok=True)

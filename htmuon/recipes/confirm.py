@@ -1,0 +1,79 @@
+"""The fresh comparison that confirms, or does not, the winner of an earlier search."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from htmuon.recipes.compare_config import CONFIG, CompareConfig
+from htmuon.recipes.config import RunConfig
+from htmuon.recipes.learning_rates import GridConfig
+from htmuon.recipes.verdict import CONFIRMING_SEEDS
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What is read of the earlier comparison: its summary and its settings."""
+
+    summary: dict[str, Any]
+    settings: dict[str, Any]
+
+
+def confirmation(searched: Path, out: Path) -> CompareConfig:
+    """The settings of a comparison of an earlier one's winner and baseline alone, both tuned again, with fresh seeds.
+
+    The winner is the optimizer of the lowest mean loss. No seed of the earlier comparison, or of its search for
+    learning rates, is used again; everything else stays as it was.
+
+    Args:
+        searched: the folder of the earlier comparison, which must be finished.
+        out: the folder of the new one.
+
+    Raises:
+        ValueError: the folder has no finished comparison, or its baseline was the best.
+    """
+    search = _read(searched)
+    baseline = search.summary["baseline"]
+    winner = _winner(search.summary["optimizers"], baseline, searched)
+    used = {*search.settings["seeds"], *search.settings["tuning_seeds"], *search.summary["tuning_seeds"]}
+    first = max(used) + 1
+    seeds = tuple(range(first, first + CONFIRMING_SEEDS))
+    tuning = len(search.summary["tuning_seeds"])
+    return CompareConfig(
+        run=RunConfig.from_dict(search.settings["run"]),
+        out=out,
+        optimizers=(baseline, winner),
+        baseline=baseline,
+        seeds=seeds,
+        tuning_seeds=tuple(range(seeds[-1] + 1, seeds[-1] + 1 + tuning)),
+        learning_rates="tune",
+        grid=GridConfig(**search.settings["grid"]),
+        confirms=str(searched),
+    )
+
+
+def _read(searched: Path) -> _Search:
+    try:
+        texts = [(searched / name).read_text(encoding="utf-8") for name in ("summary.json", CONFIG)]
+        search = _Search(*map(json.loads, texts))
+        needed = search.summary["complete"], search.summary["tuning_seeds"], search.settings["run"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{searched} must be the folder of a finished comparison; reading it failed: {type(error).__name__}: "
+            f"{error}. Give the folder that `htmuon compare ... --out FOLDER` wrote."
+        ) from error
+    if not needed[0]:
+        raise ValueError(f"the comparison in {searched} must be finished; give its command again to go on with it.")
+    return search
+
+
+def _winner(optimizers: list[dict[str, Any]], baseline: str, searched: Path) -> str:
+    """The spec of the lowest loss; a loss is None where the optimizer diverged."""
+    losses = {entry["spec"]: entry["loss"] for entry in optimizers if entry["loss"] is not None}
+    best = min(losses, key=lambda spec: losses[spec], default=baseline)
+    if best == baseline or baseline not in losses:
+        raise ValueError(
+            f"a confirmation needs an optimizer of lower loss than the baseline; in {searched} the baseline, "
+            f"{baseline}, {'is the best' if best == baseline else 'diverged'}. There is nothing to confirm."
+        )
+    return best
