@@ -49,7 +49,9 @@ def comparison_table(summary: dict[str, Any]) -> str:
             ]
         )
     seeds = len(summary["optimizers"][0]["seeds"])
-    text = f"`llama-tiny`, {seeds} seeds, each optimizer with its own tuned learning rate (`make tune`; their tails are in [docs/heavy_tails.md](docs/heavy_tails.md)):\n\n"
+    how = "each optimizer with its own tuned learning rate (`make tune`)"
+    tails = "their spectra are in [docs/heavy_tails.md](docs/heavy_tails.md)"
+    text = f"`llama-tiny`, {seeds} seeds, {how}; {tails}:\n\n"
     return text + markdown(rows) + "\n\n" + "\n".join(f"- {sentence}" for sentence in summary["verdict"])
 
 
