@@ -9,6 +9,9 @@ from htmuon._registry import unknown_name
 
 T = TypeVar("T")
 
+# Settings of `RunConfig` that change no number of a run: it may go on with others.
+SINKS = ("tensorboard", "wandb")
+
 HeldOut = Literal["tuning", "report"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -112,6 +115,8 @@ class RunConfig:
         monitor_every: steps between records of the spectra of all hidden matrices; None takes no records.
         max_skipped_steps: the run stops when this many steps were skipped because of gradients that are not finite.
         max_grad_norm: clip the norm of the whole gradient to this, if given.
+        tensorboard: write the metrics to the folder `tensorboard` of the run, too.
+        wandb: send the metrics to this project of Weights & Biases, too; with WANDB_MODE=offline they stay here.
     """
 
     recipe: str
@@ -133,9 +138,14 @@ class RunConfig:
     monitor_every: int | None = None
     max_skipped_steps: int = 20
     max_grad_norm: float | None = None
+    tensorboard: bool = False
+    wandb: str = ""
 
     def __post_init__(self) -> None:
         _text("recipe", self.recipe)
+        _text("wandb", self.wandb)
+        if not isinstance(self.tensorboard, bool):
+            raise TypeError(f"tensorboard must be True or False; got {self.tensorboard!r}.")
         _text("device", self.device)
         counts = ("steps", "batch_size", "accumulation", "eval_interval", "log_interval", "checkpoint_interval")
         for name in (*counts, "max_skipped_steps"):

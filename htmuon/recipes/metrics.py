@@ -1,6 +1,7 @@
 """The log of a run: one JSON object per line."""
 
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 
 from htmuon.analysis.record_log import Record, RecordLog, read_records
@@ -12,16 +13,20 @@ class MetricsLog(RecordLog):
     Args:
         path: the file.
         last_step: the lines of later steps, which the run will write again, are dropped.
+        also: called with the new lines after they are written.
     """
 
-    def __init__(self, path: Path, last_step: int) -> None:
+    def __init__(self, path: Path, last_step: int, also: Callable[..., None] | None = None) -> None:
         super().__init__(path, last_step)
+        self._also = also
         self.records = read_records(path)
 
     def write(self, *records: Record) -> None:
         """Append lines; a killed process leaves at most a part of them."""
         self.records += records
         super().write(*records)
+        if self._also is not None:
+            self._also(*records)
 
     def median(self, quantity: str) -> float:
         """The median of a quantity over the training lines."""

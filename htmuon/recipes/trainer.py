@@ -28,6 +28,7 @@ from htmuon.recipes.optimizers import build_optimizer
 from htmuon.recipes.result import RunResult
 from htmuon.recipes.run_folder import RunFolder
 from htmuon.recipes.schedule import keep_initial_lr, lr_factor, scale_lr
+from htmuon.recipes.sinks import Sinks, check_sinks, open_sinks
 from htmuon.recipes.spectra import run_spectra
 from htmuon.recipes.timing import CudaTimer, HostTimer
 
@@ -64,6 +65,7 @@ def train(
     observer = observer or SilentObserver()
     home = RunFolder(Path(folder))
     home.check(config)
+    check_sinks(config)
     files = read_files(config.data.path)
     text_id = fingerprint(files, config.data)
     result = home.stored_result()
@@ -139,7 +141,11 @@ class Training:
         reset_peak_memory(self.device)
         first = self._restore()
         self.observer.on_start(self.config, first)
-        with MetricsLog(self.home.metrics, last_step=first) as log, self._monitor(first) as self.monitor:
+        with (
+            open_sinks(self.config, self.home.path, first, self.observer.on_message) as sinks,
+            MetricsLog(self.home.metrics, last_step=first, also=sinks.write) as log,
+            self._monitor(first, sinks) as self.monitor,
+        ):
             held_out_loss = math.nan
             for step in range(first, self.config.steps):
                 done = step + 1
@@ -165,13 +171,19 @@ class Training:
                     self._save(done, log)
             return self._finish(self.config.steps, held_out_loss, log, update)
 
-    def _monitor(self, first: int) -> AbstractContextManager[SpectralMonitor | None]:
+    def _monitor(self, first: int, sinks: Sinks) -> AbstractContextManager[SpectralMonitor | None]:
         every = self.config.monitor_every
         if every is None:
             return nullcontext()
         # Not attached: its records are no part of the time of the optimizer, which its hooks would be.
         return SpectralMonitor(
-            self.model, self.optimizer, every=every, path=self.home.monitor, step=first, attach=False
+            self.model,
+            self.optimizer,
+            every=every,
+            path=self.home.monitor,
+            tensorboard=sinks if sinks else None,
+            step=first,
+            attach=False,
         )
 
     def _step(self, step: int) -> None:
@@ -218,6 +230,9 @@ class Training:
             "skipped_steps": self._count_skipped_steps(done),
             "tokens": done * self.config.accumulation * self.task.tokens_per_batch,
         }
+        power = self.optimizer.param_groups[0].get("power")
+        if power is not None:
+            record["power"] = power
         log.write(record)
         self.observer.on_step(done, loss, seconds)
 
