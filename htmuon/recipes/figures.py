@@ -65,6 +65,7 @@ class Figure:
         caption: how to read it.
         panels: at least one.
         small: many panels of the same kind, drawn small.
+        own_legend: the panels draw a legend each, since their colours are not those of the single optimizers.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Figure:
     caption: str
     panels: tuple[Panel, ...]
     small: bool = False
+    own_legend: bool = False
 
     @property
     def _panel_size(self) -> tuple[float, float]:
@@ -86,9 +88,10 @@ class Figure:
             canvas = Canvas(figsize=(columns * width, rows * height), layout="constrained")
             for i, panel in enumerate(self.panels):
                 _draw(panel, canvas.add_subplot(rows, columns, i + 1))
-            # One legend for all panels; the report has its own above them.
-            handles, labels = canvas.axes[0].get_legend_handles_labels()
-            canvas.legend(handles, labels, loc="outside upper left", ncols=4)
+            if not self.own_legend:
+                # One legend for all panels; the report has its own above them.
+                handles, labels = canvas.axes[0].get_legend_handles_labels()
+                canvas.legend(handles, labels, loc="outside upper left", ncols=4)
             image = io.BytesIO()
             canvas.savefig(image, format="png", dpi=140, facecolor="white")
         return image.getvalue()

@@ -1,14 +1,15 @@
 """The figure of a sweep: loss against the power p, one line for each family of optimizers."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from matplotlib.axes import Axes
 
 from htmuon.recipes.figures import Figure, Panel
 from htmuon.recipes.interval import CONFIDENCE
-from htmuon.recipes.labels import Style, label
+from htmuon.recipes.labels import Style, label, styles
 from htmuon.recipes.summary import OptimizerSummary, baseline_of
 from htmuon.recipes.sweep import family_of, power_of
 
@@ -28,61 +29,70 @@ def families(summaries: Sequence[OptimizerSummary]) -> dict[str, Family]:
     return {name: sorted(members.items()) for name, members in found.items() if len(members) >= _LEAST_POWERS}
 
 
-def power_figure(summaries: Sequence[OptimizerSummary], styles: Mapping[str, Style]) -> Figure:
+def power_figure(summaries: Sequence[OptimizerSummary]) -> Figure:
     """Loss, and its difference to the baseline, over the power."""
     baseline = baseline_of(summaries)
-    panels = [
-        Panel(title="Validation loss by power", draw=partial(_draw_losses, summaries=summaries, styles=styles)),
-    ]
+    panels = [Panel(title="Validation loss by power", draw=partial(_draw_losses, summaries=summaries))]
     if baseline is not None and not baseline.diverged:
-        draw = partial(_draw_differences, summaries=summaries, styles=styles)
+        draw = partial(_draw_differences, summaries=summaries)
         panels.append(Panel(title=f"Validation loss minus {label(baseline.spec)}'s", draw=draw))
     return Figure(
         name="loss-by-power",
         title="Loss against the power p",
         caption="Left: mean and standard deviation over the seeds; the band is the baseline's. Right: mean paired "
         f"difference to the baseline with its {CONFIDENCE:.0%} interval; below zero is better. Each point has its own "
-        "learning rate. A line has the colour of the first of its optimizers.",
+        "learning rate. Optimizers with a power schedule are in the table alone.",
         panels=tuple(panels),
+        own_legend=True,
     )
 
 
-def _draw_losses(ax: Axes, *, summaries: Sequence[OptimizerSummary], styles: Mapping[str, Style]) -> None:
+def _draw_losses(ax: Axes, *, summaries: Sequence[OptimizerSummary]) -> None:
+    lines, baseline_style = _styles(summaries)
     for name, members in families(summaries).items():
         bars = [member.spread or 0.0 for _, member in members]
-        _draw_line(ax, name, members, [member.loss for _, member in members], (bars, bars), styles)
+        _draw_line(ax, members, [member.loss for _, member in members], (bars, bars), lines[name])
     baseline = baseline_of(summaries)
     if baseline is not None and not baseline.diverged:
-        spread, style = baseline.spread or 0.0, styles[baseline.spec]
-        ax.axhspan(baseline.loss - spread, baseline.loss + spread, color=style.color, alpha=0.15, linewidth=0)
-        ax.axhline(baseline.loss, color=style.color, linestyle=":", linewidth=1.2)
+        spread, color = baseline.spread or 0.0, baseline_style.color
+        ax.axhspan(baseline.loss - spread, baseline.loss + spread, color=color, alpha=0.15, linewidth=0)
+        ax.axhline(baseline.loss, color=color, linestyle=":", linewidth=1.2, label=baseline_style.label)
     ax.set(xlabel="power p", ylabel="loss")
+    ax.legend()
 
 
-def _draw_differences(ax: Axes, *, summaries: Sequence[OptimizerSummary], styles: Mapping[str, Style]) -> None:
+def _draw_differences(ax: Axes, *, summaries: Sequence[OptimizerSummary]) -> None:
+    lines, baseline_style = _styles(summaries)
     for name, members in families(summaries).items():
         paired = [(power, member) for power, member in members if member.difference is not None]
         means = [member.difference or 0.0 for _, member in paired]
         intervals = [member.interval for _, member in paired]
         below = [mean - found.low if found else 0.0 for mean, found in zip(means, intervals, strict=True)]
         above = [found.high - mean if found else 0.0 for mean, found in zip(means, intervals, strict=True)]
-        _draw_line(ax, name, paired, means, (below, above), styles)
-    ax.axhline(0.0, color="#8c959f", linewidth=1.2)
+        if paired:
+            _draw_line(ax, paired, means, (below, above), lines[name])
+    ax.axhline(0.0, color=baseline_style.color, linestyle=":", linewidth=1.2, label=baseline_style.label)
     ax.set(xlabel="power p", ylabel="difference of the loss")
+    ax.legend()
+
+
+def _styles(summaries: Sequence[OptimizerSummary]) -> tuple[dict[str, Style], Style]:
+    """Styles of the families by name, and that of the baseline, which may be a point of a line as well."""
+    drawn = styles((*families(summaries), "baseline"))
+    return drawn, replace(drawn.pop("baseline"), label=label(summaries[0].baseline))
 
 
 def _draw_line(
-    ax: Axes,
-    name: str,
-    members: Family,
-    values: list[float],
-    bars: tuple[list[float], list[float]],
-    styles: Mapping[str, Style],
+    ax: Axes, members: Family, values: list[float], bars: tuple[list[float], list[float]], style: Style
 ) -> None:
-    if not members:
-        return
-    style = styles[members[0][1].spec]
-    powers = [power for power, _ in members]
     ax.errorbar(
-        powers, values, yerr=bars, color=style.color, marker=style.marker, markersize=5, capsize=3, label=label(name)
+        [power for power, _ in members],
+        values,
+        yerr=bars,
+        color=style.color,
+        linestyle=style.linestyle,
+        marker=style.marker,
+        markersize=5,
+        capsize=3,
+        label=style.label,
     )

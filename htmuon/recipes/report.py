@@ -130,7 +130,7 @@ def build_figures(comparison: Comparison, summaries: list[OptimizerSummary]) -> 
         loss_figures.cost(summaries, style),
     ]
     if power_figures.families(summaries):
-        figures.insert(0, power_figures.power_figure(summaries, style))
+        figures.insert(0, power_figures.power_figure(summaries))
     if any(run.evolution("weights", "stable_rank").steps for runs in records.values() for run in runs):
         figures.append(evolution_figures.evolution_figure(records, style))
     if any(run.spectra["weights"] for runs in records.values() for run in runs):

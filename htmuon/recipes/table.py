@@ -93,11 +93,12 @@ def _tokens(summary: OptimizerSummary) -> str:
 
 
 def columns(baseline: str) -> tuple[Column, ...]:
-    """The columns of a comparison with the optimizer called `baseline`."""
+    """The columns of a comparison with the optimizer called `baseline`; the headings leave its settings out."""
+    name = baseline.partition(" (")[0]
     return (
         Column("validation loss", "Nats per token, report documents: mean ± standard deviation over seeds.", _loss),
         Column("perplexity", "Exponential of the mean loss.", lambda s: _number(s.perplexity, ".2f")),
-        Column(f"vs {baseline}", f"Loss minus {baseline}'s, paired by seed: mean ± standard deviation.", _difference),
+        Column(f"vs {name}", f"Loss minus {baseline}'s, paired by seed: mean ± standard deviation.", _difference),
         Column(
             f"{CONFIDENCE:.0%} interval", "Of the mean of those differences, by Student's t.", _interval, brief=False
         ),
@@ -125,8 +126,6 @@ def columns(baseline: str) -> tuple[Column, ...]:
             lambda s: _number(s.alpha_hill, ".2f"),
             brief=False,
         ),
-        Column(
-            f"steps to {baseline}", f"Steps to reach {baseline}'s final validation loss, at most.", _steps, brief=False
-        ),
-        Column(f"tokens to {baseline}", "The same in training tokens.", _tokens, brief=False),
+        Column(f"steps to {name}", f"Steps to reach {baseline}'s final validation loss, at most.", _steps, brief=False),
+        Column(f"tokens to {name}", "The same in training tokens.", _tokens, brief=False),
     )

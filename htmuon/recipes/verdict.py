@@ -38,6 +38,8 @@ def verdict(
 ) -> list[str]:
     """Sentences: the headline, who is better or worse than the baseline, what diverged, what a step costs.
 
+    Of many optimizers the table says what a step costs, and here only the best has a sentence for it.
+
     Args:
         summaries: of all optimizers.
         equal_time: their losses at the largest common training time.
@@ -55,7 +57,8 @@ def verdict(
     others = [summary for summary in ranked if summary is not baseline]
     if confirmation is not None and confirmation.kind == "done":
         sentences[:0] = [_confirmed(summary, baseline, confirmation.text) for summary in others]
-    if len(summaries) > _WIDE_SEARCH:
+    wide = len(summaries) > _WIDE_SEARCH
+    if wide:
         sentences += _grouped(others, baseline)
         if confirmation is not None and confirmation.kind == "needed" and ranked[0] is not baseline:
             sentences.append(_unconfirmed(ranked[0], baseline, len(summaries), confirmation.text))
@@ -69,7 +72,8 @@ def verdict(
             "take more (in a new folder)."
         )
     at_time = {entry.spec: entry for entry in equal_time}
-    return sentences + [_cost(summary, baseline, at_time.get(summary.spec)) for summary in others]
+    priced = others[:1] if wide else others
+    return sentences + [_cost(summary, baseline, at_time.get(summary.spec)) for summary in priced]
 
 
 def _headline(best: OptimizerSummary, alone: bool) -> str:

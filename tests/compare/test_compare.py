@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from htmuon.recipes import report
 from htmuon.recipes.compare import compare
 from htmuon.recipes.compare_config import CompareConfig
 from htmuon.recipes.config import RunConfig
@@ -113,6 +114,18 @@ def test_the_same_call_again_trains_nothing(done: Done) -> None:
     again = compare(done.config, command="typed", display=SilentDisplay())
     assert again == list(done.summaries)
     assert before == {path: path.stat().st_mtime_ns for path in (done.config.out / "runs").rglob("*.json*")}
+
+
+def test_another_baseline_needs_no_other_run(done: Done, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "build_figures", lambda *_: [])
+    before = {path: path.read_bytes() for path in done.config.out.glob("*.*")}
+    runs = {path: path.stat().st_mtime_ns for path in (done.config.out / "runs").rglob("*.json*")}
+    config = dataclasses.replace(done.config, baseline="htmuon:power=0.25")
+    muon, htmuon = compare(config, command="typed")
+    assert (len(muon.differences), len(htmuon.differences)) == (2, 0)
+    assert runs == {path: path.stat().st_mtime_ns for path in (done.config.out / "runs").rglob("*.json*")}
+    for path, content in before.items():
+        path.write_bytes(content)
 
 
 def test_stored_rates_are_used_without_a_search(done: Done, tmp_path: Path) -> None:
@@ -223,6 +236,7 @@ def test_stored_rates_of_a_reported_seed_are_refused(done: Done, tmp_path: Path)
         ({"seeds": (-1,)}, "seed must be"),
         ({"optimizers": ()}, "optimizers must be at least one"),
         ({"optimizers": ("muon", "muon")}, "each given once"),
+        ({"baseline": "adamw"}, "baseline must be one of muon, htmuon:power=0.25; got 'adamw'"),
         ({"optimizers": ("moun",)}, "optimizer must be one of .* got 'moun'. Did you mean 'muon'"),
         ({"optimizers": ("htmuon:pwoer=1",)}, "Did you mean 'power'"),
         ({"optimizers": ("htmuon:power",)}, "key=value"),

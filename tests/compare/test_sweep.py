@@ -7,7 +7,6 @@ from synthetic_runs import write_run
 from htmuon.cli.arguments import parse
 from htmuon.cli.compare import CompareArguments
 from htmuon.recipes import RECIPES
-from htmuon.recipes.labels import styles
 from htmuon.recipes.optimizers import build_optimizer
 from htmuon.recipes.power_figures import families, power_figure
 from htmuon.recipes.run_record import RunRecord
@@ -100,11 +99,13 @@ def swept(tmp_path: Path) -> list[OptimizerSummary]:
 def test_the_figure_has_a_line_for_each_family_and_the_baseline(swept: list[OptimizerSummary]) -> None:
     found = families(swept)
     assert {name: [power for power, _ in members] for name, members in found.items()} == {"htmuon": [-0.125, 0.0, 0.25]}
-    figure = power_figure(swept, styles(tuple(LOSSES)))
+    figure = power_figure(swept)
     assert [panel.title for panel in figure.panels] == ["Validation loss by power", "Validation loss minus Muon's"]
     losses, differences = (drawn_lines(panel) for panel in figure.panels)
     assert losses[0] == pytest.approx([summary.loss for summary in (swept[3], swept[1], swept[2])])
     assert differences[0] == pytest.approx([swept[3].difference, swept[2].difference])  # not of the baseline to itself
+    page = "".join(figure.svgs())
+    assert all(f">{name}</text>" in page for name in ("HTMuon", "Muon", "power p"))
     assert figure.png().startswith(b"\x89PNG")
 
 
