@@ -176,7 +176,7 @@ def soap(
 
 @BASELINES.register("lion")
 def lion(run: BaselineRun, *, beta1: float = 0.9, beta2: float = 0.99, decay_scale: float = 10.0) -> Baseline:
-    """Lion of pytorch_optimizer for all parameters: the sign of an interpolated momentum.
+    """Lion of pytorch_optimizer for all parameters: the sign of a momentum, at `decay_scale` times the weight decay.
 
     Its learning rates are about ten times smaller than AdamW's, and with them the decay of the weights, which is the
     product of the two: the publication therefore takes a weight decay as many times larger. That is `decay_scale`.

@@ -103,8 +103,9 @@ def build_optimizer(
 
     "adamw" is torch's AdamW on the same groups, with `lr` for all; the names in `htmuon.recipes.baselines` are
     optimizers of other packages, which say there what they get; every other name is one of `htmuon.OPTIMIZERS`, with
-    `lr` for the hidden matrices and `adamw_lr` for the rest. All decay the same parameters by `weight_decay`. A power
-    schedule is written with its settings: "htmuon:schedule=interval,power=0.125,every=5".
+    `lr` for the hidden matrices and `adamw_lr` for the rest. All decay the same parameters by `weight_decay` (Lion by
+    `decay_scale` times that). A power schedule is written with its settings:
+    "htmuon:schedule=interval,power=0.125,every=5".
 
     Args:
         spec: see `parse_spec`.

@@ -7,7 +7,7 @@ monitor records `weights/alpha_ks` and its like. They change no number of the ru
 import contextlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -163,7 +163,7 @@ class Sinks:
                 sink.write(step, values)
 
     @contextlib.contextmanager
-    def _telling(self, name: str) -> Any:
+    def _telling(self, name: str) -> Iterator[None]:
         """Whatever a sink raises must not end the training."""
         try:
             yield

@@ -15,10 +15,13 @@ WEIGHTS_ALPHA = "weights/alpha_ks"
 
 
 @pytest.fixture
-def offline(monkeypatch):
+def offline(monkeypatch, tmp_path_factory):
     """Weights & Biases without a network, real in all else."""
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    for kind in ("CACHE", "CONFIG", "DATA"):  # nothing goes to the home folder
+        monkeypatch.setenv(f"WANDB_{kind}_DIR", str(tmp_path_factory.mktemp("wandb")))
 
 
 def board(folder):
