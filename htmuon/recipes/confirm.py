@@ -22,19 +22,23 @@ class _Search:
 def confirmation(searched: Path, out: Path) -> CompareConfig:
     """The settings of a comparison of an earlier one's winner and baseline alone, both tuned again, with fresh seeds.
 
-    The winner is the optimizer of the lowest mean loss. No seed of the earlier comparison, or of its search for
-    learning rates, is used again; everything else stays as it was.
+    No seed of the earlier comparison, or of its search for learning rates, is used again; everything else stays.
 
     Args:
         searched: the folder of the earlier comparison, which must be finished.
         out: the folder of the new one.
 
     Raises:
-        ValueError: the folder has no finished comparison, or its baseline was the best.
+        ValueError: the folder has no finished comparison, or no optimizer of lower loss than its baseline.
     """
     search = _read(searched)
     baseline = search.summary["baseline"]
-    winner = _winner(search.summary["optimizers"], baseline, searched)
+    winner = search.summary["winner"]
+    if winner is None:
+        raise ValueError(
+            f"a confirmation needs an optimizer of lower loss than the baseline; in {searched} none was lower than "
+            f"{baseline}. There is nothing to confirm."
+        )
     used = {*search.settings["seeds"], *search.settings["tuning_seeds"], *search.summary["tuning_seeds"]}
     first = max(used) + 1
     seeds = tuple(range(first, first + CONFIRMING_SEEDS))
@@ -56,24 +60,12 @@ def _read(searched: Path) -> _Search:
     try:
         texts = [(searched / name).read_text(encoding="utf-8") for name in ("summary.json", CONFIG)]
         search = _Search(*map(json.loads, texts))
-        needed = search.summary["complete"], search.summary["tuning_seeds"], search.settings["run"]
+        complete, _ = search.summary["complete"], (search.summary["winner"], search.settings["run"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(
             f"{searched} must be the folder of a finished comparison; reading it failed: {type(error).__name__}: "
             f"{error}. Give the folder that `htmuon compare ... --out FOLDER` wrote."
         ) from error
-    if not needed[0]:
+    if not complete:
         raise ValueError(f"the comparison in {searched} must be finished; give its command again to go on with it.")
     return search
-
-
-def _winner(optimizers: list[dict[str, Any]], baseline: str, searched: Path) -> str:
-    """The spec of the lowest loss; a loss is None where the optimizer diverged."""
-    losses = {entry["spec"]: entry["loss"] for entry in optimizers if entry["loss"] is not None}
-    best = min(losses, key=lambda spec: losses[spec], default=baseline)
-    if best == baseline or baseline not in losses:
-        raise ValueError(
-            f"a confirmation needs an optimizer of lower loss than the baseline; in {searched} the baseline, "
-            f"{baseline}, {'is the best' if best == baseline else 'diverged'}. There is nothing to confirm."
-        )
-    return best

@@ -21,7 +21,7 @@ from htmuon.recipes.learning_rates import TunedOptimizer
 from htmuon.recipes.run_record import Records
 from htmuon.recipes.summary import OptimizerSummary, summarize, summary_to_csv, summary_to_dict
 from htmuon.recipes.table import budget_cell, columns
-from htmuon.recipes.verdict import Confirmation, verdict
+from htmuon.recipes.verdict import Confirmation, verdict, winner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,10 +91,12 @@ def write_report(comparison: Comparison, folder: Path) -> list[OptimizerSummary]
 def write_summary(comparison: Comparison, folder: Path) -> list[OptimizerSummary]:
     """Write summary.json and summary.csv, and return the summaries."""
     summaries = summarize(comparison.records, comparison.baseline)
+    best = winner(summaries)
     about = {
         "recipe": comparison.run.recipe,
         "command": comparison.command,
         "baseline": comparison.baseline,
+        "winner": best.spec if best is not None else None,
         "confirms": comparison.confirms,
         "tuning_seeds": list(comparison.tuning_seeds),
         "complete": comparison.complete,

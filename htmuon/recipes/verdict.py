@@ -48,20 +48,21 @@ def verdict(
     ranked = sorted((s for s in summaries if not s.diverged), key=lambda s: s.loss)
     diverged = [label(s.spec) for s in summaries if s.diverged]
     failures = [f"Diverged in at least one run: {', '.join(diverged)}."] if diverged else []
-    if not ranked:
-        return failures
     baseline = baseline_of(summaries)
-    sentences = [_headline(ranked[0], alone=len(summaries) == 1)]
+    sentences: list[str] = []
+    if confirmation is not None and confirmation.kind == "done":
+        sentences += [_confirmed(s, confirmation.text) for s in summaries if s.spec != s.baseline]
+    if ranked:
+        sentences.append(_headline(ranked[0], alone=len(summaries) == 1))
     if baseline is None or baseline.diverged:
         return [*sentences, *failures]
     others = [summary for summary in ranked if summary is not baseline]
-    if confirmation is not None and confirmation.kind == "done":
-        sentences[:0] = [_confirmed(summary, baseline, confirmation.text) for summary in others]
     wide = len(summaries) > _WIDE_SEARCH
     if wide:
         sentences += _grouped(others, baseline)
-        if confirmation is not None and confirmation.kind == "needed" and ranked[0] is not baseline:
-            sentences.append(_unconfirmed(ranked[0], baseline, len(summaries), confirmation.text))
+        best = winner(summaries)
+        if confirmation is not None and confirmation.kind == "needed" and best is not None:
+            sentences.append(_unconfirmed(best, len(summaries), confirmation.text))
     else:
         sentences += [_against(summary, baseline) for summary in others]
     sentences += failures
@@ -74,6 +75,17 @@ def verdict(
     at_time = {entry.spec: entry for entry in equal_time}
     priced = others[:1] if wide else others
     return sentences + [_cost(summary, baseline, at_time.get(summary.spec)) for summary in priced]
+
+
+def winner(summaries: Sequence[OptimizerSummary]) -> OptimizerSummary | None:
+    """The optimizer that a confirmation would be of; None where none has a lower mean loss than the baseline.
+
+    It is the one of lowest mean loss among those that are better than the baseline, or else, where no interval says
+    that of any, among all.
+    """
+    lower = [s for s in summaries if not s.diverged and s.difference is not None and s.difference < 0]
+    better = [summary for summary in lower if summary.judgement == "better"]
+    return min(better or lower, key=lambda summary: summary.loss, default=None)
 
 
 def _headline(best: OptimizerSummary, alone: bool) -> str:
@@ -118,21 +130,21 @@ def _grouped(others: Sequence[OptimizerSummary], baseline: OptimizerSummary) -> 
     ]
 
 
-def _unconfirmed(best: OptimizerSummary, baseline: OptimizerSummary, searched: int, command: str) -> str:
+def _unconfirmed(best: OptimizerSummary, searched: int, command: str) -> str:
     return (
-        f"The best of {searched} optimizers is partly the luckiest: {label(best.spec)} counts as better than "
-        f"{label(baseline.spec)} only when both are tuned again and {CONFIRMING_SEEDS} fresh seeds confirm it: "
+        f"The winner among {searched} optimizers is partly the luckiest: {label(best.spec)} counts as better than "
+        f"{label(best.baseline)} only when both are tuned again and {CONFIRMING_SEEDS} fresh seeds confirm it: "
         f"{command}"
     )
 
 
-def _confirmed(summary: OptimizerSummary, baseline: OptimizerSummary, searched: str) -> str:
+def _confirmed(summary: OptimizerSummary, searched: str) -> str:
     pairs = len(summary.differences)
     confirmed = summary.judgement == "better" and pairs >= CONFIRMING_SEEDS
     result = "confirms" if confirmed else "does not confirm"
     return (
-        f"This comparison, tuned again and with {pairs} fresh seeds, {result} that {label(summary.spec)}, the best of "
-        f"the search in {searched}, is better than {label(baseline.spec)}."
+        f"This comparison, tuned again and with {pairs} fresh seeds, {result} that {label(summary.spec)}, the winner "
+        f"of the search in {searched}, is better than {label(summary.baseline)}."
     )
 
 

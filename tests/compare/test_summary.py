@@ -11,7 +11,7 @@ from synthetic_runs import write_run
 from htmuon.recipes.files import write_json
 from htmuon.recipes.run_record import Curve, RunRecord
 from htmuon.recipes.summary import first_crossing, summarize, summary_to_csv, summary_to_dict
-from htmuon.recipes.verdict import Confirmation, verdict
+from htmuon.recipes.verdict import Confirmation, verdict, winner
 
 LOSSES = {"adamw": (3.50, 3.52), "muon": (3.40, 3.44), "htmuon": (3.39, 3.45)}
 
@@ -108,16 +108,33 @@ def test_the_winner_of_a_wide_search_does_not_count_yet(tmp_path: Path) -> None:
     assert sentences[1].startswith("Better than Muon: HTMuon (power=0.1) (-0.4000), HTMuon (power=0.2) (-0.3000)")
     assert sentences[2] == "Worse than Muon: AdamW (+0.0867)."
     assert sentences[3] == (
-        "The best of 6 optimizers is partly the luckiest: HTMuon (power=0.1) counts as better than Muon only when both "
-        "are tuned again and 5 fresh seeds confirm it: htmuon compare llama-tiny --confirm runs/sweep"
+        "The winner among 6 optimizers is partly the luckiest: HTMuon (power=0.1) counts as better than Muon only when "
+        "both are tuned again and 5 fresh seeds confirm it: htmuon compare llama-tiny --confirm runs/sweep"
     )
     few = dict(list(losses.items())[:5])
     told = verdict(summarize(records(tmp_path / "few", few)), confirmation=needed)
     assert not any("luckiest" in sentence for sentence in told)
 
 
+def test_the_winner_is_better_by_its_interval_if_any_is(tmp_path: Path) -> None:
+    noisy, steady = (3.0, 3.9, 3.4), (3.49, 3.59, 3.39)
+    losses = {"muon": (3.5, 3.6, 3.4), "adamw": noisy, "htmuon": steady, "normuon": (3.7, 3.7, 3.7)}
+    summaries = summarize(records(tmp_path, losses))
+    assert [getattr(winner(found), "spec", None) for found in (summaries, summaries[:2], summaries[:1])] == [
+        "htmuon",
+        "adamw",
+        None,
+    ]
+
+
 @pytest.mark.parametrize(
-    ("seeds", "gain", "says"), [(5, 0.1, "confirms"), (5, 0.0, "does not confirm"), (3, 0.1, "does not confirm")]
+    ("seeds", "gain", "says"),
+    [
+        (5, 0.1, "confirms"),
+        (5, 0.0, "does not confirm"),
+        (5, -0.1, "does not confirm"),
+        (3, 0.1, "does not confirm"),
+    ],
 )
 def test_a_confirmation_needs_five_seeds_and_an_interval(tmp_path: Path, seeds: int, gain: float, says: str) -> None:
     muon = [3.4 + 0.01 * seed for seed in range(seeds)]
@@ -125,9 +142,16 @@ def test_a_confirmation_needs_five_seeds_and_an_interval(tmp_path: Path, seeds: 
     found = summarize(records(tmp_path, {"muon": tuple(muon), "htmuon": tuple(winner)}))
     first = verdict(found, confirmation=Confirmation(kind="done", text="runs/sweep"))[0]
     assert first == (
-        f"This comparison, tuned again and with {seeds} fresh seeds, {says} that HTMuon, the best of the search in "
+        f"This comparison, tuned again and with {seeds} fresh seeds, {says} that HTMuon, the winner of the search in "
         "runs/sweep, is better than Muon."
     )
+
+
+def test_a_winner_that_diverges_is_not_confirmed(tmp_path: Path) -> None:
+    found = summarize(records(tmp_path, {"muon": (3.5,) * 6, "htmuon": (*(3.4,) * 5, math.inf)}))
+    first, headline, *_ = verdict(found, confirmation=Confirmation(kind="done", text="runs/sweep"))
+    assert "5 fresh seeds, does not confirm that HTMuon" in first
+    assert headline.startswith("Muon reaches the lowest")
 
 
 def test_csv_and_json_hold_the_same_numbers(tmp_path: Path) -> None:
