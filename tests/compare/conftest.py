@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from htmuon.recipes import report
 from htmuon.recipes.compare_config import CompareConfig
 from htmuon.recipes.config import DataConfig, ModelConfig, OptimizerConfig, RunConfig
 from htmuon.recipes.learning_rates import GridConfig
@@ -42,6 +43,12 @@ def tiny_run(text: Path) -> RunConfig:
         monitor_every=3,
         device="cpu",
     )
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without figures, which take longer to draw than such runs to train."""
+    monkeypatch.setattr(report, "build_figures", lambda *_: [])
 
 
 @pytest.fixture

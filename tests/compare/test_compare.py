@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from htmuon.recipes import report
 from htmuon.recipes.compare import compare
 from htmuon.recipes.compare_config import CompareConfig
 from htmuon.recipes.config import RunConfig
@@ -109,6 +108,7 @@ def test_summary_is_that_of_the_run_folders(done: Done) -> None:
         assert row["losses"] == losses == list(summary.losses)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_the_same_call_again_trains_nothing(done: Done) -> None:
     before = {path: path.stat().st_mtime_ns for path in (done.config.out / "runs").rglob("*.json*")}
     again = compare(done.config, command="typed", display=SilentDisplay())
@@ -116,8 +116,8 @@ def test_the_same_call_again_trains_nothing(done: Done) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in (done.config.out / "runs").rglob("*.json*")}
 
 
-def test_another_baseline_needs_no_other_run(done: Done, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "build_figures", lambda *_: [])
+@pytest.mark.usefixtures("no_figures")
+def test_another_baseline_needs_no_other_run(done: Done) -> None:
     before = {path: path.read_bytes() for path in done.config.out.glob("*.*")}
     runs = {path: path.stat().st_mtime_ns for path in (done.config.out / "runs").rglob("*.json*")}
     config = dataclasses.replace(done.config, baseline="htmuon:power=0.25")
@@ -128,6 +128,7 @@ def test_another_baseline_needs_no_other_run(done: Done, monkeypatch: pytest.Mon
         path.write_bytes(content)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_stored_rates_are_used_without_a_search(done: Done, tmp_path: Path) -> None:
     config = dataclasses.replace(
         done.config, out=tmp_path / "out", learning_rates="stored", tuned_file=str(done.tuned), seeds=(0,)
@@ -142,6 +143,7 @@ def test_stored_rates_are_used_without_a_search(done: Done, tmp_path: Path) -> N
     assert not any("other settings" in message for message in titles.messages)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_stored_rates_of_other_settings_are_used_with_a_warning(done: Done, tmp_path: Path) -> None:
     config = dataclasses.replace(
         done.config,

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from htmuon.cli import main
-from htmuon.recipes import report
 from htmuon.recipes.compare import compare
 from htmuon.recipes.compare_config import CompareConfig
 from htmuon.recipes.confirm import confirmation
@@ -55,8 +54,8 @@ def test_other_flags_beside_confirm_are_refused(tiny: CompareConfig, capsys: pyt
     assert "got seeds, settings of the run beside it" in capsys.readouterr().err
 
 
-def test_a_confirmation_runs_and_says_so(tiny: CompareConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "build_figures", lambda *_: [])
+@pytest.mark.usefixtures("no_figures")
+def test_a_confirmation_runs_and_says_so(tiny: CompareConfig, tmp_path: Path) -> None:
     run = dataclasses.replace(tiny.run, steps=2, monitor_every=None)
     plain = dataclasses.replace(tiny, run=run, grid=dataclasses.replace(tiny.grid, max_extensions=0))
     folder = searched(plain, tuning_seeds=[100])
