@@ -1,7 +1,7 @@
 """The hidden matrices of a model: their weights, their momentum, and the direction in which a step moves them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from htmuon._typing import MatrixView
-from htmuon.optim.routing import route
-from htmuon.optim.views import matrix_view
+from htmuon.optim.routing import Route, route
+from htmuon.optim.views import default_view, matrix_view
 
 # torch's optimizers that add weight decay to the gradient. All others shrink the weights beside their update, save
 # those whose groups say `decoupled_weight_decay=False`.
@@ -56,11 +56,11 @@ def hidden_matrices(model: torch.nn.Module, names: Sequence[str] = ()) -> list[H
         >>> [matrix.name for matrix in hidden_matrices(model)], [m.name for m in hidden_matrices(model, ["0.*"])]
         (['1.weight'], ['0.weight'])
     """
-    known = {entry.name: entry.view for entry in route(model).routes}
+    routes = _named(model, names) if names else route(model).routes
     found = [
-        HiddenMatrix(name=entry.name, parameter=entry.parameter, view=known[entry.name] or entry.view)
-        for entry in route(model, spectral=names).routes
-        if entry.view is not None and (not names or any(fnmatchcase(entry.name, pattern) for pattern in names))
+        HiddenMatrix(name=entry.name, parameter=entry.parameter, view=entry.view)
+        for entry in routes
+        if entry.view is not None
     ]
     if not found:
         raise ValueError(
@@ -74,6 +74,24 @@ def hidden_matrices(model: torch.nn.Module, names: Sequence[str] = ()) -> list[H
                 "Analyze a checkpoint of the whole model instead."
             )
     return found
+
+
+def _named(model: torch.nn.Module, names: Sequence[str]) -> list[Route]:
+    """The parameters that patterns name, as the matrices that their modules say they are; vectors are none."""
+    if isinstance(names, str):
+        raise ValueError(f'names must be a list of patterns; got {names!r}. Pass ["{names}"].')
+    routes = route(model).routes
+    for pattern in names:
+        if not any(fnmatchcase(entry.name, pattern) for entry in routes):
+            raise ValueError(
+                f"names pattern {pattern!r} matches no trainable parameter; they are named like {routes[0].name!r}."
+            )
+    wanted = [
+        entry
+        for entry in routes
+        if entry.parameter.ndim >= 2 and any(fnmatchcase(entry.name, pattern) for pattern in names)
+    ]
+    return [replace(entry, view=entry.view or default_view(entry.parameter.ndim)) for entry in wanted]
 
 
 def momentum_of(optimizer: torch.optim.Optimizer, parameter: Tensor) -> Tensor | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from htmuon.analysis.marchenko_pastur import marchenko_pastur_edge
 from htmuon.analysis.power_law import ESTIMATORS, MIN_TAIL_SIZE, Estimator, PowerLawFit, fit_power_laws
-from htmuon.analysis.spectra import singular_values, spectral_entropy, squared, stable_rank
+from htmuon.analysis.spectra import rounding_level, singular_values, spectral_entropy, squared, stable_rank
 
 MatrixStatus = Literal["ok", "too_small", "zero", "not_finite"]
 
@@ -35,12 +35,13 @@ class MatrixAnalysis:
         shape: (rows, columns) of the matrix `[out, in]`.
         fits: power-law fits of the eigenvalues by the name of the estimator.
         sigma: `[r]` singular values, descending, on the CPU.
+        eigenvalues: `[r]` those of W^T W, which were fitted: `sigma^2`, zero where rounding made them, on the CPU.
         stable_rank: `sum sigma^2 / sigma_1^2`.
         spectral_entropy: entropy of `sigma^2 / sum sigma^2` divided by ln r, between 0 and 1.
         frobenius_norm: `sqrt(sum sigma^2)`.
         spectral_norm: `sigma_1`.
         marchenko_pastur_edge: upper edge of the noise bulk, in the units of the eigenvalues `sigma^2`.
-        spikes: number of eigenvalues beyond the edge.
+        spikes: number of eigenvalues beyond the edge; None where a status says why.
         alpha_weighted: `alpha log10(sigma_1^2)` with the alpha of the "ks" fit.
         randomized: the same for a copy with permuted entries, where it was asked for.
         status: "ok", or why there are no numbers.
@@ -50,12 +51,13 @@ class MatrixAnalysis:
     shape: tuple[int, int]
     fits: Mapping[Estimator, PowerLawFit]
     sigma: Tensor
+    eigenvalues: Tensor
     stable_rank: float
     spectral_entropy: float
     frobenius_norm: float
     spectral_norm: float
     marchenko_pastur_edge: float
-    spikes: int
+    spikes: int | None
     alpha_weighted: float
     status: MatrixStatus
     randomized: "MatrixAnalysis | None" = None
@@ -132,17 +134,28 @@ def _analyze_stack(
 ) -> list[MatrixAnalysis]:
     m, n = stack.shape[1:]
     sigma = singular_values(stack)
-    eigenvalues = squared(sigma)
+    eigenvalues = squared(sigma, rounding_level(sigma, (m, n), stack.dtype))
     edges, spikes = marchenko_pastur_edge(eigenvalues, (m, n))
-    columns = [stable_rank(sigma), spectral_entropy(sigma), torch.linalg.vector_norm(sigma, dim=1), edges, spikes]
+    columns = [
+        stable_rank(sigma),
+        spectral_entropy(sigma),
+        torch.linalg.vector_norm(sigma.double(), dim=1),
+        edges,
+        spikes,
+    ]
     fits = {estimator: fit_power_laws(eigenvalues, estimator) for estimator in estimators}
     copies: Sequence[MatrixAnalysis | None] = [None] * len(names)
     if randomized:
         copies = _analyze_stack(names, _permuted_entries(stack), estimators, randomized=False)
     return [
-        _result(name, (m, n), sigma_of, {estimator: fits[estimator][i] for estimator in estimators}, numbers, copies[i])
-        for i, (name, sigma_of, numbers) in enumerate(
-            zip(names, sigma.cpu(), torch.stack([column.double() for column in columns], dim=1).tolist(), strict=True)
+        _result(name, (m, n), spectra, {estimator: fits[estimator][i] for estimator in estimators}, numbers, copies[i])
+        for i, (name, spectra, numbers) in enumerate(
+            zip(
+                names,
+                zip(sigma.cpu(), eigenvalues.cpu(), strict=True),
+                torch.stack([column.double() for column in columns], dim=1).tolist(),
+                strict=True,
+            )
         )
     ]
 
@@ -150,12 +163,13 @@ def _analyze_stack(
 def _result(
     name: str,
     shape: tuple[int, int],
-    sigma: Tensor,
+    spectra: tuple[Tensor, Tensor],
     fits: Mapping[Estimator, PowerLawFit],
     numbers: Sequence[float],
     randomized: MatrixAnalysis | None,
 ) -> MatrixAnalysis:
     rank, entropy, frobenius_norm, edge, spikes = numbers
+    sigma, eigenvalues = spectra
     spectral_norm = float(sigma[0]) if len(sigma) else 0.0
     status = _status(sigma)
     has_spectrum, has_bulk = status in ("ok", "too_small"), status == "ok"
@@ -165,12 +179,13 @@ def _result(
         shape=shape,
         fits=fits,
         sigma=sigma,
+        eigenvalues=eigenvalues,
         stable_rank=rank if has_spectrum else math.nan,
         spectral_entropy=entropy if has_spectrum else math.nan,
         frobenius_norm=frobenius_norm,
         spectral_norm=spectral_norm,
         marchenko_pastur_edge=edge if has_bulk else math.nan,
-        spikes=int(spikes) if has_bulk else 0,
+        spikes=int(spikes) if has_bulk else None,
         alpha_weighted=2 * alpha * math.log10(spectral_norm) if has_bulk else math.nan,
         status=status,
         randomized=randomized,

@@ -93,6 +93,11 @@ class SpectralMonitor:
         if step is not None and (type(step) is not int or step < 0):
             raise ValueError(f"step must be the number of steps done, or None for a new run; got {step!r}.")
         self.matrices = hidden_matrices(model, names)
+        if not any(matrix.parameter in _parameters(optimizer) for matrix in self.matrices):
+            raise ValueError(
+                f"the optimizer must have parameters of the model; none of the {len(self.matrices)} hidden matrices is "
+                "among its parameters. Give the optimizer of this model, made after the model was moved or wrapped."
+            )
         self.step = step or 0
         self.latest: list[Record] = []
         self._optimizer, self._every = optimizer, every
@@ -104,8 +109,10 @@ class SpectralMonitor:
         self._log = None if path is None else self._resources.enter_context(_opened(path, step))
         self._writer = self._resources.enter_context(_writer(tensorboard, step))
         if attach:
-            before = optimizer.register_step_pre_hook(lambda *_: self.before_step())
-            after = optimizer.register_step_post_hook(lambda *_: self.after_step())
+            # Not for torch.compile(optimizer.step), which would compile the measuring with the step.
+            before_step, after_step = map(torch.compiler.disable, (self.before_step, self.after_step))
+            before = optimizer.register_step_pre_hook(lambda *_: before_step())
+            after = optimizer.register_step_post_hook(lambda *_: after_step())
             self._resources.callback(before.remove)
             self._resources.callback(after.remove)
 
@@ -219,8 +226,18 @@ class _Budget:
         self._matrices += matrices
 
 
+def _parameters(optimizer: torch.optim.Optimizer) -> set[Tensor]:
+    return {parameter for group in optimizer.param_groups for parameter in group["params"]}
+
+
 def _opened(path: str | os.PathLike[str], step: int | None) -> RecordLog:
-    if step is None and read_records(path):
+    records = read_records(path)
+    if records and "kind" not in records[0]:
+        raise ValueError(
+            f"{os.fspath(path)} must be a log of JSON lines with a step and a kind each; its first line is none. "
+            "Choose another."
+        )
+    if step is None and records:
         raise ValueError(
             f"the file of a new run must not hold another's records; {os.fspath(path)} holds some. Choose another, or "
             "say how many steps are done with step=N: its records up to that step stay."

@@ -99,7 +99,7 @@ def plot_esd(
     # The densities of the eigenvalues decide what is seen; the lines may leave the picture.
     visible = [value for value in heights if value > 0]
     ax.set_ylim(*_joined(ax.get_ylim() if len(ax.patches) > 1 else None, (min(visible) / 3, 3 * max(visible))))
-    if bulk is not None and math.isfinite(bulk[0]):
+    if bulk is not None and bulk[0] > 0:  # neither NaN nor the edge of no noise
         x, y = _marchenko_pastur_density(*bulk, float(edges[0]))
         named = "noise (Marchenko-Pastur)" if bulk_color else None
         ax.plot(x, y, color=bulk_color or color, linestyle="-", linewidth=0.9, alpha=0.8, label=named)

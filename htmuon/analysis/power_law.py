@@ -169,6 +169,8 @@ def _fit_block(values: Tensor, estimator: Estimator) -> list[PowerLawFit]:
     spread = (logs < -1e-12) & (sizes <= counts[:, None])
     if estimator == "hill":
         chosen = torch.maximum(counts - counts // 2, counts.clamp(max=MIN_TAIL_SIZE)).clamp(min=1) - 1
+        # All that equal xmin are in the tail.
+        chosen = (values >= values.gather(1, chosen[:, None])).sum(dim=1).minimum(counts.clamp(min=1)) - 1
         distances = _ks_distances(logs, slopes, chosen[:, None])[:, 0]
     else:
         last_of_equals = torch.ones_like(spread)

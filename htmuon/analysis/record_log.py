@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 Record = dict[str, Any]
+_BEGINNING = b'{"step": '  # of every line
 
 
 def read_records(path: str | os.PathLike[str], last_step: int | None = None) -> list[Record]:
@@ -86,7 +87,8 @@ def _check_ours(path: Path) -> None:
     try:
         ours = "step" in json.loads(first)
     except (ValueError, TypeError):
-        ours = not first or (first.startswith(b"{") and not first.endswith(b"\n"))
+        # What a kill left of the first line of ours.
+        ours = _BEGINNING.startswith(first[: len(_BEGINNING)]) and not first.endswith(b"\n")
     if not ours:
         raise ValueError(
             f"{path} must be a log of JSON lines with a step each; its first line is none. Choose another."

@@ -42,7 +42,7 @@ def spectral_records(
     views = {matrix.name: matrix for matrix in matrices}
     # All kinds in one call: equal shapes become one stack.
     given = {
-        f"{kind}/{name}": views[name].matrix(values).float()
+        f"{kind}/{name}": views[name].matrix(values)
         for kind, named in tensors.items()
         for name, values in named.items()
     }

@@ -170,6 +170,13 @@ def _show(analysis: Analysis) -> None:
 
 
 def _written(given: AnalyzeArguments, analysis: Analysis, command: str) -> Iterator[Path]:
+    # Numbers first: should a figure fail, they are there.
+    if given.csv is not None:
+        write_analysis_csv(given.csv, analysis)
+        yield given.csv
+    if given.json is not None:
+        write_analysis_json(given.json, analysis, command)
+        yield given.json
     if given.out is not None:
         from htmuon.recipes.analyze.page import write_page
 
@@ -178,9 +185,3 @@ def _written(given: AnalyzeArguments, analysis: Analysis, command: str) -> Itera
         from htmuon.recipes.analyze.page import write_figures
 
         yield write_figures(given.plots, analysis)
-    if given.csv is not None:
-        write_analysis_csv(given.csv, analysis)
-        yield given.csv
-    if given.json is not None:
-        write_analysis_json(given.json, analysis, command)
-        yield given.json

@@ -172,7 +172,10 @@ def test_a_resumed_run_writes_what_a_whole_one_does(tmp_path):
     assert len(read_records(tmp_path / "whole")) == len(read_records(tmp_path / "broken"))
 
 
-@pytest.mark.parametrize("content", ["years of work\n", "years of work", '{"lr": 1}\n', "[1]", "\n"])
+OTHERS = ['{"lr": 1}\n', '{"step": 3, "loss": 1}\n', '{"epoch": 3, "data":']
+
+
+@pytest.mark.parametrize("content", ["years of work\n", "years of work", "[1]", "\n", *OTHERS])
 def test_a_file_of_something_else_is_left_alone(tmp_path, content):
     path = tmp_path / "log"
     path.write_text(content)
@@ -283,6 +286,17 @@ def test_named_parameters_convolutions_and_stacks():
     assert shapes == {**expected, "conv.weight": [12, 108]}
 
 
+def test_vectors_are_left_out_of_what_is_named():
+    model = torch.nn.Sequential(torch.nn.Linear(16, 12), torch.nn.LayerNorm(12), torch.nn.Linear(12, 14))
+    monitor = SpectralMonitor(model, torch.optim.AdamW(model.parameters()), names=["*.weight"])
+    assert [matrix.name for matrix in monitor.matrices] == ["0.weight", "2.weight"]
+
+
+def test_the_optimizer_of_another_model_is_refused():
+    with pytest.raises(ValueError, match="none of the 3 hidden matrices is among its parameters"):
+        SpectralMonitor(make_model(), torch.optim.AdamW(make_model().parameters()))
+
+
 def test_parameters_of_another_optimizer_are_seen_by_their_weights():
     model = make_model()
     optimizer = torch.optim.AdamW(model[1].parameters())
@@ -355,7 +369,8 @@ def test_a_folder_for_tensorboard_needs_the_library(monkeypatch, tmp_path):
         ({"cost": 0}, r"cost must be a number in \(0, 1\]"),
         ({"cost": "1%"}, "cost must be"),
         ({"step": -1}, "step must be the number of steps done"),
-        ({"names": ["attention.*"]}, "matches no trainable parameter"),
+        ({"names": ["attention.*"]}, "names pattern .* matches no trainable parameter"),
+        ({"names": "*.weight"}, "names must be a list of patterns"),
     ],
 )
 def test_bad_settings(settings, words):

@@ -145,3 +145,16 @@ def test_rejects_a_stack_and_an_unknown_estimator() -> None:
         fit_power_laws(torch.ones(3))
     with pytest.raises(ValueError, match="estimator must be one of ks, hill; got 'hil'"):
         fit_power_law(torch.ones(20), estimator="hil")  # type: ignore[arg-type]
+
+
+def test_a_small_spread_is_one() -> None:
+    values = 1 + 1e-6 * torch.arange(40, dtype=torch.float64)
+    for estimator in ESTIMATORS:
+        fit = fit_power_law(values, estimator=estimator)
+        assert fit.status != "no_spread"
+
+
+def test_the_tail_of_the_median_holds_all_that_equal_xmin() -> None:
+    fit = fit_power_law(torch.arange(1.0, 22.0).square().repeat_interleave(3), estimator="hill")
+    # The 32nd largest of 63 is 11^2, and so is the 33rd.
+    assert (fit.xmin, fit.tail_size) == (121.0, 33)

@@ -71,3 +71,26 @@ def test_a_matrix_that_is_not_finite_is_nan_alone(dtype: torch.dtype) -> None:
 def test_spectral_entropy_of_known_spectra() -> None:
     sigma = torch.tensor([[1.0, 1.0, 1.0, 1.0], [3.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
     torch.testing.assert_close(spectral_entropy(sigma), torch.tensor([1.0, 0.0, 0.5, 0.0]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(256, 256), (96, 400)])
+def test_rounding_makes_no_eigenvalues(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(side, 16, generator=generator) for side in shape)
+    values = eigenvalues((left @ right.T).to(dtype))
+    assert (values > 0).sum() == 16
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_matrix_of_full_rank_keeps_its_eigenvalues(dtype: torch.dtype) -> None:
+    matrix = torch.randn(100, 200, generator=torch.Generator().manual_seed(0)).to(dtype)
+    assert (eigenvalues(matrix) > 0).all()
+
+
+@pytest.mark.parametrize("exponent", [-30, -22, 18, 30])
+def test_eigenvalues_at_any_scale(exponent: int) -> None:
+    matrix = torch.randn(40, 60, generator=torch.Generator().manual_seed(0))
+    scaled = eigenvalues(matrix * 10.0**exponent)
+    # Rounding of the scaled entries and of sigma to float32.
+    torch.testing.assert_close(scaled, eigenvalues(matrix) * 100.0**exponent, rtol=1e-5, atol=0)

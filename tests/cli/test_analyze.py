@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
 from stored_models import heavy, model, write, write_shards
 
 from htmuon.analysis import analyze_matrices
@@ -137,7 +138,8 @@ def test_a_row_has_a_status_where_there_is_no_number(capsys: pytest.CaptureFixtu
     }
     for name, status in statuses.items():
         assert cells(out, name)[1:4] == [status, status, "-"]
-    for reason in ("not_finite: ", "zero: ", "too_small: ", "not_floating: stored as "):
+    kinds = ("not_floating: stored as I8, ", "not_floating: stored as F8_E4M3, ")
+    for reason in ("not_finite: ", "zero: ", "too_small: ", *kinds):
         assert out.count(f"\n{reason}") == 1
     counted = re.search(r"alpha \(hill\): .* 1 of 7 matrices fitted, no fit for 6 \((.*)\)", out)
     assert counted is not None
@@ -223,7 +225,7 @@ def test_p_values_and_other_laws_come_on_request(capsys: pytest.CaptureFixture[s
         (["good.safetensors", "--device", "tpu"], "device must be auto, cpu, cuda or cuda:<index>; got 'tpu'"),
         (["good.safetensors", "--against", "other.safetensors"], "none in common"),
         (["good.safetensors", "--jsn", "x"], "Perhaps you meant --json?"),
-        (["vectors.safetensors"], "it has 2 tensors and no matrix among them"),
+        (["vectors.safetensors"], "of its 2 none is one"),
         (["int8.safetensors"], "its 1 matrices are stored as I8. Dequantize it"),
         (["cut.safetensors"], "damaged or cut short"),
         (["x.pt"], "Add --allow-pickle"),
@@ -291,7 +293,8 @@ def test_the_page_is_one_file_with_the_figures_inside(capsys: pytest.CaptureFixt
     assert "6 matrices with 6,528 parameters" in read.text
     assert sorted(file.name for file in out.iterdir()) == ["analysis.csv", "analysis.json", "figures", "report.html"]
     names = ["alpha-by-depth", "alpha-by-module-type"]
-    names += [f"spectra-{kind}" for kind in ("embedding", "head", "mlp.up_proj", "self_attn.q_proj")]
+    kinds = ("mlp.up_proj", "self_attn.q_proj", "head", "embedding")
+    names += [f"spectra-{number:02}-{kind}" for number, kind in enumerate(kinds)]
     assert sorted(file.name for file in (out / "figures").iterdir()) == [f"{name}.png" for name in names]
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in (out / "figures").iterdir())
 
@@ -337,3 +340,65 @@ def test_a_missing_library_names_the_extra(tmp_path: Path) -> None:
         assert done.returncode == 2
         assert f'needs {missing}, which is not installed: pip install "htmuon[train]"' in done.stderr
         assert done.stdout == ""
+
+
+def test_low_rank_has_no_noise_to_draw(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    pruned = heavy(60, 40)
+    pruned[:45] = 0.0
+    low = write(tmp_path / "low.safetensors", {"low": heavy(60, 10) @ heavy(10, 40), "pruned": pruned})
+    out = tmp_path / "page"
+    run(capsys, low, "--out", out, "--plots", tmp_path / "plots", "--csv", tmp_path / "low.csv")
+    assert (out / "report.html").exists()
+    assert [row["marchenko_pastur_edge"] for row in csv_rows(tmp_path / "low.csv")] == ["0.0", "0.0"]
+
+
+def test_numbers_are_written_even_if_a_figure_fails(
+    capsys: pytest.CaptureFixture[str], stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: object) -> None:
+        raise ValueError("no ink")
+
+    monkeypatch.setattr("htmuon.recipes.analyze.page.build_figures", fails)
+    assert main(["analyze", str(stored), "--out", str(tmp_path / "page"), "--csv", str(tmp_path / "x.csv")]) == 2
+    assert "no ink" in capsys.readouterr().err
+    assert len(csv_rows(tmp_path / "x.csv")) == 6
+    assert len(json.loads((tmp_path / "page" / "analysis.json").read_text())["checkpoints"][0]["matrices"]) == 6
+
+
+def test_equal_eigenvalues_do_not_stop_a_comparison_with_other_laws(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    tied = torch.diag(torch.arange(1.0, 22.0).repeat_interleave(3))
+    run(capsys, write(tmp_path / "tied.safetensors", {"tied": tied, "heavy": heavy(60, 40)}), "--alternatives")
+
+
+def test_matrices_of_other_shapes_are_not_compared(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    first = write(tmp_path / "a.safetensors", {"w": heavy(64, 32), "v": heavy(40, 30)})
+    second = write(tmp_path / "b.safetensors", {"w": heavy(32, 64), "v": heavy(40, 30, 1)})
+    out = run(capsys, first, "--against", second)
+    assert cells(out, "w")[2] == "shapes"
+    assert "over 1 matrix fitted in both" in out
+
+
+def test_module_types_that_differ_in_punctuation_have_figures_of_their_own(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    stored = write(tmp_path / "x.safetensors", {"block.0.a/b": heavy(40, 30), "block.0.a:b": heavy(40, 30, 1)})
+    run(capsys, stored, "--plots", tmp_path / "plots")
+    assert len(list((tmp_path / "plots").glob("spectra-*.png"))) == 2
+
+
+def test_each_estimator_once(capsys: pytest.CaptureFixture[str], stored: Path) -> None:
+    assert "every estimator is to be given once; got ks ks" in error(capsys, stored, "--estimator", "ks", "ks")
+
+
+def test_permuted_copies_and_hidden_matrices_have_numbers_of_their_own(
+    capsys: pytest.CaptureFixture[str], stored: Path, tmp_path: Path
+) -> None:
+    run(capsys, stored, "--randomized", "--csv", tmp_path / "x.csv", "--json", tmp_path / "x.json")
+    for row in csv_rows(tmp_path / "x.csv"):
+        (alone,) = analyze_matrices({"w": load_file(stored)[row["name"]]}, randomized=True)
+        assert alone.randomized is not None
+        assert (row["spikes"], row["spikes_randomized"]) == (str(alone.spikes), str(alone.randomized.spikes))
+    checkpoint = json.loads((tmp_path / "x.json").read_text())["checkpoints"][0]
+    assert (checkpoint["all"]["matrices"], checkpoint["hidden"]["matrices"]) == (6, 4)  # without embedding and head

@@ -41,5 +41,7 @@ class AnalyzeConfig:
         for estimator in self.estimators:
             if estimator not in ESTIMATORS:
                 raise unknown_name("estimator", estimator, list(ESTIMATORS))
+        if len(set(self.estimators)) < len(self.estimators):
+            raise ValueError(f"every estimator is to be given once; got {' '.join(self.estimators)}.")
         if self.samples < 0:
             raise ValueError(f"the number of synthetic spectra must be positive, or 0 for none; got {self.samples}.")

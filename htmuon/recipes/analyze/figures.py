@@ -139,8 +139,8 @@ def _spectra_figures(analysis: Analysis, labels: Sequence[str]) -> list[Figure]:
             groups[next(row.place.module_type for row in rows if row is not None)].append(name)
     drawn = [(module_type, names) for module_type, names in groups.items() if names]
     return [
-        _spectra_figure(analysis, labels, module_type, {name: pairs[name] for name in _spread(names)}, len(names))
-        for module_type, names in drawn[:_TYPES]
+        _spectra_figure(analysis, labels, title, {name: pairs[name] for name in _spread(names)}, len(names), number)
+        for number, (title, names) in enumerate(drawn[:_TYPES])
     ]
 
 
@@ -150,11 +150,12 @@ def _spectra_figure(
     module_type: str,
     pairs: dict[str, tuple[Row | None, ...]],
     available: int,
+    number: int,
 ) -> Figure:
     drawn = f"{len(pairs)} of {available} matrices, evenly spaced. " if len(pairs) < available else ""
     fit = ESTIMATOR_NAMES[analysis.estimators[0]]
     return Figure(
-        name=f"spectra-{slug(module_type)}",
+        name=f"spectra-{number:02}-{slug(module_type)}",  # names that differ in punctuation alone have one slug
         title=f"Spectra: {module_type}",
         caption=f"{drawn}Density of the eigenvalues of W^T W without the smallest 2%, both axes logarithmic. Dashed: "
         f"the power law ({fit}). Thin: the Marchenko-Pastur law, which noise of the same size would follow; dotted: "

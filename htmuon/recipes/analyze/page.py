@@ -22,10 +22,10 @@ def write_page(folder: Path, analysis: Analysis, command: str) -> Path:
     Returns:
         The path of the page.
     """
-    figures = build_figures(analysis)
-    _write_pngs(folder / "figures", figures)
     write_analysis_csv(folder / "analysis.csv", analysis)
     write_analysis_json(folder / "analysis.json", analysis, command)
+    figures = build_figures(analysis)
+    _write_pngs(folder / "figures", figures)
     write_text(folder / "report.html", render_html(analysis, figures, command))
     return folder / "report.html"
 

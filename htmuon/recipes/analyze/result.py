@@ -140,8 +140,15 @@ class Analysis:
         return {key: tuple(table.get(key) for table in tables) for key in keys}
 
 
+def shapes_differ(rows: Sequence[Row | None]) -> bool:
+    """Whether matrices of one name have several shapes: not the same matrix, whatever its name says."""
+    return len({row.stored.shape for row in rows if row is not None}) > 1
+
+
 def difference(rows: Sequence[Row | None], estimator: Estimator) -> float | None:
-    """Alpha of the first checkpoint minus that of the second, or None where one of them has none."""
+    """Alpha of the first checkpoint minus that of the second, or None where one has none, or their shapes differ."""
+    if shapes_differ(rows):
+        return None
     alphas = [None if row is None else row.alpha(estimator) for row in rows]
     if len(alphas) < 2 or alphas[0] is None or alphas[1] is None:
         return None

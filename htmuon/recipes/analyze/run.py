@@ -12,7 +12,6 @@ from htmuon.analysis import Estimator, MatrixAnalysis, analyze_matrices
 from htmuon.analysis.alternatives import Alternative, Comparison, compare
 from htmuon.analysis.bootstrap import GoodnessOfFit, goodness_of_fit
 from htmuon.analysis.checkpoints import Checkpoint, StoredMatrix
-from htmuon.analysis.spectra import squared
 from htmuon.recipes.analyze.config import AnalyzeConfig
 from htmuon.recipes.analyze.find import find_checkpoint
 from htmuon.recipes.analyze.matching import common_prefixes
@@ -82,8 +81,8 @@ def _select(path: Path, config: AnalyzeConfig) -> _Selected:
     checkpoint = Checkpoint(found.files, allow_pickle=config.allow_pickle)
     if not checkpoint.matrices:
         raise ValueError(
-            f"{path} must have tensors of two or more dims; it has {checkpoint.skipped} tensors and no matrix among "
-            "them. Give the file of the model's weights."
+            f"{path} must have tensors of two or more dims; of its {checkpoint.skipped} none is one. "
+            "Give the file of the model's weights."
         )
     names = [matrix.name for matrix in checkpoint.matrices]
     for option, patterns in (("include", config.include), ("exclude", config.exclude)):
@@ -170,7 +169,7 @@ class _Found:
 
     @classmethod
     def of(cls, analysis: MatrixAnalysis, config: AnalyzeConfig) -> "_Found":
-        eigenvalues = squared(analysis.sigma)
+        eigenvalues = analysis.eigenvalues
         fits = {name: fit for name, fit in analysis.fits.items() if analysis.status == "ok" and fit.ok}
         return cls(
             analysis=analysis,

@@ -61,7 +61,7 @@ def summarize(rows: Sequence[Row], estimators: Sequence[Estimator]) -> GroupSumm
         alpha={estimator: _alpha(rows, estimator) for estimator in estimators},
         stable_rank=_mean(analysis.stable_rank for analysis in measured),
         alpha_weighted=_mean(analysis.alpha_weighted for analysis in measured),
-        spikes=_mean(float(analysis.spikes) for analysis in measured),
+        spikes=_mean(analysis.spikes for analysis in measured if analysis.spikes is not None),
     )
 
 
@@ -106,8 +106,8 @@ def reasons(analysis: Analysis) -> list[str]:
         for estimator in analysis.estimators:
             fit = row.fit(estimator)
             if row.alpha(estimator) is None:
-                found[row.fit_status(estimator)] = row.message if fit is None else fit.message
-    return [f"{status}: {message}." for status, message in found.items()]
+                found[row.message if fit is None else fit.message] = row.fit_status(estimator)
+    return [f"{status}: {message}." for message, status in found.items()]
 
 
 def _about(checkpoint: CheckpointAnalysis, analysis: Analysis) -> list[str]:
@@ -175,7 +175,7 @@ def _randomized(rows: Sequence[Row]) -> list[str]:
     if not copies:
         return []
     ranks, others = _mean(a.stable_rank for a, _ in copies), _mean(copy.stable_rank for _, copy in copies)
-    spikes, noise = _mean(float(a.spikes) for a, _ in copies), _mean(float(copy.spikes) for _, copy in copies)
+    spikes, noise = (_mean(a.spikes for a in group if a.spikes is not None) for group in zip(*copies, strict=True))
     return [
         f"With permuted entries the mean stable rank is {others:.1f} in place of {ranks:.1f}, the mean number of "
         f"spikes {noise:.1f} in place of {spikes:.1f}."

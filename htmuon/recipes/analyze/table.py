@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from htmuon.analysis import Estimator
-from htmuon.recipes.analyze.result import Analysis, Row, difference
+from htmuon.recipes.analyze.result import Analysis, Row, difference, shapes_differ
 from htmuon.recipes.analyze.summary import GroupSummary, by_type, module_types, summarize
 
 NONE = "-"
@@ -103,7 +103,8 @@ def _rank_and_spikes(row: Row) -> list[str]:
 
 def _pair(rows: Sequence[Row | None], estimator: Estimator) -> list[str]:
     change = difference(rows, estimator)
-    return [*(alpha_text(row, estimator) for row in rows), NONE if change is None else f"{change:+.2f}"]
+    without = "shapes" if shapes_differ(rows) else NONE
+    return [*(alpha_text(row, estimator) for row in rows), without if change is None else f"{change:+.2f}"]
 
 
 def type_heads(analysis: Analysis) -> list[str]:
