@@ -9,7 +9,7 @@ from typing import Any
 
 # Where the search starts. The grid is extended as far as it must be, so a start costs runs at worst, never fairness.
 DEFAULT_CENTRES = {"adamw": 0.004, "adamuon": 0.004, "htadamuon": 0.004}
-DEFAULT_CENTRES |= {"sgd": 0.3, "soap": 0.004, "lion": 0.0004, "ademamix": 0.004, "mars": 0.008}
+DEFAULT_CENTRES |= {"sgd": 0.1, "soap": 0.004, "lion": 0.0004, "ademamix": 0.004, "mars": 0.008}
 DEFAULT_CENTRE = 0.02
 
 
