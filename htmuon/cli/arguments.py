@@ -66,7 +66,8 @@ def run_settings(arguments: object, run: RunConfig) -> RunConfig:
 
 
 def _extended(kind: type[T], run: RunConfig, without: Collection[str]) -> type[T]:
-    hints = get_type_hints(RunConfig)
+    # A recipe's data and model are of one kind each, though a run's can be of several.
+    hints = get_type_hints(RunConfig) | {name: type(getattr(run, name)) for name in ("data", "model")}
     fields: list[tuple[str, Any, Any]] = [
         (field.name, hints[field.name], dataclasses.field(default=getattr(run, field.name)))
         for field in dataclasses.fields(RunConfig)

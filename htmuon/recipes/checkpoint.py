@@ -13,7 +13,7 @@ from torch import Tensor
 from htmuon.recipes.files import DamagedFolderError, read_tensors, sealed_folder, verify_sealed_folder, write_tensors
 
 KEEP = 2
-MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+MODEL, AVERAGE, OPTIMIZER, STATE = "model.safetensors", "average.safetensors", "optimizer.safetensors", "state.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,12 +25,14 @@ class Checkpoint:
         model: the model's state_dict.
         optimizer: the optimizer's state_dict: dicts, lists, tuples, tensors, numbers, strings and None.
         progress: what else the run needs to go on, as plain JSON values.
+        average: the state_dict of the averaged weights, in a run that has them.
     """
 
     step: int
     model: dict[str, Tensor]
     optimizer: dict[str, Any]
     progress: dict[str, Any]
+    average: dict[str, Tensor] | None = None
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -48,6 +50,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     state = {"step": checkpoint.step, "progress": checkpoint.progress, "optimizer": pack(checkpoint.optimizer, tensors)}
     with sealed_folder(folder / f"step-{checkpoint.step:08d}") as new:
         write_tensors(new / MODEL, checkpoint.model)
+        if checkpoint.average is not None:
+            write_tensors(new / AVERAGE, checkpoint.average)
         write_tensors(new / OPTIMIZER, tensors)
         (new / STATE).write_text(json.dumps(state))
     for old in _newest_first(folder)[KEEP:]:
@@ -79,7 +83,11 @@ def _read(path: Path, device: torch.device) -> Checkpoint:
     tensors = {name: tensor.to(device) for name, tensor in read_tensors(path / OPTIMIZER).items()}
     optimizer = unpack(state["optimizer"], tensors)
     return Checkpoint(
-        step=state["step"], model=read_tensors(path / MODEL), optimizer=optimizer, progress=state["progress"]
+        step=state["step"],
+        model=read_tensors(path / MODEL),
+        optimizer=optimizer,
+        progress=state["progress"],
+        average=read_tensors(path / AVERAGE) if (path / AVERAGE).exists() else None,
     )
 
 

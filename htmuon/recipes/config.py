@@ -1,11 +1,12 @@
 """The complete settings of one training run, and their JSON form."""
 
 import dataclasses
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar, get_args
 
 from htmuon._registry import unknown_name
+from htmuon.recipes.checks import check_number, check_text, check_whole
+from htmuon.recipes.vision.config import ImageDataConfig, ResNetConfig
 
 T = TypeVar("T")
 
@@ -33,12 +34,17 @@ class DataConfig:
     sequence_length: int = 128
 
     def __post_init__(self) -> None:
-        _text("path", self.path)
-        _text("separator", self.separator)
+        check_text("path", self.path)
+        check_text("separator", self.separator)
         if not self.separator:
             raise ValueError("separator must not be empty; a blank line, for instance, is '\\n\\n'.")
-        _whole("vocab_size", self.vocab_size, 257)
-        _whole("sequence_length", self.sequence_length, 2)
+        check_whole("vocab_size", self.vocab_size, 257)
+        check_whole("sequence_length", self.sequence_length, 2)
+
+    @property
+    def tokens_per_example(self) -> int:
+        """Tokens that the model learns from in one sequence."""
+        return self.sequence_length
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,7 +65,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in ("hidden_size", "intermediate_size", "num_layers", "num_heads"):
-            _whole(name, getattr(self, name), 1)
+            check_whole(name, getattr(self, name), 1)
         if self.hidden_size % (2 * self.num_heads):
             raise ValueError(
                 f"hidden_size must be a multiple of 2 * num_heads, because rotary embeddings turn pairs of channels; "
@@ -84,10 +90,10 @@ class OptimizerConfig:
     weight_decay: float = 0.1
 
     def __post_init__(self) -> None:
-        _text("optimizer name", self.name)
-        _number("lr", self.lr, above=0.0)
-        _number("adamw_lr", self.adamw_lr, above=0.0)
-        _number("weight_decay", self.weight_decay)
+        check_text("optimizer name", self.name)
+        check_number("lr", self.lr, above=0.0)
+        check_number("adamw_lr", self.adamw_lr, above=0.0)
+        check_number("weight_decay", self.weight_decay)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,16 +102,17 @@ class RunConfig:
 
     Args:
         recipe: the name of the recipe that the run was made from.
-        data: the text.
-        model: the network.
+        data: the text, or the images.
+        model: the network, a LLaMA for text and a ResNet for images.
         optimizer: the optimizer.
         steps: optimizer steps.
-        batch_size: sequences in one forward pass.
+        batch_size: sequences, or images, in one forward pass.
         accumulation: forward passes whose gradients make one step.
         warmup_fraction: share of the steps with a rising learning rate.
         final_lr_fraction: learning rate of the last step, as a share of the peak.
         seed: decides the initial weights and the order of the data.
-        evaluate_on: the held-out documents to evaluate on: "tuning" while settings are chosen, "report" for results.
+        evaluate_on: the held-out documents or images to evaluate on: "tuning" while settings are chosen, "report" for
+            results.
         precision: of the forward and backward pass; "auto" is bfloat16 autocast on CUDA and float32 elsewhere.
             Weights are always float32.
         device: "auto", "cpu", "cuda" or "cuda:<index>".
@@ -117,11 +124,12 @@ class RunConfig:
         max_grad_norm: clip the norm of the whole gradient to this, if given.
         tensorboard: write the metrics to the folder `tensorboard` of the run, too.
         wandb: send the metrics to this project of Weights & Biases, too; with WANDB_MODE=offline they stay here.
+        ema_decay: evaluate and store an exponential moving average of the weights with this decay, if given.
     """
 
     recipe: str
-    data: DataConfig = dataclasses.field(default_factory=DataConfig)
-    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    data: DataConfig | ImageDataConfig = dataclasses.field(default_factory=DataConfig)
+    model: ModelConfig | ResNetConfig = dataclasses.field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     steps: int
     batch_size: int
@@ -140,27 +148,40 @@ class RunConfig:
     max_grad_norm: float | None = None
     tensorboard: bool = False
     wandb: str = ""
+    ema_decay: float | None = None
 
     def __post_init__(self) -> None:
-        _text("recipe", self.recipe)
-        _text("wandb", self.wandb)
+        check_text("recipe", self.recipe)
+        check_text("wandb", self.wandb)
         if not isinstance(self.tensorboard, bool):
             raise TypeError(f"tensorboard must be True or False; got {self.tensorboard!r}.")
-        _text("device", self.device)
+        check_text("device", self.device)
         counts = ("steps", "batch_size", "accumulation", "eval_interval", "log_interval", "checkpoint_interval")
         for name in (*counts, "max_skipped_steps"):
-            _whole(name, getattr(self, name), 1)
+            check_whole(name, getattr(self, name), 1)
         if self.monitor_every is not None:
-            _whole("monitor_every", self.monitor_every, 1)
-        _whole("seed", self.seed, 0)
-        _number("warmup_fraction", self.warmup_fraction, most=1.0)
-        _number("final_lr_fraction", self.final_lr_fraction, most=1.0)
+            check_whole("monitor_every", self.monitor_every, 1)
+        check_whole("seed", self.seed, 0)
+        check_number("warmup_fraction", self.warmup_fraction, most=1.0)
+        check_number("final_lr_fraction", self.final_lr_fraction, most=1.0)
         if self.max_grad_norm is not None:
-            _number("max_grad_norm", self.max_grad_norm, above=0.0)
+            check_number("max_grad_norm", self.max_grad_norm, above=0.0)
+        if self.ema_decay is not None:
+            check_number("ema_decay", self.ema_decay, below=1.0)
+        if isinstance(self.data, ImageDataConfig) != isinstance(self.model, ResNetConfig):
+            raise ValueError(
+                "data and model must be of one task: DataConfig with ModelConfig, or ImageDataConfig with "
+                f"ResNetConfig; got {type(self.data).__name__} with {type(self.model).__name__}."
+            )
         if self.evaluate_on not in get_args(HeldOut):
             raise unknown_name("evaluate_on", self.evaluate_on, list(get_args(HeldOut)))
         if self.precision not in get_args(Precision):
             raise unknown_name("precision", self.precision, list(get_args(Precision)))
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Training tokens in one optimizer step; images for a task on images."""
+        return self.batch_size * self.accumulation * self.data.tokens_per_example
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as a dict of plain values that JSON can hold."""
@@ -179,11 +200,22 @@ class RunConfig:
             >>> RunConfig.from_dict(config.to_dict()) == config
             True
         """
-        parts = {"data": DataConfig, "model": ModelConfig, "optimizer": OptimizerConfig}
+        parts: dict[str, list[type[Any]]] = {
+            "data": [DataConfig, ImageDataConfig],
+            "model": [ModelConfig, ResNetConfig],
+            "optimizer": [OptimizerConfig],
+        }
         nested: dict[str, Any] = {
-            name: _from_mapping(part, values[name]) for name, part in parts.items() if name in values
+            name: _from_mapping(_most_alike(kinds, values[name]), values[name])
+            for name, kinds in parts.items()
+            if name in values
         }
         return _from_mapping(cls, {**values, **nested})
+
+
+def _most_alike(kinds: Sequence[type[T]], values: Mapping[str, Any]) -> type[T]:
+    """The dataclass that has the most of the settings in `values`; the first of equals."""
+    return max(kinds, key=lambda kind: len({field.name for field in dataclasses.fields(kind)} & set(values)))  # type: ignore[arg-type]
 
 
 def _from_mapping(cls: type[T], values: Mapping[str, Any]) -> T:
@@ -198,21 +230,3 @@ def _from_mapping(cls: type[T], values: Mapping[str, Any]) -> T:
     if missing:
         raise ValueError(f"{cls.__name__} needs {', '.join(missing)}, which have no default; add them.")
     return cls(**values)
-
-
-def _text(name: str, value: object) -> None:
-    if not isinstance(value, str):
-        raise TypeError(f"{name} must be a string; got {value!r}.")
-
-
-def _whole(name: str, value: object, least: int) -> None:
-    if type(value) is not int or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}; got {value!r}.")
-
-
-def _number(name: str, value: object, *, above: float | None = None, most: float = math.inf) -> None:
-    number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
-    if not math.isfinite(number) or number < 0 or number > most or (above is not None and number <= above):
-        lower = "at least 0" if above is None else f"greater than {above:g}"
-        upper = "" if math.isinf(most) else f" and at most {most:g}"
-        raise ValueError(f"{name} must be a finite number {lower}{upper}; got {value!r}.")

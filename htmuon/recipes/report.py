@@ -20,7 +20,7 @@ from htmuon.recipes.labels import label, styles, update_rule
 from htmuon.recipes.learning_rates import TunedOptimizer
 from htmuon.recipes.run_record import Records
 from htmuon.recipes.summary import OptimizerSummary, summarize, summary_to_csv, summary_to_dict
-from htmuon.recipes.table import budget_cell, columns
+from htmuon.recipes.table import budget_cell, columns_of
 from htmuon.recipes.verdict import Confirmation, verdict, winner
 
 
@@ -164,7 +164,7 @@ def render_html(comparison: Comparison, summaries: list[OptimizerSummary], figur
         budget_cell=budget_cell,
         styles=styles(tuple(comparison.records)),
         rules={summary.spec: update_rule(summary.spec) for summary in summaries},
-        columns=columns(label(comparison.baseline)),
+        columns=columns_of(summaries),
         best=min(summaries, key=lambda summary: summary.loss).spec,
         figures=figures,
         settings=flat_settings(comparison.run.to_dict()),

@@ -13,10 +13,10 @@ class RunResult:
     """The measurements of one finished run, as in `result.json`.
 
     Args:
-        final_loss: mean loss in nats per token of the held-out documents after the last step; NaN if it was not finite.
-        documents: the held-out documents that `final_loss` is of.
+        final_loss: mean loss in nats per token (image) of the held-out data after the last step; NaN if not finite.
+        documents: the held-out documents (images) that `final_loss` is of.
         steps: optimizer steps done, skipped ones included.
-        tokens: training tokens seen.
+        tokens: training tokens (images) seen.
         seconds_per_step: median seconds of a training step (evaluation and checkpoints not included).
         optimizer_seconds_per_step: median seconds of the optimizer's part of a step.
         peak_memory_bytes: highest memory of the process (CPU) or of torch's allocator (CUDA) since the last start.
@@ -35,7 +35,8 @@ class RunResult:
         seed: of the run.
         diverged: the loss at an evaluation was not finite, or no better than chance when `max_skipped_steps` steps
             had been skipped; the run ended there and has no spectra.
-        data_fingerprint: identifies the text and its settings.
+        data_fingerprint: identifies the data.
+        accuracy: share of the held-out images that are classified rightly, from 0 to 1; None for a run on text.
     """
 
     final_loss: float
@@ -60,6 +61,7 @@ class RunResult:
     seed: int
     diverged: bool
     data_fingerprint: str
+    accuracy: float | None = None
 
     @property
     def perplexity(self) -> float:
@@ -73,12 +75,14 @@ class RunResult:
 
     def to_dict(self) -> dict[str, Any]:
         """All measurements, the derived ones too, as plain values."""
-        derived = {"perplexity": self.perplexity, "optimizer_share": self.optimizer_share}
+        derived = {"optimizer_share": self.optimizer_share}
+        if self.accuracy is None:
+            derived["perplexity"] = self.perplexity
         return {**dataclasses.asdict(self), **derived}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "RunResult":
         """The inverse of `to_dict`; None (JSON's null) stands for a number that is not finite."""
-        names = [field.name for field in dataclasses.fields(cls)]
+        names = [field.name for field in dataclasses.fields(cls) if field.name != "accuracy"]
         known: dict[str, Any] = {name: math.nan if values[name] is None else values[name] for name in names}
-        return cls(**known)
+        return cls(**known, accuracy=values.get("accuracy"))

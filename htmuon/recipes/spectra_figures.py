@@ -1,7 +1,7 @@
 """Figures of spectra: singular values of weights and updates by layer type, power-law exponents by layer."""
 
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -29,23 +29,40 @@ class _Place:
     @classmethod
     def of(cls, name: str) -> "_Place":
         parts = name.removesuffix(".weight").split(".")
-        depth = next((int(part) for part in parts if part.isdigit()), 0)
-        return cls(depth, parts[-1])
+        # `model.layers.3.mlp.up_proj` is in layer 3, and so is `layer3.0.conv1`, in the third stage of a ResNet.
+        numbers = (part.removeprefix("layer") for part in parts)
+        depth = next((int(number) for number in numbers if number.isdigit()), 0)
+        words = [part for part in parts if not part.isdigit()]
+        return cls(depth, words[-1] if words else parts[-1])
+
+
+# A type of layer, and how many singular values a matrix of it has: a ResNet's stages differ in size.
+_Panel = tuple[str, int]
+
+
+def _panel_of(name: str, sigma: Tensor) -> _Panel:
+    return _Place.of(name).layer_type, len(sigma)
+
+
+def _titles(panels: Collection[_Panel]) -> dict[_Panel, str]:
+    """The type of layer, with the number of singular values where that alone is ambiguous."""
+    sizes = Counter(layer_type for layer_type, _ in panels)
+    return {panel: panel[0] if sizes[panel[0]] == 1 else f"{panel[0]} ({panel[1]})" for panel in panels}
 
 
 def spectra_figure(records: Records, styles: Mapping[str, Style], kind: SpectrumKind) -> Figure:
     """Singular values of the final weights or of the last updates, one panel for each type of layer."""
-    by_type: dict[str, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
+    by_panel: dict[_Panel, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
     for spec, runs in records.items():
         for run in runs:
             for name, sigma in run.spectra[kind].items():
-                by_type[_Place.of(name).layer_type][spec].append(sigma)
-    initial: dict[str, list[Tensor]] = defaultdict(list)
+                by_panel[_panel_of(name, sigma)][spec].append(sigma)
+    initial: dict[_Panel, list[Tensor]] = defaultdict(list)
     if kind == "weights":
         # Runs of one seed start from the same weights: those of the first optimizer stand for all.
         for run in next(iter(records.values())):
             for name, sigma in run.spectra["initial_weights"].items():
-                initial[_Place.of(name).layer_type].append(sigma)
+                initial[_panel_of(name, sigma)].append(sigma)
     what = "final weights" if kind == "weights" else "last update"
     relative = "" if kind == "weights" else ", divided by the largest"
     dashed = " Dashed grey: before training." if initial else ""
@@ -56,12 +73,12 @@ def spectra_figure(records: Records, styles: Mapping[str, Style], kind: Spectrum
         f"seeds, and their range.{dashed}",
         panels=tuple(
             Panel(
-                title=layer_type,
+                title=title,
                 draw=partial(
-                    _draw_spectra, spectra=spectra, initial=initial.get(layer_type, []), styles=styles, kind=kind
+                    _draw_spectra, spectra=by_panel[panel], initial=initial.get(panel, []), styles=styles, kind=kind
                 ),
             )
-            for layer_type, spectra in by_type.items()
+            for panel, title in _titles(by_panel).items()
         ),
         small=True,
     )

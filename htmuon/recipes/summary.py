@@ -11,8 +11,10 @@ from typing import Any
 from htmuon.analysis import Estimator, PowerLawFit, fit_power_law
 from htmuon.analysis.record_log import finite
 from htmuon.recipes.baseline_choice import choose_baseline
-from htmuon.recipes.paired import PairedLosses, paired_differences
+from htmuon.recipes.paired import PairedLosses, paired_differences, sample_spread
 from htmuon.recipes.run_record import Curve, Records, RunRecord
+
+_DERIVED = ("perplexity", "accuracy", "accuracy_spread", "optimizer_share", "diverged")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +27,7 @@ class OptimizerSummary(PairedLosses):
         lr: tuned learning rate of the matrix parameters (of all parameters for AdamW).
         adamw_lr: learning rate of the other parameters.
         seeds: seeds of the runs.
-        losses: final validation losses in nats per token; infinite where the run diverged or stopped.
+        losses: final validation losses in nats per token (image); infinite where the run diverged or stopped.
         differences: losses minus those of the baseline with the same seed; empty where there is none.
         seconds_per_step: median over the runs that were measured; NaN if none was.
         optimizer_seconds_per_step: the part of it spent in the optimizer.
@@ -35,8 +37,9 @@ class OptimizerSummary(PairedLosses):
         alpha_hill: the same, median Hill estimator.
         steps_to_baseline: first step at which the mean validation loss is at most the baseline's final one, by linear
             interpolation between evaluations; None if it never is.
-        tokens_to_baseline: tokens seen by then.
+        tokens_to_baseline: tokens (images) seen by then.
         skipped_steps: steps skipped for a gradient that was not finite, over all runs.
+        accuracies: final accuracies on held-out images, from 0 to 1, of the runs that were measured; empty for text.
     """
 
     spec: str
@@ -55,11 +58,29 @@ class OptimizerSummary(PairedLosses):
     steps_to_baseline: float | None
     tokens_to_baseline: float | None
     skipped_steps: int
+    accuracies: tuple[float, ...] = ()
 
     @property
     def perplexity(self) -> float:
         """Exponential of the mean loss."""
         return math.exp(self.loss) if self.loss < 700 else math.inf
+
+    @property
+    def accuracy(self) -> float | None:
+        """Mean accuracy over the seeds; None for a task without classes."""
+        return statistics.fmean(self.accuracies) if self.accuracies else None
+
+    @property
+    def accuracy_spread(self) -> float | None:
+        """Sample standard deviation of the accuracy over the seeds; None for a single run."""
+        return sample_spread(self.accuracies)
+
+    @property
+    def quality(self) -> str:
+        """The loss in the words of the task: perplexity or accuracy."""
+        if self.accuracy is None:
+            return f"perplexity {self.perplexity:.2f}"
+        return f"accuracy {100 * self.accuracy:.2f} %"
 
     @property
     def optimizer_share(self) -> float:
@@ -97,7 +118,6 @@ def _summarize_one(
     comparable = spec != baseline and all(map(math.isfinite, losses))
     steps = first_crossing(mean_curve([run.curve("evaluation") for run in runs]), target) if comparable else None
     config = runs[0].config
-    tokens_per_step = config.batch_size * config.accumulation * config.data.sequence_length
     peaks = [result.peak_memory_bytes for result in results if result.peak_memory_bytes]
     return OptimizerSummary(
         spec=spec,
@@ -114,8 +134,9 @@ def _summarize_one(
         alpha_ks=mean_alpha(runs, "ks"),
         alpha_hill=mean_alpha(runs, "hill"),
         steps_to_baseline=steps,
-        tokens_to_baseline=None if steps is None else steps * tokens_per_step,
+        tokens_to_baseline=None if steps is None else steps * config.tokens_per_step,
         skipped_steps=sum(result.skipped_steps for result in results),
+        accuracies=tuple(result.accuracy for result in results if result.accuracy is not None),
     )
 
 
@@ -179,7 +200,7 @@ def summary_to_csv(summaries: Sequence[OptimizerSummary]) -> str:
 
 def summary_to_dict(summary: OptimizerSummary) -> dict[str, Any]:
     """All numbers of a summary, the derived ones too, as plain values; None where there is no finite number."""
-    derived = {name: getattr(summary, name) for name in ("perplexity", "optimizer_share", "diverged")}
+    derived = {name: getattr(summary, name) for name in _DERIVED}
     values = {**asdict(summary), **summary.statistics(), **derived}
     plain = finite({key: list(value) if isinstance(value, tuple) else value for key, value in values.items()})
     assert isinstance(plain, dict)

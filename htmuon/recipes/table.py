@@ -1,11 +1,12 @@
 """The columns of the comparison's table: the same numbers in the terminal and in the report."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from htmuon.recipes.equal_budget import LossesAtBudget
 from htmuon.recipes.interval import CONFIDENCE
+from htmuon.recipes.labels import label
 from htmuon.recipes.paired import PairedLosses
 from htmuon.recipes.summary import OptimizerSummary
 
@@ -92,12 +93,31 @@ def _tokens(summary: OptimizerSummary) -> str:
     return _NONE if summary.tokens_to_baseline is None else f"{summary.tokens_to_baseline:,.0f}"
 
 
-def columns(baseline: str) -> tuple[Column, ...]:
+def _accuracy(summary: OptimizerSummary) -> str:
+    if summary.accuracy is None:
+        return _NONE
+    spread = summary.accuracy_spread
+    return f"{100 * summary.accuracy:.2f}" if spread is None else f"{100 * summary.accuracy:.2f} ± {100 * spread:.2f}"
+
+
+def columns_of(summaries: Sequence[OptimizerSummary]) -> tuple[Column, ...]:
+    """The columns of a comparison whose results are `summaries`, at least one."""
+    first = summaries[0]
+    return columns(label(first.baseline), images=any(summary.accuracies for summary in summaries))
+
+
+def columns(baseline: str, *, images: bool = False) -> tuple[Column, ...]:
     """The columns of a comparison with the optimizer called `baseline`; the headings leave its settings out."""
     name = baseline.partition(" (")[0]
+    unit, data = ("image", "images") if images else ("token", "documents")
+    quality = (
+        Column("accuracy [%]", "Share of the report images classified rightly, likewise.", _accuracy)
+        if images
+        else Column("perplexity", "Exponential of the mean loss.", lambda s: _number(s.perplexity, ".2f"))
+    )
     return (
-        Column("validation loss", "Nats per token, report documents: mean ± standard deviation over seeds.", _loss),
-        Column("perplexity", "Exponential of the mean loss.", lambda s: _number(s.perplexity, ".2f")),
+        Column("validation loss", f"Nats per {unit}, report {data}: mean ± standard deviation over seeds.", _loss),
+        quality,
         Column(f"vs {name}", f"Loss minus {baseline}'s, paired by seed: mean ± standard deviation.", _difference),
         Column(
             f"{CONFIDENCE:.0%} interval", "Of the mean of those differences, by Student's t.", _interval, brief=False
@@ -127,5 +147,5 @@ def columns(baseline: str) -> tuple[Column, ...]:
             brief=False,
         ),
         Column(f"steps to {name}", f"Steps to reach {baseline}'s final validation loss, at most.", _steps, brief=False),
-        Column(f"tokens to {name}", "The same in training tokens.", _tokens, brief=False),
+        Column(f"{unit}s to {name}", f"The same in training {unit}s.", _tokens, brief=False),
     )

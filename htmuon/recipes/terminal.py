@@ -14,7 +14,7 @@ from htmuon.recipes.display import Display
 from htmuon.recipes.labels import label
 from htmuon.recipes.result import RunResult
 from htmuon.recipes.summary import OptimizerSummary
-from htmuon.recipes.table import columns
+from htmuon.recipes.table import columns_of
 
 # Between the lines of a run without a terminal.
 _SECONDS_BETWEEN_LINES = 10.0
@@ -38,7 +38,7 @@ def terminal_display(console: Console | None = None) -> Iterator[Display]:
 
 def plain_table(summaries: Sequence[OptimizerSummary]) -> str:
     """The results as aligned text, with all columns."""
-    shown = columns(label(summaries[0].baseline))
+    shown = columns_of(summaries)
     rows = [["optimizer", *(column.header for column in shown)]]
     rows += [[label(summary.spec), *(column.text(summary) for column in shown)] for summary in summaries]
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
@@ -50,7 +50,7 @@ def rich_table(summaries: Sequence[OptimizerSummary]) -> Table:
     """The results as a table for the terminal, with the columns that matter most."""
     table = Table(title="Results so far", title_justify="left")
     table.add_column("optimizer")
-    shown = [column for column in columns(label(summaries[0].baseline)) if column.brief] if summaries else []
+    shown = [column for column in columns_of(summaries) if column.brief] if summaries else []
     for column in shown:
         table.add_column(column.header, justify="right")
     for summary in summaries:

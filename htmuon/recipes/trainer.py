@@ -1,15 +1,13 @@
 """Training a recipe, in a folder from which a killed run goes on as if nothing had happened."""
 
-import importlib.metadata
 import math
 import os
-import platform
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from htmuon.analysis.hidden import LastUpdate, hidden_matrices
 from htmuon.analysis.monitor import SpectralMonitor
@@ -17,19 +15,19 @@ from htmuon.recipes.checkpoint import Checkpoint, load_checkpoint, save_checkpoi
 from htmuon.recipes.config import RunConfig
 from htmuon.recipes.device import autocast, current, pick_device, resolve_precision
 from htmuon.recipes.files import new_file, write_json, write_tensors
-from htmuon.recipes.llm.batches import mix_seed
-from htmuon.recipes.llm.corpus import fingerprint, read_files
-from htmuon.recipes.llm.task import LanguageModelling, build_model
-from htmuon.recipes.llm.tokens import prepare_tokens
-from htmuon.recipes.memory import optimizer_state_bytes, peak_memory_bytes, reset_peak_memory
+from htmuon.recipes.measurements import measured_sizes, told_settings, used_software
+from htmuon.recipes.memory import reset_peak_memory
 from htmuon.recipes.metrics import MetricsLog
 from htmuon.recipes.observer import Observer, SilentObserver
 from htmuon.recipes.optimizers import build_optimizer
 from htmuon.recipes.result import RunResult
 from htmuon.recipes.run_folder import RunFolder
 from htmuon.recipes.schedule import keep_initial_lr, lr_factor, scale_lr
+from htmuon.recipes.seeds import mix_seed
 from htmuon.recipes.sinks import Sinks, check_sinks, open_sinks
+from htmuon.recipes.sources import open_source
 from htmuon.recipes.spectra import run_spectra
+from htmuon.recipes.task import Evaluation, Task, TaskSource
 from htmuon.recipes.timing import CudaTimer, HostTimer
 
 
@@ -60,47 +58,39 @@ def train(
     Raises:
         ValueError: a setting, the data or the folder is not usable; nothing was changed in the folder.
         TrainingStoppedError: `config.max_skipped_steps` steps had gradients that are not finite.
-        ImportError: the libraries of the `train` extra are missing.
+        ImportError: the libraries of the `train` extra, or for images those of `vision`, are missing.
     """
     observer = observer or SilentObserver()
     home = RunFolder(Path(folder))
     home.check(config)
     check_sinks(config)
-    files = read_files(config.data.path)
-    text_id = fingerprint(files, config.data)
+    source = open_source(config)
     result = home.stored_result()
     if result is not None:
-        _check_text(home, config, result.data_fingerprint, text_id)
+        _check_data(home, config, result.data_fingerprint, source.fingerprint)
         home.remove_checkpoints()  # there are some if the run was killed between its result and this
         return result
 
     device = pick_device(config.device)
-    model = build_model(config).to(device)
+    model = source.build_model().to(device)
     spec = config.optimizer
     rates = {"lr": spec.lr, "adamw_lr": spec.adamw_lr, "weight_decay": spec.weight_decay}
     optimizer = build_optimizer(spec.name, model, **rates, steps=config.steps)
     keep_initial_lr(optimizer)
-    root = home.path.absolute().parent if cache is None else cache
-    try:
-        text = prepare_tokens(files, config.data, root, observer.on_message)
-    except OSError as error:
-        raise ValueError(
-            f"{root} must be a folder that can be written, for the tokenized text; got: {error}."
-        ) from error
-    task = LanguageModelling(config, text, device)
+    task = source.open(device, home.path.absolute().parent if cache is None else cache, observer.on_message)
     # A step may draw random numbers from a seed of its own; the caller's stream is not touched.
     devices = [device] if device.type == "cuda" else []
     with current(device), torch.random.fork_rng(devices=devices), home.opened(config):
-        result = Training(config, task, model, optimizer, home, observer, text_id).run()
+        result = Training(config, source, task, model, optimizer, home, observer).run()
     observer.on_finish(result)
     return result
 
 
-def _check_text(home: RunFolder, config: RunConfig, stored: str, given: str) -> None:
+def _check_data(home: RunFolder, config: RunConfig, stored: str, given: str) -> None:
     if stored != given:
         raise ValueError(
-            f"the text at {config.data.path!r} changed since the run in {home.path} was started; "
-            "choose a new folder, or restore the text."
+            f"the data at {config.data.path!r} changed since the run in {home.path} was started; "
+            "choose a new folder, or restore the data."
         )
 
 
@@ -109,26 +99,31 @@ class Training:
 
     Args:
         config: all settings.
+        source: the data as it is stored.
         task: the data and the loss.
         model: with its initial weights, on the device.
         optimizer: over the parameters of `model`.
         home: the run's folder, locked.
         observer: told what happens.
-        text_id: the fingerprint of the data.
     """
 
     def __init__(
         self,
         config: RunConfig,
-        task: LanguageModelling,
+        source: TaskSource,
+        task: Task,
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
         home: RunFolder,
         observer: Observer,
-        text_id: str,
     ) -> None:
-        self.config, self.task, self.model, self.optimizer = config, task, model, optimizer
-        self.home, self.observer, self.text_id = home, observer, text_id
+        self.config, self.source, self.task = config, source, task
+        self.model, self.optimizer = model, optimizer
+        self.home, self.observer = home, observer
+        self.average: AveragedModel | None = None
+        if config.ema_decay is not None:
+            averaging = get_ema_multi_avg_fn(config.ema_decay)  # type: ignore[no-untyped-call]
+            self.average = AveragedModel(model, multi_avg_fn=averaging, use_buffers=True)
         self.device = next(model.parameters()).device
         self.precision = resolve_precision(config.precision, self.device)
         self.timer = CudaTimer() if self.device.type == "cuda" else HostTimer()
@@ -146,7 +141,7 @@ class Training:
             MetricsLog(self.home.metrics, last_step=first, also=sinks.write) as log,
             self._monitor(first, sinks) as self.monitor,
         ):
-            held_out_loss = math.nan
+            held_out = Evaluation(math.nan)
             for step in range(first, self.config.steps):
                 done = step + 1
                 last = done == self.config.steps
@@ -157,19 +152,19 @@ class Training:
                     self._log(done, log)
                 faulty = self.skipped_steps >= self.config.max_skipped_steps
                 if last or faulty or done % self.config.eval_interval == 0:
-                    held_out_loss = self._evaluate(done, log)
+                    held_out = self._evaluate(done, log)
                     # Steps that left a model no better than chance diverged; bad gradients of another are a fault.
-                    lost = held_out_loss >= self.task.chance_loss and self.skipped_steps < done
-                    if not math.isfinite(held_out_loss) or (faulty and lost):
+                    lost = held_out.loss >= self.task.chance_loss and self.skipped_steps < done
+                    if not math.isfinite(held_out.loss) or (faulty and lost):
                         if self.losses:
                             self._log(done, log)
-                        return self._finish(done, held_out_loss, log, None)
+                        return self._finish(done, held_out, log, None)
                 if faulty:
                     self._stop(done)
                 # The last step has no checkpoint: a run that is killed after it repeats it, for its update.
                 if not last and done % self.config.checkpoint_interval == 0:
                     self._save(done, log)
-            return self._finish(self.config.steps, held_out_loss, log, update)
+            return self._finish(self.config.steps, held_out, log, update)
 
     def _monitor(self, first: int, sinks: Sinks) -> AbstractContextManager[SpectralMonitor | None]:
         every = self.config.monitor_every
@@ -207,6 +202,8 @@ class Training:
         self.timer.mark()
         if self.monitor is not None:
             self.monitor.after_step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
         self.optimizer.zero_grad(set_to_none=True)
         self.losses.append(total)
 
@@ -228,7 +225,7 @@ class Training:
             "seconds_per_step": seconds,
             "optimizer_seconds": optimizer_seconds,
             "skipped_steps": self._count_skipped_steps(done),
-            "tokens": done * self.config.accumulation * self.task.tokens_per_batch,
+            "tokens": done * self.config.tokens_per_step,
         }
         power = self.optimizer.param_groups[0].get("power")
         if power is not None:
@@ -251,27 +248,40 @@ class Training:
             "were skipped. Use a smaller learning rate or max_grad_norm, and look at the data."
         )
 
-    def _evaluate(self, done: int, log: MetricsLog) -> float:
-        self.model.eval()
+    @property
+    def network(self) -> torch.nn.Module:
+        """The network that is evaluated and stored: the averaged one if there is one."""
+        return self.model if self.average is None else self.average.module
+
+    def _evaluate(self, done: int, log: MetricsLog) -> Evaluation:
+        self.network.eval()
         with autocast(self.precision, self.device):
-            loss = self.task.held_out_loss(self.model)
-        self.model.train()
-        log.write({"kind": "evaluation", "step": done, "loss": loss, "documents": self.config.evaluate_on})
-        self.observer.on_evaluation(done, loss)
-        return loss
+            found = self.task.evaluate(self.network)
+        self.network.train()
+        accuracy = {} if found.accuracy is None else {"accuracy": found.accuracy}
+        entry = {"kind": "evaluation", "step": done, "loss": found.loss, **accuracy}
+        log.write({**entry, "documents": self.config.evaluate_on})
+        self.observer.on_evaluation(done, found.loss)
+        return found
 
     def _save(self, done: int, log: MetricsLog) -> None:
         log.sync()
         if self.monitor is not None:
             self.monitor.sync()
         progress = {
-            "text": self.text_id,
+            "text": self.source.fingerprint,
             "threads": torch.get_num_threads(),
             "losses": [float(loss) for loss in self.losses],
             "skipped_steps": self.skipped_steps,
         }
-        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        save_checkpoint(self.home.checkpoints, Checkpoint(step=done, progress=progress, **state))
+        checkpoint = Checkpoint(
+            step=done,
+            model=self.model.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            progress=progress,
+            average=None if self.average is None else self.average.state_dict(),
+        )
+        save_checkpoint(self.home.checkpoints, checkpoint)
 
     def _restore(self) -> int:
         """Load the last good checkpoint, if there is one; the number of steps done."""
@@ -279,55 +289,43 @@ class Training:
         if checkpoint is None:
             return 0
         progress = checkpoint.progress
-        _check_text(self.home, self.config, progress["text"], self.text_id)
+        _check_data(self.home, self.config, progress["text"], self.source.fingerprint)
         if progress["threads"] != torch.get_num_threads():
             self.observer.on_message(
                 f"the run used {progress['threads']} threads and goes on with {torch.get_num_threads()}: "
                 "its numbers can differ in the last digits from those of a run without a break."
             )
         self.model.load_state_dict(checkpoint.model)
+        if self.average is not None:
+            assert checkpoint.average is not None
+            self.average.load_state_dict(checkpoint.average)
         self.optimizer.load_state_dict(checkpoint.optimizer)
         self.losses = [torch.tensor(loss, device=self.device) for loss in progress["losses"]]
         self.skipped_steps = progress["skipped_steps"]
         return checkpoint.step
 
-    def _finish(self, done: int, loss: float, log: MetricsLog, update: LastUpdate | None) -> RunResult:
+    def _finish(self, done: int, held_out: Evaluation, log: MetricsLog, update: LastUpdate | None) -> RunResult:
         """Write the weights, the spectra and, last of all, the result; a run without `update` diverged."""
         with new_file(self.home.weights) as new:
-            write_tensors(new, self.model.state_dict())
-        result = RunResult(final_loss=loss, steps=done, diverged=update is None, **self._measurements(done, log))
+            write_tensors(new, self.network.state_dict())
+        result = RunResult(
+            final_loss=held_out.loss,
+            accuracy=held_out.accuracy,
+            steps=done,
+            diverged=update is None,
+            tokens=done * self.config.tokens_per_step,
+            seconds_per_step=log.median("seconds_per_step"),
+            optimizer_seconds_per_step=log.median("optimizer_seconds"),
+            skipped_steps=self.skipped_steps,
+            precision=self.precision,
+            **told_settings(self.config),
+            **measured_sizes(self.model, self.optimizer),
+            **used_software(self.source),
+        )
         if update is not None:
             with new_file(self.home.spectra) as new:
-                write_tensors(new, run_spectra(build_model(self.config), self.model, update))
+                write_tensors(new, run_spectra(self.source.build_model(), self.network, update))
         log.sync()
         write_json(self.home.result, result.to_dict())
         self.home.remove_checkpoints()
         return result
-
-    def _measurements(self, done: int, log: MetricsLog) -> dict[str, Any]:
-        config = self.config
-        libraries = ("htmuon", "torch", "transformers", "tokenizers", "safetensors")
-        return {
-            "documents": config.evaluate_on,
-            "tokens": done * config.accumulation * self.task.tokens_per_batch,
-            "seconds_per_step": log.median("seconds_per_step"),
-            "optimizer_seconds_per_step": log.median("optimizer_seconds"),
-            "peak_memory_bytes": peak_memory_bytes(self.device),
-            "optimizer_state_bytes": optimizer_state_bytes(self.optimizer),
-            "skipped_steps": self.skipped_steps,
-            "parameters": sum(p.numel() for p in self.model.parameters()),
-            "hidden_parameters": sum(matrix.parameter.numel() for matrix in hidden_matrices(self.model)),
-            "versions": {
-                "python": platform.python_version(),
-                **{name: importlib.metadata.version(name) for name in libraries},
-            },
-            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
-            "threads": torch.get_num_threads(),
-            "precision": self.precision,
-            "optimizer": config.optimizer.name,
-            "lr": config.optimizer.lr,
-            "adamw_lr": config.optimizer.adamw_lr,
-            "weight_decay": config.optimizer.weight_decay,
-            "seed": config.seed,
-            "data_fingerprint": self.text_id,
-        }

@@ -11,7 +11,7 @@ import torch
 import htmuon
 from htmuon._registry import unknown_name
 from htmuon.optim.views import matrix_shape
-from htmuon.recipes.config import ModelConfig
+from htmuon.recipes.config import DataConfig, ModelConfig
 from htmuon.recipes.llm.model import build_llama
 from htmuon.recipes.llm.sizes import PAPER_MODELS, PAPER_SEQUENCE_LENGTH, PAPER_VOCABULARY
 from htmuon.recipes.registry import RECIPES
@@ -67,11 +67,11 @@ class Model:
 
 def known_models() -> list[str]:
     """Every name that `model_matrices` takes."""
-    return list(dict.fromkeys([*RECIPES, *PAPER_MODELS]))
+    return list(dict.fromkeys([*_language_recipes(), *PAPER_MODELS]))
 
 
 def model_matrices(name: str, layers: int | None = None) -> Model:
-    """The hidden matrices of a recipe's model or of a model of the paper; no weight is allocated.
+    """The hidden matrices of a language recipe's model or of a model of the paper; no weight is allocated.
 
     Args:
         name: one of `known_models()`.
@@ -80,9 +80,10 @@ def model_matrices(name: str, layers: int | None = None) -> Model:
     Raises:
         ValueError: the name is unknown, or the model has not so many layers.
     """
-    if name in RECIPES:
-        recipe = RECIPES[name]()
-        config, sizes = recipe.model, (recipe.data.vocab_size, recipe.data.sequence_length)
+    recipes = _language_recipes()
+    if name in recipes:
+        config, data = recipes[name]
+        sizes = (data.vocab_size, data.sequence_length)
     elif name in PAPER_MODELS:
         config, sizes = PAPER_MODELS[name], (PAPER_VOCABULARY, PAPER_SEQUENCE_LENGTH)
     else:
@@ -92,6 +93,16 @@ def model_matrices(name: str, layers: int | None = None) -> Model:
         raise ValueError(f"layers must be between 1 and the {config.num_layers} layers of {name}; got {layers}.")
     shapes = _hidden_shapes(replace(config, num_layers=chosen), *sizes)
     return Model(name, shapes, layers=chosen, all_layers=config.num_layers)
+
+
+def _language_recipes() -> dict[str, tuple[ModelConfig, DataConfig]]:
+    """Those whose model is a stack of equal layers, with its shape and its text."""
+    made = {name: recipe() for name, recipe in RECIPES.items()}
+    return {
+        name: (run.model, run.data)
+        for name, run in made.items()
+        if isinstance(run.model, ModelConfig) and isinstance(run.data, DataConfig)
+    }
 
 
 def _hidden_shapes(config: ModelConfig, vocab_size: int, sequence_length: int) -> tuple[Shape, ...]:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from htmuon.recipes.llm.tokenizer import END_TOKEN
+from htmuon.recipes.seeds import EpochDraws
 
 # torch.nn.functional.cross_entropy leaves out targets of this value.
 NO_TARGET = -100
@@ -42,41 +43,19 @@ class TrainingBatches:
         self.tokens = tokens
         self.sequence_length = sequence_length
         self.batch_size = batch_size
-        self.seed = seed
-        self._epoch = -1
-        self._order = torch.empty(0, dtype=torch.int64)
+        self._order = EpochDraws(
+            lambda generator: torch.randperm(self.chunks, generator=generator),
+            self.chunks,
+            seed=seed,
+            device=tokens.device,
+        )
 
     def __getitem__(self, batch: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets `[batch_size, sequence_length]` (int64) of batch number `batch`, from 0 without end."""
-        starts = self._samples(batch * self.batch_size, self.batch_size) * self.sequence_length
+        starts = self._order(batch * self.batch_size, self.batch_size) * self.sequence_length
         offsets = torch.arange(self.sequence_length + 1, device=self.tokens.device)
         sequences = self.tokens[starts[:, None] + offsets].long()
         return sequences[:, :-1], sequences[:, 1:]
-
-    def _samples(self, first: int, count: int) -> Tensor:
-        epoch, offset = divmod(first, self.chunks)
-        head = self._permutation(epoch)[offset : offset + count]
-        if len(head) == count:
-            return head
-        return torch.cat([head, self._samples(first + len(head), count - len(head))])
-
-    def _permutation(self, epoch: int) -> Tensor:
-        if epoch != self._epoch:
-            # Drawn on the CPU, so that the order is the same on every device.
-            generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch))
-            self._order = torch.randperm(self.chunks, generator=generator).to(self.tokens.device)
-            self._epoch = epoch
-        return self._order
-
-
-def mix_seed(seed: int, index: int) -> int:
-    """One 63-bit seed from two numbers, so that neighbouring pairs give unrelated streams (SplitMix64's finalizer)."""
-    mask = (1 << 64) - 1
-    # The constants are those of Steele, Lea and Flood, "Fast splittable pseudorandom number generators" (2014).
-    mixed = (seed * 0x9E3779B97F4A7C15 + index + 1) & mask
-    mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & mask
-    mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & mask
-    return (mixed ^ (mixed >> 31)) >> 1
 
 
 def evaluation_windows(documents: list[Tensor], sequence_length: int) -> tuple[Tensor, Tensor]:

@@ -1,22 +1,65 @@
 """A language-model run, seen by the trainer: a network, a training loss, an evaluation."""
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from htmuon.recipes.config import RunConfig
+from htmuon.recipes.config import DataConfig, ModelConfig, RunConfig
 from htmuon.recipes.llm.batches import NO_TARGET, TrainingBatches, evaluation_windows
+from htmuon.recipes.llm.corpus import fingerprint, read_files
 from htmuon.recipes.llm.model import build_llama
-from htmuon.recipes.llm.tokens import TokenizedText
+from htmuon.recipes.llm.tokens import TokenizedText, prepare_tokens
+from htmuon.recipes.task import Evaluation
 
 
 def build_model(config: RunConfig) -> torch.nn.Module:
     """The network with its initial weights, on the CPU; equal settings and seeds give equal weights."""
-    data = config.data
+    data, model = config.data, config.model
+    assert isinstance(data, DataConfig)
+    assert isinstance(model, ModelConfig)
     sizes = {"vocab_size": data.vocab_size, "sequence_length": data.sequence_length}
-    return build_llama(config.model, seed=config.seed, **sizes)
+    return build_llama(model, seed=config.seed, **sizes)
+
+
+class LanguageSource:
+    """The text of a run.
+
+    Args:
+        config: the settings of the run.
+
+    Raises:
+        ValueError: the text cannot be read.
+    """
+
+    libraries = ("transformers", "tokenizers", "safetensors")
+
+    def __init__(self, config: RunConfig) -> None:
+        assert isinstance(config.data, DataConfig)
+        self.config, self.data = config, config.data
+        self.files = read_files(config.data.path)
+        self.fingerprint = fingerprint(self.files, config.data)
+
+    def build_model(self) -> torch.nn.Module:
+        """The network with its initial weights, on the CPU; equal settings and seeds give equal weights."""
+        return build_model(self.config)
+
+    def open(self, device: torch.device, cache: Path, on_message: Callable[[str], None]) -> "LanguageModelling":
+        """The task, with its tokens on `device`; they are kept in `cache`.
+
+        Raises:
+            ValueError: the text is not usable, or the cache cannot be written.
+        """
+        try:
+            text = prepare_tokens(self.files, self.data, cache, on_message)
+        except OSError as error:
+            raise ValueError(
+                f"{cache} must be a folder that can be written, for the tokenized text; got: {error}."
+            ) from error
+        return LanguageModelling(self.config, text, device)
 
 
 class LanguageModelling:
@@ -32,6 +75,7 @@ class LanguageModelling:
     """
 
     def __init__(self, config: RunConfig, text: TokenizedText, device: torch.device) -> None:
+        assert isinstance(config.data, DataConfig)
         length = config.data.sequence_length
         self.batch_size = config.batch_size
         self.batches = TrainingBatches(
@@ -39,7 +83,6 @@ class LanguageModelling:
         )
         windows = evaluation_windows(text.held_out[config.evaluate_on], length)
         self.inputs, self.targets = (part.to(device) for part in windows)
-        self.tokens_per_batch = config.batch_size * length
         # The loss of a uniform guess, less what a mean of float32 logarithms can be off.
         self.chance_loss = math.log(config.data.vocab_size) - 1e-3
 
@@ -47,6 +90,10 @@ class LanguageModelling:
         """Mean loss in nats per token, 0-d, of training batch number `batch`."""
         inputs, targets = self.batches[batch]
         return cross_entropy(model(input_ids=inputs).logits.flatten(0, 1), targets.flatten())
+
+    def evaluate(self, model: torch.nn.Module) -> Evaluation:
+        """The loss on the held-out documents."""
+        return Evaluation(self.held_out_loss(model))
 
     @torch.no_grad()
     def held_out_loss(self, model: torch.nn.Module) -> float:

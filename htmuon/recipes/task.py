@@ -1,0 +1,54 @@
+"""What the trainer needs to know of a task: a network, a training loss, an evaluation."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What held-out data says about a network.
+
+    Args:
+        loss: mean cross-entropy in nats per token, or per image.
+        accuracy: share of the images that are classified rightly, from 0 to 1; None for a task without classes.
+    """
+
+    loss: float
+    accuracy: float | None = None
+
+
+class Task(Protocol):
+    """Data on a device, and what is learned from it."""
+
+    @property
+    def chance_loss(self) -> float:
+        """The loss of a uniform guess, less what a mean of float32 logarithms can be off."""
+
+    def training_loss(self, model: torch.nn.Module, batch: int) -> Tensor:
+        """Mean loss, 0-d, of training batch number `batch`, a pure function of the weights, the seed and the number."""
+
+    def evaluate(self, model: torch.nn.Module) -> Evaluation:
+        """The quality of `model` on the held-out data of the run."""
+
+
+class TaskSource(Protocol):
+    """The data of a run as it is stored, from which its network and its task are made."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the data."""
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """Distributions, beside torch, whose versions can decide the result."""
+
+    def build_model(self) -> torch.nn.Module:
+        """The network with its initial weights, on the CPU; equal settings, data and seeds give equal weights."""
+
+    def open(self, device: torch.device, cache: Path, on_message: Callable[[str], None]) -> Task:
+        """The task, with its data on `device`; what is costly to prepare is kept in the folder `cache`."""

@@ -1,0 +1,109 @@
+"""An image classification run, seen by the trainer: a network, a training loss, an evaluation."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from htmuon.recipes.config import RunConfig
+from htmuon.recipes.task import Evaluation
+from htmuon.recipes.vision.batches import ImageBatches
+from htmuon.recipes.vision.config import ImageDataConfig, ResNetConfig
+from htmuon.recipes.vision.images import ImageSet, fingerprint, read_file, split_images
+from htmuon.recipes.vision.model import build_resnet
+
+
+class ImageSource:
+    """The images of a run.
+
+    Args:
+        config: the settings of the run.
+
+    Raises:
+        ValueError: the file of the images cannot be read or is not usable.
+    """
+
+    libraries = ("numpy", "timm", "torchvision", "safetensors")
+
+    def __init__(self, config: RunConfig) -> None:
+        assert isinstance(config.data, ImageDataConfig)
+        content = read_file(config.data.path)
+        self.config = config
+        self.fingerprint = fingerprint(content)
+        self.images = split_images(content, config.data.path)
+
+    def build_model(self) -> torch.nn.Module:
+        """The network with its initial weights, on the CPU; equal settings, data and seeds give equal weights."""
+        assert isinstance(self.config.model, ResNetConfig)
+        channels = self.images.training.pixels.shape[1]
+        return build_resnet(self.config.model, classes=self.images.classes, channels=channels, seed=self.config.seed)
+
+    def open(self, device: torch.device, cache: Path, on_message: Callable[[str], None]) -> "ImageClassification":
+        """The task, with the images on `device`; there is nothing to cache."""
+        return ImageClassification(self.config, self.images, device)
+
+
+class ImageClassification:
+    """Classification by cross-entropy.
+
+    Args:
+        config: the settings of the run.
+        images: by use.
+        device: where batches are made.
+
+    Raises:
+        ValueError: the training images do not fill one batch.
+    """
+
+    def __init__(self, config: RunConfig, images: ImageSet, device: torch.device) -> None:
+        assert isinstance(config.data, ImageDataConfig)
+        training, held_out = images.training.to(device), images.held_out[config.evaluate_on].to(device)
+        self.batch_size = config.batch_size
+        self.label_smoothing = config.data.label_smoothing
+        self.batches = ImageBatches(training, config.data, batch_size=config.batch_size, seed=config.seed)
+        self.held_out = held_out
+        self.mean, self.deviation = (part.to(device) for part in pixel_statistics(images.training.pixels))
+        self.chance_loss = math.log(images.classes) - 1e-3
+
+    def training_loss(self, model: torch.nn.Module, batch: int) -> Tensor:
+        """Mean smoothed cross-entropy in nats per image, 0-d, of training batch number `batch`."""
+        pixels, labels = self.batches[batch]
+        loss: Tensor = cross_entropy(model(self._normalized(pixels)), labels, label_smoothing=self.label_smoothing)
+        return loss
+
+    @torch.no_grad()
+    def evaluate(self, model: torch.nn.Module) -> Evaluation:
+        """Mean cross-entropy, without smoothing, and accuracy over all held-out images."""
+        loss = torch.zeros((), dtype=torch.float64, device=self.mean.device)
+        right = torch.zeros((), dtype=torch.int64, device=self.mean.device)
+        for first in range(0, len(self.held_out), self.batch_size):
+            part = self.held_out[first : first + self.batch_size]
+            logits = model(self._normalized(part.pixels))
+            loss += cross_entropy(logits, part.labels, reduction="none").double().sum()
+            right += (logits.argmax(-1) == part.labels).sum()
+        return Evaluation(loss=float(loss) / len(self.held_out), accuracy=int(right) / len(self.held_out))
+
+    def _normalized(self, pixels: Tensor) -> Tensor:
+        return (pixels.float() - self.mean) / self.deviation
+
+
+def pixel_statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel, float32 `[channels, 1, 1]`; a constant channel has deviation 1.
+
+    They come from a count of the 256 values, which needs no floating-point copy of all images.
+
+    Example:
+        >>> mean, deviation = pixel_statistics(torch.tensor([10, 30], dtype=torch.uint8).view(2, 1, 1, 1))
+        >>> float(mean), float(deviation)
+        (20.0, 10.0)
+    """
+    counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in pixels.unbind(1)]).double()
+    shares = counts / counts.sum(1, keepdim=True)
+    values = torch.arange(256, dtype=torch.float64)
+    mean = shares @ values
+    deviation = ((values - mean[:, None]).square() * shares).sum(1).sqrt()
+    deviation = torch.where(deviation > 0, deviation, 1.0)
+    return mean.float()[:, None, None], deviation.float()[:, None, None]
