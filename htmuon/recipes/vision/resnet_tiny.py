@@ -17,7 +17,7 @@ def resnet_tiny() -> RunConfig:
         recipe="resnet-tiny",
         data=ImageDataConfig(crop_padding=2, flip=True, label_smoothing=0.1),
         model=ResNetConfig(depth=10, width=24, stem_stride=2),
-        optimizer=OptimizerConfig(name="htmuon", lr=0.02, adamw_lr=4e-3, weight_decay=0.1),
+        optimizer=OptimizerConfig(name="htmuon", lr=0.04, adamw_lr=0.016, weight_decay=0.1),
         steps=624,
         batch_size=128,
         eval_interval=78,
