@@ -10,6 +10,7 @@ allowed, and then by `torch.load(weights_only=True)`. Each tensor of two or more
 
 import math
 import re
+import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -263,8 +264,11 @@ class _PickleFile:
 
 def _unpickled(path: Path) -> Any:
     try:
-        # The zip format is mapped into memory and read where it is touched; the older one has to be read whole.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings():
+            # torch checks sparse tensors and says that it may take its time; they are no weights here.
+            warnings.filterwarnings("ignore", message="Validating sparse tensor invariants")
+            # The zip format is mapped into memory and read where it is touched; the older one has to be read whole.
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # torch, zipfile and pickle each have errors of their own for a damaged file
         raise CheckpointError(
             f"{path} must be a whole pickle of torch with tensors and plain containers only; it cannot be loaded with "
