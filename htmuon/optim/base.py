@@ -153,7 +153,8 @@ class SpectralOptimizer(Optimizer):
     def _spectral_update(self, group: Group, parameters: list[Tensor], finite: Tensor) -> None:
         """Momentum, bracket and weights of equally shaped parameters, as one stack."""
         dtype = working(parameters[0].dtype)
-        states = [self._spectral_state(group, p) for p in parameters]
+        shapes = self._state_shapes(group, parameters[0])
+        states = [self._spectral_state(p, shapes) for p in parameters]
         stacked = {name: torch.stack([state[name] for state in states]) for name in states[0]}
 
         gradient = torch.stack([cast(Tensor, p.grad) for p in parameters]).to(dtype)
@@ -201,12 +202,11 @@ class SpectralOptimizer(Optimizer):
             scheduled=group["power_schedule"] is not None,
         )
 
-    def _spectral_state(self, group: Group, parameter: Tensor) -> dict[str, Tensor]:
+    def _spectral_state(self, parameter: Tensor, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
         """The state of a matrix parameter, allocated when it is first needed; a method of before leaves its own."""
         state: dict[str, Tensor] = self.state[parameter]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-        shapes = self._state_shapes(group, parameter)
         for name, whole in shapes.items():
             # A parameter that is now seen as other matrices begins anew.
             if name not in state or tuple(state[name].shape) != whole:

@@ -369,7 +369,8 @@ def test_equal_eigenvalues_do_not_stop_a_comparison_with_other_laws(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     tied = torch.diag(torch.arange(1.0, 22.0).repeat_interleave(3))
-    run(capsys, write(tmp_path / "tied.safetensors", {"tied": tied, "heavy": heavy(60, 40)}), "--alternatives")
+    stored = write(tmp_path / "tied.safetensors", {"tied": tied, "heavy": heavy(60, 40)})
+    assert "Other laws (hill), of 2 tails:" in run(capsys, stored, "--alternatives")
 
 
 def test_matrices_of_other_shapes_are_not_compared(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
