@@ -1,7 +1,6 @@
 """The command `htmuon analyze`, from what is typed to what is printed and written."""
 
 import csv
-import html.parser
 import json
 import math
 import re
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pages import Page
 from rich.console import Console
 from safetensors.torch import load_file
 from stored_models import heavy, model, write, write_shards
@@ -254,24 +254,6 @@ def test_user_errors_are_one_line(
         torch.save({"w": torch.ones(1).expand(10**7, 10**7)}, tmp_path / "huge.pt")
         torch.save({"w": torch.ones(30, 20, device="meta")}, tmp_path / "meta.pt")
     assert message in error(capsys, *arguments)
-
-
-class Page(html.parser.HTMLParser):
-    """Collects the text, the tags and everything that would be loaded from elsewhere."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.links: list[str] = []
-        self.text = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        names = ("src", "href", "xlink:href")
-        self.links += [value for name, value in attrs if name in names and value and not value.startswith("#")]
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 def page(folder: Path) -> Page:

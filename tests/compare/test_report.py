@@ -1,9 +1,9 @@
 import dataclasses
-import html.parser
 import math
 from pathlib import Path
 
 import pytest
+from pages import Page
 from synthetic_runs import write_run
 
 from htmuon.recipes.config import RunConfig
@@ -14,24 +14,6 @@ from htmuon.recipes.report import Comparison, write_report
 from htmuon.recipes.run_record import RunRecord
 
 SPECS = ("adamw", "muon", "htmuon:power=0.25,normalization=rms")
-
-
-class Page(html.parser.HTMLParser):
-    """Collects the text, the tags and everything that would be loaded from elsewhere."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.links: list[str] = []
-        self.text = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        names = ("src", "href", "xlink:href")
-        self.links += [value for name, value in attrs if name in names and value and not value.startswith("#")]
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 def comparison(folder: Path, tiny_run: RunConfig) -> Comparison:
