@@ -47,7 +47,7 @@ def training(
     with SpectralMonitor(model, optimizer, every=every, path=path, attach=False) as monitor:
         began = time.perf_counter()
         for step in range(config.steps):
-            task.training_loss(model, step).backward()
+            task.training_loss(model, task.fetch(step)).backward()
             spent = monitor.seconds
             monitor.before_step()
             optimizer.step()

@@ -37,7 +37,13 @@ def write_run(
         loss = final_loss + 5 * (math.exp(-4 * step / steps) - math.exp(-4))
         entry = {"kind": "train", "step": step, "loss": loss + 0.05 * float(noise[step]), "lr": lr}
         lines.append(
-            {**entry, "seconds_per_step": seconds, "optimizer_seconds": optimizer_seconds, "tokens": 100 * step}
+            {
+                **entry,
+                "seconds_per_step": seconds,
+                "optimizer_seconds": optimizer_seconds,
+                "data_seconds": seconds / 100,
+                "tokens": 100 * step,
+            }
         )
         if step % (steps // 10) == 0:
             lines.append({"kind": "evaluation", "step": step, "loss": loss, "documents": "report"})
@@ -61,6 +67,7 @@ def write_run(
         tokens=100 * steps,
         seconds_per_step=seconds,
         optimizer_seconds_per_step=optimizer_seconds,
+        data_seconds_per_step=seconds / 100,
         peak_memory_bytes=10**9,
         optimizer_state_bytes=2 * 10**7,
         skipped_steps=0,

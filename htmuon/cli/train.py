@@ -49,11 +49,11 @@ def run(arguments: Sequence[str]) -> int:
             "Use a smaller --optimizer.lr."
         )
         return 1
-    accuracy = result.accuracy
+    accuracy, data = result.accuracy, result.data_seconds_per_step / result.seconds_per_step
     quality = f"perplexity {result.perplexity:.2f}" if accuracy is None else f"accuracy {100 * accuracy:.2f} %"
     print(
         f"{'already finished: ' if finished else ''}{result.documents} loss {result.final_loss:.4f}, "
         f"{quality}, {1e3 * result.seconds_per_step:.3g} ms per step "
-        f"({100 * result.optimizer_share:.0f} % optimizer): {given.out}"
+        f"({100 * result.optimizer_share:.0f} % optimizer, {100 * data:.0f} % waiting for data): {given.out}"
     )
     return 0

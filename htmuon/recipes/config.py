@@ -2,10 +2,11 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 from htmuon._registry import unknown_name
 from htmuon.recipes.checks import check_number, check_text, check_whole
+from htmuon.recipes.task_kind import TaskKind
 from htmuon.recipes.vision.config import ImageDataConfig, ResNetConfig
 
 T = TypeVar("T")
@@ -14,6 +15,7 @@ T = TypeVar("T")
 SINKS = ("tensorboard", "wandb")
 
 HeldOut = Literal["tuning", "report"]
+Matrices = Literal["hidden", "all"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
@@ -27,6 +29,8 @@ class DataConfig:
         vocab_size: entries of the byte-level BPE vocabulary, at least 257 (256 bytes and the end token).
         sequence_length: tokens that the model sees at once.
     """
+
+    task: ClassVar[TaskKind] = "language"
 
     path: str = ""
     separator: str = "<|endoftext|>"
@@ -58,6 +62,8 @@ class ModelConfig:
         num_heads: attention heads; `hidden_size / num_heads` must be a whole even number.
     """
 
+    task: ClassVar[TaskKind] = "language"
+
     hidden_size: int = 128
     intermediate_size: int = 352
     num_layers: int = 6
@@ -82,18 +88,28 @@ class OptimizerConfig:
         lr: peak learning rate of the hidden matrices (of every parameter for "adamw").
         adamw_lr: peak learning rate of the other parameters; "adamw" does not use it.
         weight_decay: decoupled weight decay of every parameter.
+        matrices: what the spectral side gets where `name` does not say: "hidden" matrices, as `htmuon.param_groups`
+            finds them, or "all" parameters of two and more dims, embeddings and output head too.
     """
 
     name: str = "htmuon"
     lr: float = 0.02
     adamw_lr: float = 3e-3
     weight_decay: float = 0.1
+    matrices: Matrices = "hidden"
 
     def __post_init__(self) -> None:
+        if self.matrices not in get_args(Matrices):
+            raise unknown_name("matrices", self.matrices, list(get_args(Matrices)))
         check_text("optimizer name", self.name)
         check_number("lr", self.lr, above=0.0)
         check_number("adamw_lr", self.adamw_lr, above=0.0)
         check_number("weight_decay", self.weight_decay)
+
+
+# Each says by its `task` which models go with which data.
+Data = DataConfig | ImageDataConfig
+Model = ModelConfig | ResNetConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,8 +144,8 @@ class RunConfig:
     """
 
     recipe: str
-    data: DataConfig | ImageDataConfig = dataclasses.field(default_factory=DataConfig)
-    model: ModelConfig | ResNetConfig = dataclasses.field(default_factory=ModelConfig)
+    data: Data = dataclasses.field(default_factory=DataConfig)
+    model: Model = dataclasses.field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     steps: int
     batch_size: int
@@ -168,10 +184,11 @@ class RunConfig:
             check_number("max_grad_norm", self.max_grad_norm, above=0.0)
         if self.ema_decay is not None:
             check_number("ema_decay", self.ema_decay, below=1.0)
-        if isinstance(self.data, ImageDataConfig) != isinstance(self.model, ResNetConfig):
+        if self.data.task != self.model.task:
+            models = " or ".join(kind.__name__ for kind in get_args(Model) if kind.task == self.data.task)
             raise ValueError(
-                "data and model must be of one task: DataConfig with ModelConfig, or ImageDataConfig with "
-                f"ResNetConfig; got {type(self.data).__name__} with {type(self.model).__name__}."
+                f"data and model must be of one task: {type(self.data).__name__} goes with {models}; "
+                f"got {type(self.model).__name__}."
             )
         if self.evaluate_on not in get_args(HeldOut):
             raise unknown_name("evaluate_on", self.evaluate_on, list(get_args(HeldOut)))
@@ -201,8 +218,8 @@ class RunConfig:
             True
         """
         parts: dict[str, list[type[Any]]] = {
-            "data": [DataConfig, ImageDataConfig],
-            "model": [ModelConfig, ResNetConfig],
+            "data": list(get_args(Data)),
+            "model": list(get_args(Model)),
             "optimizer": [OptimizerConfig],
         }
         nested: dict[str, Any] = {

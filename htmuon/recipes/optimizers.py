@@ -2,7 +2,8 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from glob import escape
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -11,7 +12,10 @@ from torch.nn.utils import get_total_norm
 import htmuon
 from htmuon._registry import unknown_name
 from htmuon.optim import OPTIMIZERS, POWER_SCHEDULES
+from htmuon.optim.settings import Group
+from htmuon.optim.views import default_view
 from htmuon.recipes.baselines import BASELINES, BaselineRun
+from htmuon.recipes.config import Matrices
 
 ADAMW = "adamw"
 # What a spec cannot set: the run's configuration does, or a text cannot write it.
@@ -97,6 +101,7 @@ def build_optimizer(
     lr: float,
     adamw_lr: float,
     weight_decay: float,
+    matrices: Matrices = "hidden",
     steps: int | None = None,
 ) -> torch.optim.Optimizer:
     """The optimizer that a spec names, over `htmuon.param_groups(model)`.
@@ -105,7 +110,7 @@ def build_optimizer(
     optimizers of other packages, which say there what they get; every other name is one of `htmuon.OPTIMIZERS`, with
     `lr` for the hidden matrices and `adamw_lr` for the rest. All decay the same parameters by `weight_decay` (Lion by
     `decay_scale` times that). A power schedule is written with its settings:
-    "htmuon:schedule=interval,power=0.125,every=5".
+    "htmuon:schedule=interval,power=0.125,every=5", and which parameters are matrices with "htmuon:matrices=all".
 
     Args:
         spec: see `parse_spec`.
@@ -113,6 +118,7 @@ def build_optimizer(
         lr: learning rate of the hidden matrices.
         adamw_lr: learning rate of the other parameters.
         weight_decay: decoupled, times the learning rate.
+        matrices: the spectral side gets these where the spec does not say; see `OptimizerConfig`.
         steps: of the whole run, where it is known: what some optimizers of other packages plan by.
 
     Raises:
@@ -138,7 +144,7 @@ def build_optimizer(
     for key in settings:
         if key not in known:
             raise unknown_name(f"a setting of {name}", key, list(known))
-    groups = htmuon.param_groups(model)
+    groups = _groups(model, settings.pop("matrices", matrices))
     try:
         if name in BASELINES:
             run = BaselineRun(groups=groups, lr=lr, adamw_lr=adamw_lr, weight_decay=weight_decay, steps=steps)
@@ -149,11 +155,25 @@ def build_optimizer(
         raise ValueError(f"optimizer {spec!r}: {error}") from error
 
 
+def _groups(model: torch.nn.Module, matrices: Matrices) -> list[Group]:
+    if matrices not in get_args(Matrices):
+        raise unknown_name("matrices", matrices, list(get_args(Matrices)))
+    if matrices == "hidden":
+        return htmuon.param_groups(model)
+    trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    # A parameter that routing knows as a matrix keeps the view in which it is one.
+    views = {route.name: route.view for route in htmuon.route(model).routes}
+    return htmuon.param_groups(
+        model, spectral={escape(name): views[name] or default_view(p.ndim) for name, p in trainable if p.ndim >= 2}
+    )
+
+
 def settings_of(name: str) -> dict[str, Any]:
     """What a spec of this optimizer may set, with the defaults."""
     if name in BASELINES:
         parameters = inspect.signature(BASELINES[name]).parameters.values()
-        return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+        own = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+        return own | ({"matrices": "hidden"} if name == "torch_muon" else {})
     kind = AdamW if name == ADAMW else OPTIMIZERS[name]
     found: dict[str, Any] = {}
     # A variant takes its parents' settings as **settings, so the constructors of all of them count.
@@ -163,7 +183,8 @@ def settings_of(name: str) -> dict[str, Any]:
         for key, parameter in inspect.signature(parent.__init__).parameters.items():  # type: ignore[misc]
             if key not in NOT_IN_SPECS and parameter.kind is inspect.Parameter.KEYWORD_ONLY:
                 found.setdefault(key, parameter.default)
-    return {key: default for key, default in found.items() if not key.startswith("adamw_") or key == "adamw_eps"}
+    own = {key: default for key, default in found.items() if not key.startswith("adamw_") or key == "adamw_eps"}
+    return own | ({} if name == ADAMW else {"matrices": "hidden"})
 
 
 def _take_schedule(settings: dict[str, Any], default_power: float) -> dict[str, Any]:

@@ -19,6 +19,7 @@ class RunResult:
         tokens: training tokens (images) seen.
         seconds_per_step: median seconds of a training step (evaluation and checkpoints not included).
         optimizer_seconds_per_step: median seconds of the optimizer's part of a step.
+        data_seconds_per_step: median seconds in which the host waited for a step's training data.
         peak_memory_bytes: highest memory of the process (CPU) or of torch's allocator (CUDA) since the last start.
         optimizer_state_bytes: size of the optimizer's tensors.
         skipped_steps: steps skipped because of gradients that are not finite.
@@ -45,6 +46,7 @@ class RunResult:
     tokens: int
     seconds_per_step: float
     optimizer_seconds_per_step: float
+    data_seconds_per_step: float
     peak_memory_bytes: int
     optimizer_state_bytes: int
     skipped_steps: int

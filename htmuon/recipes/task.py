@@ -22,6 +22,10 @@ class Evaluation:
     accuracy: float | None = None
 
 
+# Inputs and targets of one forward pass, on the device.
+Batch = tuple[Tensor, Tensor]
+
+
 class Task(Protocol):
     """Data on a device, and what is learned from it."""
 
@@ -29,8 +33,11 @@ class Task(Protocol):
     def chance_loss(self) -> float:
         """The loss of a uniform guess, less what a mean of float32 logarithms can be off."""
 
-    def training_loss(self, model: torch.nn.Module, batch: int) -> Tensor:
-        """Mean loss, 0-d, of training batch number `batch`, a pure function of the weights, the seed and the number."""
+    def fetch(self, index: int) -> Batch:
+        """Training batch number `index`, a pure function of the data, the seed and the number."""
+
+    def training_loss(self, model: torch.nn.Module, batch: Batch) -> Tensor:
+        """Mean loss, 0-d, of a batch."""
 
     def evaluate(self, model: torch.nn.Module) -> Evaluation:
         """The quality of `model` on the held-out data of the run."""

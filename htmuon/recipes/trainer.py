@@ -2,6 +2,8 @@
 
 import math
 import os
+import statistics
+import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -75,7 +77,7 @@ def train(
     model = source.build_model().to(device)
     spec = config.optimizer
     rates = {"lr": spec.lr, "adamw_lr": spec.adamw_lr, "weight_decay": spec.weight_decay}
-    optimizer = build_optimizer(spec.name, model, **rates, steps=config.steps)
+    optimizer = build_optimizer(spec.name, model, **rates, matrices=spec.matrices, steps=config.steps)
     keep_initial_lr(optimizer)
     task = source.open(device, home.path.absolute().parent if cache is None else cache, observer.on_message)
     # A step may draw random numbers from a seed of its own; the caller's stream is not touched.
@@ -129,6 +131,7 @@ class Training:
         self.timer = CudaTimer() if self.device.type == "cuda" else HostTimer()
         self.monitor: SpectralMonitor | None = None
         self.losses: list[Tensor] = []
+        self.data_seconds: list[float] = []
         self.skipped_steps = 0
 
     def run(self) -> RunResult:
@@ -189,9 +192,13 @@ class Training:
             self.monitor.before_step()
         self.timer.mark()
         total = torch.zeros((), device=self.device)
+        waited = 0.0
         for index in range(config.accumulation):
+            began = time.perf_counter()
+            batch = self.task.fetch(step * config.accumulation + index)
+            waited += time.perf_counter() - began
             with autocast(self.precision, self.device):
-                loss = self.task.training_loss(self.model, step * config.accumulation + index) / config.accumulation
+                loss = self.task.training_loss(self.model, batch) / config.accumulation
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         if config.max_grad_norm is not None:
@@ -206,6 +213,7 @@ class Training:
             self.average.update_parameters(self.model)
         self.optimizer.zero_grad(set_to_none=True)
         self.losses.append(total)
+        self.data_seconds.append(waited)
 
     def _factor(self, step: int) -> float:
         config = self.config
@@ -215,7 +223,8 @@ class Training:
     def _log(self, done: int, log: MetricsLog) -> None:
         """Write a line; here, and not at every step, the host waits for the device."""
         loss = float(torch.stack(self.losses).mean())
-        self.losses = []
+        data_seconds = statistics.median(self.data_seconds)
+        self.losses, self.data_seconds = [], []
         seconds, optimizer_seconds = self.timer.medians()
         record = {
             "kind": "train",
@@ -224,6 +233,7 @@ class Training:
             "lr": self.config.optimizer.lr * self._factor(done - 1),
             "seconds_per_step": seconds,
             "optimizer_seconds": optimizer_seconds,
+            "data_seconds": data_seconds,
             "skipped_steps": self._count_skipped_steps(done),
             "tokens": done * self.config.tokens_per_step,
         }
@@ -316,6 +326,7 @@ class Training:
             tokens=done * self.config.tokens_per_step,
             seconds_per_step=log.median("seconds_per_step"),
             optimizer_seconds_per_step=log.median("optimizer_seconds"),
+            data_seconds_per_step=log.median("data_seconds"),
             skipped_steps=self.skipped_steps,
             precision=self.precision,
             **told_settings(self.config),

@@ -12,7 +12,7 @@ import pytest
 from htmuon.recipes import train
 
 PRELOAD = ["htmuon.recipes", "transformers.models.llama.modeling_llama", "tokenizers", "safetensors.torch"]
-MEASURED = {"seconds_per_step", "optimizer_seconds"}
+MEASURED = {"seconds_per_step", "optimizer_seconds", "data_seconds"}
 FILES = ("model.safetensors", "spectra.safetensors", "spectra.jsonl", "config.json")
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import htmuon
+from htmuon.recipes.config import OptimizerConfig
 from htmuon.recipes.optimizers import AdamW, build_optimizer, parse_spec, settings_of
 
 RATES = {"lr": 0.02, "adamw_lr": 0.003, "weight_decay": 0.1}
@@ -119,3 +120,27 @@ def test_adamw_counts_skipped_steps_across_a_state_dict():
     restored = AdamW(make_model().parameters(), 0.01, weight_decay=0.0)
     restored.load_state_dict(optimizer.state_dict())
     assert int(restored.skipped_steps) == 1
+
+
+@pytest.mark.parametrize(
+    ("spec", "matrices", "spectral"),
+    [
+        ("htmuon", "hidden", ["1.weight"]),
+        ("htmuon", "all", ["0.weight", "1.weight", "2.weight"]),
+        ("htmuon:matrices=hidden", "all", ["1.weight"]),
+        ("torch_muon:matrices=all", "hidden", ["0.weight", "1.weight", "2.weight"]),
+    ],
+)
+def test_which_parameters_are_matrices_is_a_setting_of_the_run_and_of_the_spec(spec, matrices, spectral):
+    model = torch.nn.Sequential(torch.nn.Embedding(9, 4), torch.nn.Linear(4, 4), torch.nn.Linear(4, 9))
+    optimizer = build_optimizer(spec, model, **RATES, matrices=matrices)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    matrix_groups = [group for group in optimizer.param_groups if group.get("use_muon", group.get("ns_steps"))]
+    assert [names[parameter] for group in matrix_groups for parameter in group["params"]] == spectral
+
+
+def test_an_unknown_choice_of_matrices_is_refused():
+    with pytest.raises(ValueError, match="matrices must be one of"):
+        build_optimizer("muon:matrices=most", make_model(), **RATES)
+    with pytest.raises(ValueError, match="matrices must be one of"):
+        OptimizerConfig(matrices="most")

@@ -124,7 +124,8 @@ def test_a_resumed_run_goes_on_without_duplicates(tmp_path, config, recorder, of
     assert (observer.first_steps, observer.messages) == ([6], [])
     assert_shows(board(tmp_path / "run"), tmp_path / "run")
     shown = wandb_rows(tmp_path / "run")
-    for tag in ("train/seconds_per_step", "train/optimizer_seconds", "train/steps_per_second"):
+    for name in ("seconds_per_step", "optimizer_seconds", "data_seconds", "steps_per_second"):
+        tag = f"train/{name}"
         # Of the step that was repeated the first time is kept there and the second one in the log.
         assert [step for step, _ in shown.pop(tag)] == [2, 4, 6, 8, 10, 12]
         shown[tag] = expected(tmp_path / "run")[tag]

@@ -20,7 +20,7 @@ from htmuon.recipes.terminal import plain_table
 from htmuon.recipes.vision.model import build_resnet
 from htmuon.recipes.vision.task import ImageClassification, ImageSource, pixel_statistics
 
-MEASURED = {"seconds_per_step", "optimizer_seconds"}
+MEASURED = {"seconds_per_step", "optimizer_seconds", "data_seconds"}
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def test_the_optimizers_see_the_same_data(tmp_path, config, monkeypatch):
     honest = ImageClassification.training_loss
 
     def training_loss(self, model, batch):
-        seen[-1].append([part.tolist() for part in self.batches[batch]])
+        seen[-1].append([part.tolist() for part in batch])
         return honest(self, model, batch)
 
     monkeypatch.setattr(ImageClassification, "training_loss", training_loss)
@@ -242,7 +242,7 @@ def test_bad_model_settings(settings, words):
 
 
 def test_data_and_model_must_be_of_one_task(config):
-    with pytest.raises(ValueError, match=r"must be of one task.*ImageDataConfig with ModelConfig"):
+    with pytest.raises(ValueError, match=r"must be of one task: ImageDataConfig goes with .*; got ModelConfig"):
         dataclasses.replace(config, model=ModelConfig())
     with pytest.raises(ValueError, match=r"ema_decay must be .* less than 1; got 1.0"):
         dataclasses.replace(config, ema_decay=1.0)
@@ -252,7 +252,7 @@ def test_the_recipe_on_the_embedded_images_from_the_command_line(tmp_path, capsy
     assert RECIPES["resnet-tiny"]().data.path == ""
     small = ["--batch-size", "4", "--model.width", "4", "--steps", "2", "--eval-interval", "2"]
     assert main(["train", "resnet-tiny", "--out", str(tmp_path / "run"), "--device", "cpu", *small]) == 0
-    assert "% optimizer)" in capsys.readouterr().out
+    assert "% optimizer, " in capsys.readouterr().out
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["data"] == {"path": "", "crop_padding": 2, "flip": True, "label_smoothing": 0.1}
     assert main(["train", "resnet-tiny", "--out", str(tmp_path / "run2"), "--data.vocab-size", "300"]) == 2

@@ -13,7 +13,7 @@ from htmuon.recipes.llm.batches import NO_TARGET, TrainingBatches, evaluation_wi
 from htmuon.recipes.llm.corpus import fingerprint, read_files
 from htmuon.recipes.llm.model import build_llama
 from htmuon.recipes.llm.tokens import TokenizedText, prepare_tokens
-from htmuon.recipes.task import Evaluation
+from htmuon.recipes.task import Batch, Evaluation
 
 
 def build_model(config: RunConfig) -> torch.nn.Module:
@@ -86,9 +86,13 @@ class LanguageModelling:
         # The loss of a uniform guess, less what a mean of float32 logarithms can be off.
         self.chance_loss = math.log(config.data.vocab_size) - 1e-3
 
-    def training_loss(self, model: torch.nn.Module, batch: int) -> Tensor:
-        """Mean loss in nats per token, 0-d, of training batch number `batch`."""
-        inputs, targets = self.batches[batch]
+    def fetch(self, index: int) -> Batch:
+        """Inputs and targets `[batch_size, sequence_length]` of training batch number `index`."""
+        return self.batches[index]
+
+    def training_loss(self, model: torch.nn.Module, batch: Batch) -> Tensor:
+        """Mean loss in nats per token, 0-d, of a batch."""
+        inputs, targets = batch
         return cross_entropy(model(input_ids=inputs).logits.flatten(0, 1), targets.flatten())
 
     def evaluate(self, model: torch.nn.Module) -> Evaluation:

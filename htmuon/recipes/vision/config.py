@@ -4,6 +4,7 @@ import dataclasses
 from typing import ClassVar, Literal, get_args
 
 from htmuon.recipes.checks import check_number, check_text, check_whole
+from htmuon.recipes.task_kind import TaskKind
 
 Depth = Literal[10, 18, 34, 50]
 
@@ -21,6 +22,7 @@ class ImageDataConfig:
         label_smoothing: share of the training target that is spread evenly over all classes.
     """
 
+    task: ClassVar[TaskKind] = "images"
     # What `RunResult.tokens` counts.
     tokens_per_example: ClassVar[int] = 1
 
@@ -46,6 +48,8 @@ class ResNetConfig:
         width: channels of the first stage, an even number; each later stage has twice as many as the one before it.
         stem_stride: 1 keeps the resolution of the image for the first stage, 2 halves it.
     """
+
+    task: ClassVar[TaskKind] = "images"
 
     depth: Depth = 18
     width: int = 64

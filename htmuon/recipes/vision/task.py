@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from htmuon.recipes.config import RunConfig
-from htmuon.recipes.task import Evaluation
+from htmuon.recipes.task import Batch, Evaluation
 from htmuon.recipes.vision.batches import ImageBatches
 from htmuon.recipes.vision.config import ImageDataConfig, ResNetConfig
 from htmuon.recipes.vision.images import ImageSet, fingerprint, read_file, split_images
@@ -68,9 +68,13 @@ class ImageClassification:
         self.mean, self.deviation = (part.to(device) for part in pixel_statistics(images.training.pixels))
         self.chance_loss = math.log(images.classes) - 1e-3
 
-    def training_loss(self, model: torch.nn.Module, batch: int) -> Tensor:
-        """Mean smoothed cross-entropy in nats per image, 0-d, of training batch number `batch`."""
-        pixels, labels = self.batches[batch]
+    def fetch(self, index: int) -> Batch:
+        """Pixels `[batch_size, channels, height, width]` (uint8) and labels of training batch number `index`."""
+        return self.batches[index]
+
+    def training_loss(self, model: torch.nn.Module, batch: Batch) -> Tensor:
+        """Mean smoothed cross-entropy in nats per image, 0-d, of a batch."""
+        pixels, labels = batch
         loss: Tensor = cross_entropy(model(self._normalized(pixels)), labels, label_smoothing=self.label_smoothing)
         return loss
 
