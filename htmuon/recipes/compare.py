@@ -20,6 +20,7 @@ from htmuon.recipes.labels import label, slug
 from htmuon.recipes.learning_rates import (
     TunedOptimizer,
     TunedRecipe,
+    are_relatives,
     best_learning_rate,
     default_centre,
     is_interior,
@@ -118,8 +119,11 @@ class _Session:
         others = [spec for spec in config.optimizers if spec != ADAMW]
         self._plan((1 + len(others)) * config.grid.points * len(config.tuning_seeds))
         self._plan(len(config.optimizers) * len(config.seeds))
-        tuned = {ADAMW: self._tune_one(ADAMW, None)}
-        tuned |= {spec: self._tune_one(spec, tuned[ADAMW].lr) for spec in others}
+        tuned = {ADAMW: self._tune_one(ADAMW, default_centre(ADAMW), None)}
+        for spec in others:
+            # Relatives have their best rates near each other: where the first one's is, the next search starts.
+            found = [tuned[other].lr for other in others if other in tuned and are_relatives(other, spec)]
+            tuned[spec] = self._tune_one(spec, found[0] if found else default_centre(spec), tuned[ADAMW].lr)
         return TunedRecipe(
             settings=config.tuning_settings(),
             seeds=config.tuning_seeds,
@@ -128,7 +132,7 @@ class _Session:
             optimizers=tuned,
         )
 
-    def _tune_one(self, spec: str, adamw_lr: float | None) -> TunedOptimizer:
+    def _tune_one(self, spec: str, centre: float, adamw_lr: float | None) -> TunedOptimizer:
         counted = 0
 
         def loss(lr: float) -> float:
@@ -139,7 +143,7 @@ class _Session:
             one_run = partial(self._run, "tuning", spec, lr, lr if adamw_lr is None else adamw_lr)
             return statistics.fmean(one_run(seed).final_loss for seed in self.config.tuning_seeds)
 
-        grid = search_learning_rate(loss, default_centre(spec), self.config.grid)
+        grid = search_learning_rate(loss, centre, self.config.grid)
         best = best_learning_rate(grid)
         return TunedOptimizer(
             lr=best, adamw_lr=best if adamw_lr is None else adamw_lr, grid=grid, interior=is_interior(grid)

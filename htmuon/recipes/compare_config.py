@@ -101,6 +101,8 @@ class CompareConfig:
     def claim_folder(self) -> None:
         """Make `out` the folder of this comparison; it may be new, empty, or of the same comparison.
 
+        Optimizers may have been added to those of an earlier call: its runs count, and only theirs are new.
+
         Raises:
             ValueError: it is something else; nothing was changed.
         """
@@ -139,7 +141,9 @@ def _differences(path: Path, settings: dict[str, Any]) -> list[str]:
     return [
         f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
         for name in sorted({*there, *here})
-        if there.get(name) != here.get(name) and name.removeprefix("run.") not in SINKS
+        if there.get(name) != here.get(name)
+        and name.removeprefix("run.") not in SINKS
+        and not (name == "optimizers" and set(there.get(name, ())) <= set(here[name]))
     ]
 
 

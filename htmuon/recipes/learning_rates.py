@@ -100,6 +100,17 @@ def default_centre(spec: str) -> float:
     return DEFAULT_CENTRES.get(spec.partition(":")[0], DEFAULT_CENTRE)
 
 
+def are_relatives(spec: str, other: str) -> bool:
+    """Whether the searches for two optimizers start at the same rate by default, and neither has one of its own.
+
+    Example:
+        >>> are_relatives("muon", "htmuon:power=0.25"), are_relatives("muon", "lion")
+        (True, False)
+    """
+    names = {text.partition(":")[0] for text in (spec, other)}
+    return not names & set(DEFAULT_CENTRES)
+
+
 def _rate(centre: float, config: GridConfig, k: int) -> float:
     # Six digits: the rate names a folder, and 0.0200000000001 would be another run.
     return float(f"{centre * config.factor**k:.6g}")

@@ -307,3 +307,27 @@ def test_a_comparison_killed_in_a_run_goes_on_to_the_same_numbers(done: Done, tm
     assert "goes on at step" in again.stdout
     losses = [row["losses"] for row in json.loads((out / "summary.json").read_text())["optimizers"]]
     assert losses == [list(summary.losses) for summary in done.summaries]
+
+
+def test_a_comparison_grows_by_optimizers_and_its_runs_count(tiny: CompareConfig, no_figures: None) -> None:
+    first = compare(tiny, command="typed")
+    made = {path: path.stat().st_mtime_ns for path in tiny.out.glob("runs/*/*/result.json")}
+    grown = dataclasses.replace(tiny, optimizers=("muon", "htmuon:power=0.25", "htmuon:power=0.5"))
+    summaries = compare(grown, command="typed")
+    assert [summary.losses for summary in summaries[:2]] == [summary.losses for summary in first]
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+    assert "htmuon-power=0.5" in {path.parent.name.partition("-lr")[0] for path in tiny.out.glob("runs/report/*/*")}
+    with pytest.raises(ValueError, match=r"other settings \(optimizers is"):
+        tiny.claim_folder()
+
+
+def test_the_search_for_a_relative_starts_where_the_first_one_ended(tiny: CompareConfig, no_figures: None) -> None:
+    compare(tiny, command="typed")
+    rates: dict[str, list[float]] = {}
+    for path in tiny.out.glob("runs/tuning/*"):
+        name, _, rest = path.name.partition("-lr")
+        rates.setdefault(name, []).append(float(rest.partition("-seed")[0]))
+    [first] = {path.name.partition("-lr")[2].partition("-seed")[0] for path in tiny.out.glob("runs/report/muon-lr*")}
+    # Three points around the start, and at most one beyond them.
+    assert float(first) in rates["htmuon-power=0.25"]
+    assert {float(first) / 2, float(first) * 2} <= set(rates["htmuon-power=0.25"])
