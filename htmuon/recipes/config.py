@@ -6,13 +6,15 @@ from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 from htmuon._registry import unknown_name
 from htmuon.recipes.checks import check_number, check_text, check_whole
+from htmuon.recipes.llm.gpt2_config import GPT2Config
+from htmuon.recipes.llm.stream_config import StreamConfig
 from htmuon.recipes.task_kind import TaskKind
 from htmuon.recipes.vision.config import ImageDataConfig, ResNetConfig
 
 T = TypeVar("T")
 
 # Settings of `RunConfig` that change no number of a run: it may go on with others.
-SINKS = ("tensorboard", "wandb")
+WITHOUT_EFFECT = ("tensorboard", "wandb", "workers")
 
 HeldOut = Literal["tuning", "report"]
 Matrices = Literal["hidden", "all"]
@@ -108,8 +110,8 @@ class OptimizerConfig:
 
 
 # Each says by its `task` which models go with which data.
-Data = DataConfig | ImageDataConfig
-Model = ModelConfig | ResNetConfig
+Data = DataConfig | StreamConfig | ImageDataConfig
+Model = ModelConfig | GPT2Config | ResNetConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,7 +121,7 @@ class RunConfig:
     Args:
         recipe: the name of the recipe that the run was made from.
         data: the text, or the images.
-        model: the network, a LLaMA for text and a ResNet for images.
+        model: the network, a LLaMA or GPT-2 for text and a ResNet for images.
         optimizer: the optimizer.
         steps: optimizer steps.
         batch_size: sequences, or images, in one forward pass.
@@ -141,6 +143,8 @@ class RunConfig:
         tensorboard: write the metrics to the folder `tensorboard` of the run, too.
         wandb: send the metrics to this project of Weights & Biases, too; with WANDB_MODE=offline they stay here.
         ema_decay: evaluate and store an exponential moving average of the weights with this decay, if given.
+        workers: processes that prepare training data which is not held in memory; None is one per CPU core but one, at
+            most 16; 0 prepares it between the steps.
     """
 
     recipe: str
@@ -165,6 +169,7 @@ class RunConfig:
     tensorboard: bool = False
     wandb: str = ""
     ema_decay: float | None = None
+    workers: int | None = None
 
     def __post_init__(self) -> None:
         check_text("recipe", self.recipe)
@@ -182,6 +187,8 @@ class RunConfig:
         check_number("final_lr_fraction", self.final_lr_fraction, most=1.0)
         if self.max_grad_norm is not None:
             check_number("max_grad_norm", self.max_grad_norm, above=0.0)
+        if self.workers is not None:
+            check_whole("workers", self.workers, 0)
         if self.ema_decay is not None:
             check_number("ema_decay", self.ema_decay, below=1.0)
         if self.data.task != self.model.task:
@@ -231,8 +238,13 @@ class RunConfig:
 
 
 def _most_alike(kinds: Sequence[type[T]], values: Mapping[str, Any]) -> type[T]:
-    """The dataclass that has the most of the settings in `values`; the first of equals."""
-    return max(kinds, key=lambda kind: len({field.name for field in dataclasses.fields(kind)} & set(values)))  # type: ignore[arg-type]
+    """The dataclass with just the settings in `values`, or else the first of those that have the most of them."""
+
+    def likeness(kind: type[T]) -> tuple[bool, int]:
+        names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+        return names == set(values), len(names & set(values))
+
+    return max(kinds, key=likeness)
 
 
 def _from_mapping(cls: type[T], values: Mapping[str, Any]) -> T:
