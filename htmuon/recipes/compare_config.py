@@ -9,7 +9,7 @@ import torch
 
 from htmuon._registry import unknown_name
 from htmuon.recipes.baseline_choice import choose_baseline
-from htmuon.recipes.config import SINKS, RunConfig
+from htmuon.recipes.config import WITHOUT_EFFECT, RunConfig
 from htmuon.recipes.files import write_json
 from htmuon.recipes.labels import slug
 from htmuon.recipes.learning_rates import GridConfig
@@ -36,7 +36,7 @@ _NOT_TUNED_FOR = {
     "checkpoint_interval",
     "monitor_every",
     "max_skipped_steps",
-    *SINKS,
+    *WITHOUT_EFFECT,
 }
 
 
@@ -142,7 +142,7 @@ def _differences(path: Path, settings: dict[str, Any]) -> list[str]:
         f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
         for name in sorted({*there, *here})
         if there.get(name) != here.get(name)
-        and name.removeprefix("run.") not in SINKS
+        and name.removeprefix("run.") not in WITHOUT_EFFECT
         and not (name == "optimizers" and set(there.get(name, ())) <= set(here[name]))
     ]
 

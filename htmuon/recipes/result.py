@@ -38,6 +38,7 @@ class RunResult:
             had been skipped; the run ended there and has no spectra.
         data_fingerprint: identifies the data.
         accuracy: share of the held-out images that are classified rightly, from 0 to 1; None for a run on text.
+        unreadable_samples: samples that the run met and left out, because they are damaged or have no label.
     """
 
     final_loss: float
@@ -64,6 +65,7 @@ class RunResult:
     diverged: bool
     data_fingerprint: str
     accuracy: float | None = None
+    unreadable_samples: int = 0
 
     @property
     def perplexity(self) -> float:
@@ -85,6 +87,7 @@ class RunResult:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "RunResult":
         """The inverse of `to_dict`; None (JSON's null) stands for a number that is not finite."""
-        names = [field.name for field in dataclasses.fields(cls) if field.name != "accuracy"]
+        names = [field.name for field in dataclasses.fields(cls) if field.default is dataclasses.MISSING]
         known: dict[str, Any] = {name: math.nan if values[name] is None else values[name] for name in names}
-        return cls(**known, accuracy=values.get("accuracy"))
+        later = {name: values[name] for name in ("accuracy", "unreadable_samples") if name in values}
+        return cls(**known, **later)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from htmuon.recipes.config import SINKS, RunConfig
+from htmuon.recipes.config import WITHOUT_EFFECT, RunConfig
 from htmuon.recipes.files import LOCK, locked, write_json
 from htmuon.recipes.result import RunResult
 
@@ -101,6 +101,6 @@ def _differences(stored: dict[str, Any], given: dict[str, Any], prefix: str = ""
     for name, value in given.items():
         if isinstance(value, dict):
             phrases += _differences(stored[name], value, f"{name}.")
-        elif stored[name] != value and name not in SINKS:
+        elif stored[name] != value and name not in WITHOUT_EFFECT:
             phrases.append(f"{prefix}{name} is {stored[name]!r} there and {value!r} here")
     return phrases

@@ -29,6 +29,9 @@ Batch = tuple[Tensor, Tensor]
 class Task(Protocol):
     """Data on a device, and what is learned from it."""
 
+    unreadable: list[str]
+    """Samples that the run met and could not read, by name; a run that goes on starts with those of its checkpoint."""
+
     @property
     def chance_loss(self) -> float:
         """The loss of a uniform guess, less what a mean of float32 logarithms can be off."""

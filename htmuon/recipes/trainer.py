@@ -235,6 +235,7 @@ class Training:
             "optimizer_seconds": optimizer_seconds,
             "data_seconds": data_seconds,
             "skipped_steps": self._count_skipped_steps(done),
+            "unreadable_samples": len(self.task.unreadable),
             "tokens": done * self.config.tokens_per_step,
         }
         power = self.optimizer.param_groups[0].get("power")
@@ -283,6 +284,7 @@ class Training:
             "threads": torch.get_num_threads(),
             "losses": [float(loss) for loss in self.losses],
             "skipped_steps": self.skipped_steps,
+            "unreadable": self.task.unreadable,
         }
         checkpoint = Checkpoint(
             step=done,
@@ -312,6 +314,7 @@ class Training:
         self.optimizer.load_state_dict(checkpoint.optimizer)
         self.losses = [torch.tensor(loss, device=self.device) for loss in progress["losses"]]
         self.skipped_steps = progress["skipped_steps"]
+        self.task.unreadable = progress.get("unreadable", [])  # checkpoints of older versions have none
         return checkpoint.step
 
     def _finish(self, done: int, held_out: Evaluation, log: MetricsLog, update: LastUpdate | None) -> RunResult:
@@ -328,6 +331,7 @@ class Training:
             optimizer_seconds_per_step=log.median("optimizer_seconds"),
             data_seconds_per_step=log.median("data_seconds"),
             skipped_steps=self.skipped_steps,
+            unreadable_samples=len(self.task.unreadable),
             precision=self.precision,
             **told_settings(self.config),
             **measured_sizes(self.model, self.optimizer),

@@ -78,6 +78,7 @@ class LanguageModelling:
         assert isinstance(config.data, DataConfig)
         length = config.data.sequence_length
         self.batch_size = config.batch_size
+        self.unreadable: list[str] = []
         self.batches = TrainingBatches(
             text.training.to(device), sequence_length=length, batch_size=config.batch_size, seed=config.seed
         )

@@ -62,6 +62,7 @@ class ImageClassification:
         assert isinstance(config.data, ImageDataConfig)
         training, held_out = images.training.to(device), images.held_out[config.evaluate_on].to(device)
         self.batch_size = config.batch_size
+        self.unreadable: list[str] = []
         self.label_smoothing = config.data.label_smoothing
         self.batches = ImageBatches(training, config.data, batch_size=config.batch_size, seed=config.seed)
         self.held_out = held_out
