@@ -1,6 +1,24 @@
 """Where a whole matrix is assembled."""
 
-from htmuon.layouts.base import Bracket, Layout
+from htmuon.layouts.agreement import agree, check_alike
+from htmuon.layouts.base import Bracket, Layout, Stack, Stages
+from htmuon.layouts.owners import Ledger
+from htmuon.layouts.select import allocate, is_distributed, is_flattened, layout_of, part, part_like
 from htmuon.layouts.single import Single
 
-__all__ = ["Bracket", "Layout", "Single"]
+__all__ = [
+    "Bracket",
+    "Layout",
+    "Ledger",
+    "Single",
+    "Stack",
+    "Stages",
+    "agree",
+    "allocate",
+    "check_alike",
+    "is_distributed",
+    "is_flattened",
+    "layout_of",
+    "part",
+    "part_like",
+]

@@ -1,23 +1,66 @@
-"""One device, whole matrices: nothing to assemble."""
+"""Whole matrices: nothing to assemble."""
 
-import torch
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 from torch import Tensor
 
 from htmuon._typing import State
-from htmuon.layouts.base import Bracket
+from htmuon.layouts.base import Stack, Stages
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+    from htmuon.layouts.owners import Ledger
 
 
+@dataclass(frozen=True)
 class Single:
-    """Every rank holds, and updates, whole parameters."""
+    """This rank holds, and updates, whole parameters.
 
-    def allocate(self, parameter: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Zeros beside the parameter."""
-        return torch.zeros(shape, dtype=dtype, device=parameter.device)
+    Attributes:
+        batch: for each mesh axis along which a stack of matrices is divided, as experts are: the dim, the number of
+            ranks and the number of this one. Each rank then has whole matrices of its own.
+    """
 
-    def apply(self, bracket: Bracket, direction: Tensor, state: State) -> tuple[Tensor, State]:
+    batch: tuple[tuple[int, int, int], ...] = ()
+
+    @property
+    def groups(self) -> "tuple[ProcessGroup, ...]":
+        """None."""
+        return ()
+
+    @property
+    def ranks(self) -> int:
+        """One: what a rank holds it holds whole."""
+        return 1
+
+    @property
+    def owners(self) -> int:
+        """One: this rank."""
+        return 1
+
+    def bracket_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape itself, with this rank's share of a stack of matrices."""
+        lengths = list(shape)
+        for dim, ranks, rank in self.batch:
+            lengths[dim] = slice_lengths(lengths[dim], ranks)[rank]
+        return tuple(lengths)
+
+    def apply(self, stack: Stack, ledger: "Ledger") -> Stages[tuple[Tensor, State]]:
         """Run the bracket as it is."""
-        return bracket(direction, state)
+        yield from ()
+        if stack.direction.numel() == 0:
+            return stack.direction, stack.state
+        return stack.bracket(stack.direction, stack.state)
 
-    def agree(self, flag: Tensor) -> Tensor:
-        """There is nobody else to ask."""
-        return flag
+
+def slice_lengths(length: int, ranks: int) -> list[int]:
+    """How torch divides a dim: slices of `ceil(length / ranks)`, as long as there is something left.
+
+    Example:
+        >>> slice_lengths(7, 3), slice_lengths(2, 4)
+        ([3, 3, 1], [1, 1, 0, 0])
+    """
+    longest = -(-length // ranks)
+    return [min(longest, max(0, length - rank * longest)) for rank in range(ranks)]

@@ -4,7 +4,7 @@
              -> [ precondition -> spectral map -> normalize -> adapt -> update scale ]
              -> weight
 
-The bracket works on whole matrices, stacked by shape; `layout.apply` wraps it, so nothing here knows that ranks exist.
+The bracket works on whole matrices, stacked by shape; `layout.apply` wraps it, so nothing here knows how ranks share.
 Known optimizers are choices of what stands in the slots:
 
 | optimizer | precondition | spectral map | adapt | update scale |
@@ -20,9 +20,9 @@ once. One gradient that is not finite masks the whole step, on the device: no pa
 moves.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from itertools import chain
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -32,17 +32,32 @@ from torch.optim.adamw import adamw
 from torch.optim.optimizer import ParamsT
 
 from htmuon.kernels import full_float32
-from htmuon.layouts import Bracket, Layout, Single
+from htmuon.layouts import (
+    Bracket,
+    Layout,
+    Ledger,
+    Stack,
+    agree,
+    allocate,
+    check_alike,
+    part,
+    part_like,
+)
 from htmuon.linalg import Method, select_method
 from htmuon.linalg.base import host_may_look, widest, working
 from htmuon.optim.bracket import MatrixUpdate, bracket
-from htmuon.optim.buckets import buckets, moves
+from htmuon.optim.buckets import cost, matrix_buckets, matrix_layout, moves, other_buckets
+from htmuon.optim.description import describe
 from htmuon.optim.scale import update_scale
 from htmuon.optim.schedules import schedule_from_dict
 from htmuon.optim.settings import Group, check_gradients, check_parameters, check_settings, check_state, completed
 from htmuon.optim.slots import Adaptation, Identity, Precondition, Unadapted
-from htmuon.optim.views import default_view, matrix_shape
+from htmuon.optim.staggered import run_staggered
+from htmuon.optim.views import batch_dims, default_view, matrix_shape
 from htmuon.spectral import MAPS
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 COUNTERS = ("step", "skipped_steps")
 
@@ -54,14 +69,22 @@ class SpectralOptimizer(Optimizer):
         params: tensors, named tensors, or dict groups; a group with `use_muon=False` takes AdamW.
         defaults: every setting of a group, with its default.
         other_defaults: what replaces `lr` and `weight_decay` in groups with `use_muon=False`.
+        process_group: ranks that hold the same parameters and divide the work on the matrices among them.
     """
 
-    layout: ClassVar[Layout] = Single()
     # Whether the adaptation gives the update the Frobenius norm sqrt(min(m, n)), whatever the normalization.
     sets_size: ClassVar[bool] = False
 
-    def __init__(self, params: ParamsT, defaults: Group, other_defaults: Group) -> None:
+    def __init__(
+        self,
+        params: ParamsT,
+        defaults: Group,
+        other_defaults: Group,
+        process_group: "ProcessGroup | None" = None,
+    ) -> None:
         self.other_defaults = other_defaults
+        self.process_group = process_group
+        self._alike = False
         super().__init__(params, defaults)
 
     def precondition(self, group: Group) -> Precondition:
@@ -123,11 +146,14 @@ class SpectralOptimizer(Optimizer):
         check_gradients(parameters)
         for group in self.param_groups:
             check_settings(group, sets_size=self.sets_size)
-        gradients = [p.grad for p in parameters if moves(p)]
-        if not gradients:
+        moving = [p for p in parameters if moves(p)]
+        if not moving:
             return loss
-        # One flag for all gradients; as the largest magnitude is NaN or infinite where any entry is.
-        finite = self.layout.agree(get_total_norm(gradients, norm_type=float("inf")).isfinite())
+        groups = self._ranks()
+        if groups and not self._alike:
+            check_alike(describe(self.param_groups), groups)
+            self._alike = True
+        finite = agree(_all_finite(moving), groups)
         with full_float32():
             for group in self.param_groups:
                 self._group_step(group, finite)
@@ -136,9 +162,13 @@ class SpectralOptimizer(Optimizer):
     def _group_step(self, group: Group, finite: Tensor) -> None:
         """Power, parameters and counters of one group."""
         self._set_power(group)
-        update = self._spectral_update if group["use_muon"] else self._adamw_update
-        for bucket in buckets(group):
-            update(group, bucket, finite.to(bucket[0].device))
+        if group["use_muon"]:
+            ledger = Ledger()
+            stacks = matrix_buckets(group, self.process_group)
+            run_staggered(self._spectral_update(group, *stack, finite, ledger) for stack in stacks)
+        else:
+            for bucket in other_buckets(group):
+                self._adamw_update(group, bucket, finite.to(bucket[0].device))
         here = finite.to(group["step"].device)
         group["step"].add_(here)
         group["skipped_steps"].add_(~here)
@@ -150,26 +180,43 @@ class SpectralOptimizer(Optimizer):
             power = schedule_from_dict(group["power_schedule"])(step.to(widest(step.device)))
             group["power"] = power.item() if host_may_look(power) else power
 
-    def _spectral_update(self, group: Group, parameters: list[Tensor], finite: Tensor) -> None:
-        """Momentum, bracket and weights of equally shaped parameters, as one stack."""
+    def _ranks(self) -> "tuple[ProcessGroup, ...]":
+        """The groups of ranks that train together."""
+        layouts = (matrix_layout(group, p, self.process_group) for group in self.param_groups for p in group["params"])
+        return tuple(dict.fromkeys(chain.from_iterable(layout.groups for layout in layouts)))
+
+    def _spectral_update(
+        self, group: Group, layout: Layout, parameters: list[Tensor], finite: Tensor, ledger: Ledger
+    ) -> Generator[None, None, None]:
+        """Momentum, bracket and weights of equally shaped parameters, as one stack; waits where the layout does."""
         dtype = working(parameters[0].dtype)
+        finite = finite.to(parameters[0].device)
         shapes = self._state_shapes(group, parameters[0])
-        states = [self._spectral_state(p, shapes) for p in parameters]
+        states = [self._spectral_state(group, p, shapes) for p in parameters]
         stacked = {name: torch.stack([state[name] for state in states]) for name in states[0]}
 
-        gradient = torch.stack([cast(Tensor, p.grad) for p in parameters]).to(dtype)
+        gradient = torch.stack([part_like(cast(Tensor, p.grad), p) for p in parameters]).to(dtype)
         buffer = stacked.pop("momentum_buffer").to(dtype)
         gradient = torch.where(finite, gradient, buffer)
         momentum = buffer.lerp(gradient, 1 - group["momentum"])
         direction = gradient.lerp_(momentum, group["momentum"]) if group["nesterov"] else momentum
 
-        update, adapted = self.layout.apply(self._bracket(group, parameters[0]), direction, stacked)
+        stack = Stack(
+            bracket=self._bracket(group, layout, parameters[0]),
+            direction=direction,
+            state=stacked,
+            shape=tuple(parameters[0].shape),
+            state_shapes=shapes,
+            cost=cost(group, parameters[0]),
+        )
+        update, adapted = yield from layout.apply(stack, ledger)
 
         rate = finite.to(dtype) * group["lr"]  # a masked step is a step of length zero
-        weight = torch.stack(parameters).to(dtype)
+        weights = [part(p) for p in parameters]
+        weight = torch.stack(weights).to(dtype)
         weight.mul_(1 - rate * group["weight_decay"]).sub_(update.mul_(rate))
 
-        torch._foreach_copy_(parameters, list(weight.unbind()))
+        torch._foreach_copy_(weights, list(weight.unbind()))
         torch._foreach_copy_([state["momentum_buffer"] for state in states], list(momentum.unbind()))
         for name, old in stacked.items():
             new = torch.where(finite, adapted[name], old)
@@ -180,9 +227,9 @@ class SpectralOptimizer(Optimizer):
         function = MAPS[group["spectral_map"]](group["power"])
         return select_method(parameter, function, group["method"], levels=group["levels"], precision=group["precision"])
 
-    def _bracket(self, group: Group, parameter: Tensor) -> Bracket:
+    def _bracket(self, group: Group, layout: Layout, parameter: Tensor) -> Bracket:
         """The part of the step that needs whole matrices, for parameters like the given one."""
-        shape = tuple(parameter.shape)
+        shape = layout.bracket_shape(tuple(parameter.shape))
         view = group["matrix_view"] or default_view(len(shape))
         update = MatrixUpdate(
             precondition=self.precondition(group),
@@ -202,16 +249,20 @@ class SpectralOptimizer(Optimizer):
             scheduled=group["power_schedule"] is not None,
         )
 
-    def _spectral_state(self, parameter: Tensor, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
-        """The state of a matrix parameter, allocated when it is first needed; a method of before leaves its own."""
+    def _spectral_state(self, group: Group, parameter: Tensor, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+        """This rank's part of the state of a matrix parameter, allocated when it is first needed.
+
+        A method of before leaves its own.
+        """
         state: dict[str, Tensor] = self.state[parameter]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
         for name, whole in shapes.items():
             # A parameter that is now seen as other matrices begins anew.
             if name not in state or tuple(state[name].shape) != whole:
-                state[name] = self.layout.allocate(parameter, whole, working(parameter.dtype))
-        return {name: state[name] for name in shapes}
+                batch = batch_dims(parameter.ndim, group["matrix_view"])
+                state[name] = allocate(parameter, whole, working(parameter.dtype), batch)
+        return {name: part(state[name]) for name in shapes}
 
     def _state_shapes(self, group: Group, parameter: Tensor) -> dict[str, tuple[int, ...]]:
         """Name and shape of every state tensor of a parameter that has its shape or that of its matrices."""
@@ -232,11 +283,11 @@ class SpectralOptimizer(Optimizer):
                 state["exp_avg"] = torch.zeros_like(p, memory_format=torch.preserve_format)
                 state["exp_avg_sq"] = torch.zeros_like(p, memory_format=torch.preserve_format)
         adamw(
-            parameters,
+            [part(p) for p in parameters],
             # The fused kernel walks memory: it would pair the wrong elements where strides differ.
-            [_laid_out_as(p, cast(Tensor, p.grad)) for p in parameters],
-            [self.state[p]["exp_avg"] for p in parameters],
-            [self.state[p]["exp_avg_sq"] for p in parameters],
+            [_laid_out_as(part(p), part_like(cast(Tensor, p.grad), p)) for p in parameters],
+            [part(self.state[p]["exp_avg"]) for p in parameters],
+            [part(self.state[p]["exp_avg_sq"]) for p in parameters],
             [],
             [self.state[p]["step"] for p in parameters],
             fused=True,
@@ -293,6 +344,15 @@ class SpectralOptimizer(Optimizer):
         self.defaults[name] = value
         for group in self.param_groups:
             group.setdefault(name, value)
+
+
+def _all_finite(parameters: list[Tensor]) -> Tensor:
+    """One flag, 0-d bool, for all that this rank holds of the gradients."""
+    gradients = [g for g in (part_like(cast(Tensor, p.grad), p) for p in parameters) if g.numel() > 0]
+    if not gradients:
+        return torch.ones((), dtype=torch.bool, device=parameters[0].device)
+    # The largest magnitude is NaN or infinite where any entry is.
+    return get_total_norm(gradients, norm_type=float("inf")).isfinite()
 
 
 def _device(group: Group) -> torch.device:

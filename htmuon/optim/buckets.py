@@ -1,12 +1,17 @@
 """Which parameters a step updates together."""
 
 from collections import defaultdict
-from collections.abc import Iterator
-from typing import Any
+from math import prod
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from htmuon.layouts import Layout, layout_of
 from htmuon.optim.settings import Group
+from htmuon.optim.views import batch_dims, default_view, matrix_shape
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 def moves(parameter: Tensor) -> bool:
@@ -14,14 +19,36 @@ def moves(parameter: Tensor) -> bool:
     return parameter.grad is not None and parameter.numel() > 0
 
 
-def buckets(group: Group) -> Iterator[list[Tensor]]:
-    """The parameters of a group that move, in lists that one call updates: of equal shape where they are stacked.
+def matrix_layout(group: Group, parameter: Tensor, process_group: "ProcessGroup | None") -> Layout:
+    """How the ranks hold a matrix parameter of a group."""
+    return layout_of(parameter, batch_dims(parameter.ndim, group["matrix_view"]), process_group)
 
-    A stack holds at most `stack_elements` elements, but one parameter at least.
+
+def matrix_buckets(group: Group, process_group: "ProcessGroup | None") -> list[tuple[Layout, list[Tensor]]]:
+    """The matrix parameters of a group that move, in stacks of equal shape and layout, the dearest first.
+
+    What a rank holds of a stack has at most `stack_elements` elements; but a stack has a parameter for each rank that
+    computes, so that none waits.
     """
     alike: dict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
     for p in filter(moves, group["params"]):
-        alike[(p.shape if group["use_muon"] else None, p.dtype, p.device)].append(p)
-    for parameters in alike.values():
-        most = max(1, group["stack_elements"] // parameters[0].numel()) if group["use_muon"] else len(parameters)
-        yield from (parameters[first : first + most] for first in range(0, len(parameters), most))
+        alike[(matrix_layout(group, p, process_group), p.shape, p.dtype, p.device)].append(p)
+    found = []
+    for (layout, *_), parameters in alike.items():
+        most = max(layout.owners, group["stack_elements"] * layout.ranks // parameters[0].numel())
+        found += [(layout, parameters[first : first + most]) for first in range(0, len(parameters), most)]
+    return sorted(found, key=lambda bucket: -cost(group, bucket[1][0]))
+
+
+def other_buckets(group: Group) -> list[list[Tensor]]:
+    """The other parameters of a group that move, in lists that one call updates."""
+    alike: dict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
+    for p in filter(moves, group["params"]):
+        alike[(p.dtype, p.device)].append(p)
+    return list(alike.values())
+
+
+def cost(group: Group, parameter: Tensor) -> float:
+    """Of the map of a parameter, in multiplications: its elements times the short side of its matrices."""
+    *_, rows, columns = matrix_shape(tuple(parameter.shape), group["matrix_view"] or default_view(parameter.ndim))
+    return float(prod(parameter.shape) * min(rows, columns))

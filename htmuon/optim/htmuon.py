@@ -1,6 +1,6 @@
 """HTMuon and Muon: the step loop with nothing but the spectral map in its slots."""
 
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -10,6 +10,9 @@ from htmuon._typing import AdjustLrFn, Normalization, Precision
 from htmuon.optim.base import SpectralOptimizer
 from htmuon.optim.schedules import ScheduleDict
 from htmuon.optim.settings import Settings
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 OPTIMIZERS: Registry[type["HTMuon"]] = Registry("optimizer")
 
@@ -66,6 +69,9 @@ class HTMuon(SpectralOptimizer):
         adamw_betas: AdamW's betas.
         adamw_eps: AdamW's epsilon.
         adamw_weight_decay: decay of groups with `use_muon=False` that name none.
+        process_group: ranks that hold the same plain parameters with the same gradients, as under
+            DistributedDataParallel: each matrix is then computed by one of them. Without it every rank computes all.
+            A DTensor needs none: it says by itself how the ranks hold it.
 
     Raises:
         TypeError: a setting or a parameter has the wrong type.
@@ -110,6 +116,7 @@ class HTMuon(SpectralOptimizer):
         adamw_betas: tuple[float, float] = (0.9, 0.95),
         adamw_eps: float = 1e-10,
         adamw_weight_decay: float = 0.1,
+        process_group: "ProcessGroup | None" = None,
     ) -> None:
         defaults = {
             "use_muon": True,
@@ -131,7 +138,7 @@ class HTMuon(SpectralOptimizer):
             "betas": adamw_betas,
             "eps": adamw_eps,
         }
-        super().__init__(params, defaults, {"lr": adamw_lr, "weight_decay": adamw_weight_decay})
+        super().__init__(params, defaults, {"lr": adamw_lr, "weight_decay": adamw_weight_decay}, process_group)
 
 
 @OPTIMIZERS.register("muon")

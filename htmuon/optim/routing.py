@@ -16,6 +16,7 @@ from torch.nn import Parameter
 
 from htmuon._registry import unknown_name
 from htmuon._typing import MATRIX_VIEWS, MatrixView
+from htmuon.layouts import is_flattened
 from htmuon.optim.roles import head_modules, is_embedding, is_grouped, stem_modules, stored_view, unwrapped
 from htmuon.optim.settings import Group
 from htmuon.optim.views import MINIMUM_DIMS, default_view, matrix_shape
@@ -176,6 +177,12 @@ def route(
     names = [name for name, _ in named]
     if not names:
         raise ValueError("the model must have at least one parameter with requires_grad=True; it has none.")
+    flattened = [name for name, parameter in named if is_flattened(parameter)]
+    if flattened:
+        raise ValueError(
+            f"the model must not be wrapped by FullyShardedDataParallel, which flattens {flattened[0]!r} and leaves no "
+            "matrix of it. Wrap it by torch.distributed.fsdp.fully_shard instead."
+        )
     _check_patterns(spectral, names, "spectral")
     _check_patterns(other, names, "other")
     views: dict[str, MatrixView | None] = dict(spectral) if isinstance(spectral, Mapping) else dict.fromkeys(spectral)

@@ -1,17 +1,21 @@
 """The settings of an optimizer: their names, types and ranges, checked before anything is stored."""
 
 import math
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from torch import Tensor
 
 from htmuon._registry import unknown_name
 from htmuon._typing import ADJUST_LR_FNS, MATRIX_VIEWS, AdjustLrFn, Normalization, Precision
+from htmuon.layouts import is_flattened
 from htmuon.linalg import check_method
 from htmuon.optim.schedules import ScheduleDict, schedule_from_dict
 from htmuon.optim.views import MINIMUM_DIMS, default_view
 from htmuon.spectral import MAPS, check_normalization, check_power
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 Group = dict[str, Any]
 
@@ -37,6 +41,7 @@ class ScaledSettings(TypedDict, total=False):
     adamw_betas: tuple[float, float]
     adamw_eps: float
     adamw_weight_decay: float
+    process_group: "ProcessGroup | None"
 
 
 class Settings(ScaledSettings, total=False):
@@ -134,6 +139,11 @@ def check_parameters(group: Group) -> None:
     for name, parameter in zip(names, group["params"], strict=True):
         who = f"parameter {name!r}" if name else "a parameter"
         shape = tuple(parameter.shape)
+        if is_flattened(parameter):
+            raise ValueError(
+                f"parameters must not be flattened, as FullyShardedDataParallel does; got {who} of shape {shape}, "
+                "which is a slice of no matrix. Wrap the model by torch.distributed.fsdp.fully_shard instead."
+            )
         if parameter.is_complex() or not parameter.is_floating_point():
             raise TypeError(f"parameters must be real floating point; got {who} of dtype {parameter.dtype}.")
         if not group["use_muon"]:

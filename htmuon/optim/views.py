@@ -25,6 +25,16 @@ def default_view(ndim: int) -> MatrixView:
     return "conv" if ndim >= 4 else "linear"
 
 
+def batch_dims(ndim: int, view: MatrixView | None) -> int:
+    """How many of a parameter's first dims count matrices.
+
+    Example:
+        >>> batch_dims(3, "linear"), batch_dims(4, "conv")
+        (1, 0)
+    """
+    return max(0, ndim - 2) if (view or default_view(ndim)) in ("linear", "transposed") else 0
+
+
 def matrix_view(tensor: Tensor, view: MatrixView, *, stacked: bool = False) -> Tensor:
     """A parameter, or a stack of equally shaped ones, as matrices.
 

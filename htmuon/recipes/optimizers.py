@@ -19,7 +19,7 @@ from htmuon.recipes.config import Matrices
 
 ADAMW = "adamw"
 # What a spec cannot set: the run's configuration does, or a text cannot write it.
-NOT_IN_SPECS = {"self", "params", "settings", "lr", "weight_decay", "power_schedule"}
+NOT_IN_SPECS = {"self", "params", "settings", "lr", "weight_decay", "power_schedule", "process_group"}
 
 
 class AdamW(torch.optim.AdamW):

@@ -1,0 +1,49 @@
+"""What all ranks must agree on: whether a step is taken, and that they train the same thing."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+
+def agree(flag: Tensor, groups: "Sequence[ProcessGroup]") -> Tensor:
+    """True (0-d bool tensor) where the flag is true on every rank of the groups; on the device, without a wait."""
+    for group in groups:
+        count = flag.to(torch.int32)
+        dist.all_reduce(count, op=dist.ReduceOp.MIN, group=group)
+        flag = count.bool()
+    return flag
+
+
+def check_alike(lines: Sequence[str], groups: "Sequence[ProcessGroup]") -> None:
+    """Raise ValueError on every rank if what a rank says of itself differs from what another one says.
+
+    Args:
+        lines: what every rank must say alike.
+        groups: of ranks; along all of them together every rank hears of every other.
+    """
+    said = {dist.get_rank(): list(lines)}
+    for group in groups:
+        heard: list[dict[int, list[str]]] = [{} for _ in range(group.size())]
+        dist.all_gather_object(heard, said, group=group)
+        said = {rank: text for part in heard for rank, text in part.items()}
+    (first, expected), *others = sorted(said.items())
+    for rank, text in others:
+        if text != expected:
+            raise ValueError(
+                "every rank must have the same parameters and settings, in the same order; "
+                f"{_first_difference(first, expected, rank, text)}. Build model and optimizer alike on every rank."
+            )
+
+
+def _first_difference(rank: int, lines: Sequence[str], other: int, others: Sequence[str]) -> str:
+    for mine, theirs in zip(lines, others, strict=False):
+        if mine != theirs:
+            return f"rank {rank} has {mine}, rank {other} has {theirs}"
+    longer, more = (rank, lines) if len(lines) > len(others) else (other, others)
+    return f"only rank {longer} has {more[min(len(lines), len(others))]}"

@@ -1,0 +1,146 @@
+"""A model of odd shapes, gradients that depend on the step alone, and the ways in which ranks can hold it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+import htmuon
+
+# Parameters that are frozen, never get a gradient, and get one at every third step.
+FROZEN, NEVER, SOMETIMES = "frozen", "never", "sometimes"
+OTHER = ("vector", "table")
+
+
+class Problem(nn.Module):
+    """Parameters of every kind: matrices of odd shapes, one with fewer rows than ranks, experts, a vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        draw = torch.Generator().manual_seed(0)
+        shapes = {f"tall_{i}": (13, 5) for i in range(5)} | {f"wide_{i}": (6, 11) for i in range(3)}
+        shapes |= {"single": (9, 9), "short": (3, 8), FROZEN: (5, 4), NEVER: (7, 4), SOMETIMES: (13, 5)}
+        shapes |= {"experts": (5, 6, 4), "kernel": (6, 3, 3, 2), "vector": (10,), "table": (11, 4)}
+        for name, shape in shapes.items():
+            self.register_parameter(name, nn.Parameter(torch.randn(shape, generator=draw) / 4))
+        self.get_parameter(FROZEN).requires_grad_(False)
+
+    def groups(self) -> list[dict[str, Any]]:
+        named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        return [
+            {"params": [(name, p) for name, p in named if name not in OTHER], "use_muon": True},
+            {"params": [(name, p) for name, p in named if name in OTHER], "use_muon": False},
+        ]
+
+
+def build(name: str, model: Problem, **settings: Any) -> htmuon.HTMuon:
+    return htmuon.OPTIMIZERS[name](model.groups(), lr=0.05, adamw_lr=0.01, weight_decay=0.1, **settings)
+
+
+def gradient(name: str, shape: tuple[int, ...], step: int) -> Tensor | None:
+    """The whole gradient of a parameter at a step: a few strong directions and a tail, as in training."""
+    if name in (FROZEN, NEVER) or (name == SOMETIMES and step % 3):
+        return None
+    draw = torch.Generator().manual_seed(1000 * step + sum(map(ord, name)))
+    noise = torch.randn(shape, generator=draw)
+    if len(shape) < 2:
+        return noise
+    left, right = (torch.randn(*shape[:-2], size, 2, generator=draw) for size in shape[-2:])
+    return left @ right.mT + 0.1 * noise
+
+
+def slice_like(whole: Tensor, parameter: Tensor) -> Tensor:
+    """What `parameter`, if it is a DTensor, holds on this rank of a tensor that every rank has whole."""
+    if not isinstance(parameter, DTensor):
+        return whole
+    mesh, placements = parameter.device_mesh, parameter.placements
+    shape, offset = compute_local_shape_and_global_offset(whole.shape, mesh, placements)
+    local = whole[tuple(slice(first, first + size) for first, size in zip(offset, shape, strict=True))]
+    stride = whole.stride()
+    return DTensor.from_local(local.contiguous(), mesh, placements, run_check=False, shape=whole.shape, stride=stride)
+
+
+def train(model: Problem, optimizer: htmuon.HTMuon, steps: range) -> None:
+    for step in steps:
+        for name, p in model.named_parameters():
+            whole = gradient(name, tuple(p.shape), step)
+            p.grad = None if whole is None else slice_like(whole, p)
+        optimizer.step()
+
+
+def _tensor_parallel(model: Problem, mesh: DeviceMesh) -> None:
+    """Column-wise for tall matrices, row-wise for wide ones, by experts, and whole for the rest."""
+    for name, p in list(model.named_parameters()):
+        dim = {"tall": 0, "wide": 1, "experts": 0}.get(name.partition("_")[0])
+        placement = Replicate() if dim is None else Shard(dim)
+        placed = distribute_tensor(p.detach(), mesh, [placement], src_data_rank=None)
+        setattr(model, name, nn.Parameter(placed, requires_grad=p.requires_grad))
+
+
+def _mesh(*sizes: int) -> DeviceMesh:
+    """Made once, for every mesh makes groups of its own."""
+    if sizes not in _meshes:
+        _meshes[sizes] = init_device_mesh("cpu", sizes, mesh_dim_names=("outer", "inner")[: len(sizes)])
+    return _meshes[sizes]
+
+
+_meshes: dict[tuple[int, ...], DeviceMesh] = {}
+
+
+def ddp(model: Problem) -> dict[str, Any]:
+    return {"process_group": dist.group.WORLD}
+
+
+def fsdp(model: Problem) -> dict[str, Any]:
+    fully_shard(model, mesh=_mesh(dist.get_world_size()))
+    return {}
+
+
+def tensor_parallel(model: Problem) -> dict[str, Any]:
+    _tensor_parallel(model, _mesh(dist.get_world_size()))
+    return {}
+
+
+def hsdp(model: Problem) -> dict[str, Any]:
+    fully_shard(model, mesh=_mesh(2, dist.get_world_size() // 2))
+    return {}
+
+
+def fsdp_and_tensor_parallel(model: Problem) -> dict[str, Any]:
+    mesh = _mesh(2, dist.get_world_size() // 2)
+    _tensor_parallel(model, mesh["inner"])
+    fully_shard(model, mesh=mesh["outer"])
+    return {}
+
+
+# Each changes the parameters of a model and returns what the optimizer needs beside them.
+LAYOUTS: dict[str, Callable[[Problem], dict[str, Any]]] = {
+    f.__name__: f for f in (ddp, fsdp, tensor_parallel, hsdp, fsdp_and_tensor_parallel)
+}
+
+
+def error(model: Problem, reference: Problem) -> float:
+    """The largest difference of what this rank holds to the parameters of a model that is whole."""
+    gaps = []
+    for name, p in model.named_parameters():
+        expected = slice_like(reference.get_parameter(name).detach(), p)
+        if isinstance(p, DTensor):
+            p, expected = p.to_local(), expected.to_local()
+        gaps.append(float((p.detach() - expected).abs().max()) if p.numel() else 0.0)
+    return max(gaps)
+
+
+def trained_alike(layout: str, optimizer: str, steps: int = 20, **settings: Any) -> float:
+    """The error, on this rank, of a run in a layout against the run on one device."""
+    reference = Problem()
+    train(reference, build(optimizer, reference, **settings), range(steps))
+    model = Problem()
+    extra = LAYOUTS[layout](model)
+    train(model, build(optimizer, model, **settings, **extra), range(steps))
+    return error(model, reference)
