@@ -1,11 +1,14 @@
 """A model of odd shapes, gradients that depend on the step alone, and the ways in which ranks can hold it."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
@@ -144,3 +147,56 @@ def trained_alike(layout: str, optimizer: str, steps: int = 20, **settings: Any)
     extra = LAYOUTS[layout](model)
     train(model, build(optimizer, model, **settings, **extra), range(steps))
     return error(model, reference)
+
+
+def alone(model: Problem) -> dict[str, Any]:
+    return {}
+
+
+def save(layout: str, optimizer: str, folder: str, steps: int, **settings: Any) -> None:
+    """Train so many steps in a layout and store model and optimizer."""
+    model = Problem()
+    extra = {**LAYOUTS, "alone": alone}[layout](model)
+    trained = build(optimizer, model, **settings, **extra)
+    train(model, trained, range(steps))
+    weights, state = get_state_dict(model, trained)
+    dcp.save({"model": weights, "optimizer": state}, checkpoint_id=folder)
+
+
+def resumed_alike(layout: str, optimizer: str, folder: str, steps: range, **settings: Any) -> float:
+    """The error of a run that goes on from a checkpoint in a layout, against one device without a break."""
+    model = Problem()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.fill_(7.0)
+    extra = {**LAYOUTS, "alone": alone}[layout](model)
+    trained = build(optimizer, model, **settings, **extra)
+    weights, state = get_state_dict(model, trained)
+    stored = {"model": weights, "optimizer": state}
+    dcp.load(stored, checkpoint_id=folder)
+    set_state_dict(model, trained, model_state_dict=stored["model"], optim_state_dict=stored["optimizer"])
+    train(model, trained, steps)
+    reference = Problem()
+    whole = build(optimizer, reference, **settings)
+    train(reference, whole, range(steps.stop))
+    assert [int(group["step"]) for group in trained.param_groups] == [steps.stop] * 2
+    assert [group["power"] for group in trained.param_groups] == [group["power"] for group in whole.param_groups]
+    return error(model, reference)
+
+
+def told_apart(change: str, rank: int) -> tuple[float, str]:
+    """Train with one rank that differs from the others; the seconds until the error, and what it says."""
+    model = Problem()
+    settings: dict[str, Any] = {"momentum": 0.9} if dist.get_rank() == rank and change == "setting" else {}
+    if dist.get_rank() == rank and change == "shape":
+        model.single = nn.Parameter(torch.zeros(9, 8))
+    if dist.get_rank() == rank and change == "missing":
+        del model.short
+    settings |= fsdp(model) if change == "setting" else ddp(model)
+    optimizer = build("htmuon", model, **settings)
+    began = time.perf_counter()
+    try:
+        train(model, optimizer, range(1))
+    except ValueError as error:
+        return time.perf_counter() - began, str(error)
+    raise AssertionError("no error")

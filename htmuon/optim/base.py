@@ -28,7 +28,6 @@ import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
-from torch.optim.adamw import adamw
 from torch.optim.optimizer import ParamsT
 
 from htmuon.kernels import full_float32
@@ -38,21 +37,22 @@ from htmuon.layouts import (
     Ledger,
     Stack,
     agree,
-    allocate,
     check_alike,
     part,
     part_like,
 )
 from htmuon.linalg import Method, select_method
 from htmuon.linalg.base import host_may_look, widest, working
+from htmuon.optim.adamw import adamw_update
 from htmuon.optim.bracket import MatrixUpdate, bracket
 from htmuon.optim.buckets import cost, matrix_buckets, matrix_layout, moves, other_buckets
 from htmuon.optim.description import describe
 from htmuon.optim.scale import update_scale
 from htmuon.optim.schedules import schedule_from_dict
-from htmuon.optim.settings import Group, check_gradients, check_parameters, check_settings, check_state, completed
+from htmuon.optim.settings import Group, check_gradients, check_parameters, check_settings, completed
 from htmuon.optim.slots import Adaptation, Identity, Precondition, Unadapted
 from htmuon.optim.staggered import run_staggered
+from htmuon.optim.state import adamw_state, check_state, copied, spectral_state
 from htmuon.optim.views import batch_dims, default_view, matrix_shape
 from htmuon.spectral import MAPS
 
@@ -152,6 +152,7 @@ class SpectralOptimizer(Optimizer):
         groups = self._ranks()
         if groups and not self._alike:
             check_alike(describe(self.param_groups), groups)
+            self._allocate()
             self._alike = True
         finite = agree(_all_finite(moving), groups)
         with full_float32():
@@ -168,7 +169,8 @@ class SpectralOptimizer(Optimizer):
             run_staggered(self._spectral_update(group, *stack, finite, ledger) for stack in stacks)
         else:
             for bucket in other_buckets(group):
-                self._adamw_update(group, bucket, finite.to(bucket[0].device))
+                states = [adamw_state(self.state[p], p) for p in bucket]
+                adamw_update(group, bucket, states, finite.to(bucket[0].device))
         here = finite.to(group["step"].device)
         group["step"].add_(here)
         group["skipped_steps"].add_(~here)
@@ -192,7 +194,7 @@ class SpectralOptimizer(Optimizer):
         dtype = working(parameters[0].dtype)
         finite = finite.to(parameters[0].device)
         shapes = self._state_shapes(group, parameters[0])
-        states = [self._spectral_state(group, p, shapes) for p in parameters]
+        states = [self._state_of(group, p, shapes) for p in parameters]
         stacked = {name: torch.stack([state[name] for state in states]) for name in states[0]}
 
         gradient = torch.stack([part_like(cast(Tensor, p.grad), p) for p in parameters]).to(dtype)
@@ -249,20 +251,11 @@ class SpectralOptimizer(Optimizer):
             scheduled=group["power_schedule"] is not None,
         )
 
-    def _spectral_state(self, group: Group, parameter: Tensor, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
-        """This rank's part of the state of a matrix parameter, allocated when it is first needed.
-
-        A method of before leaves its own.
-        """
-        state: dict[str, Tensor] = self.state[parameter]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-        for name, whole in shapes.items():
-            # A parameter that is now seen as other matrices begins anew.
-            if name not in state or tuple(state[name].shape) != whole:
-                batch = batch_dims(parameter.ndim, group["matrix_view"])
-                state[name] = allocate(parameter, whole, working(parameter.dtype), batch)
-        return {name: part(state[name]) for name in shapes}
+    def _state_of(self, group: Group, parameter: Tensor, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+        """This rank's part of the state of a matrix parameter."""
+        return spectral_state(
+            self.state[parameter], parameter, shapes, batch_dims(parameter.ndim, group["matrix_view"])
+        )
 
     def _state_shapes(self, group: Group, parameter: Tensor) -> dict[str, tuple[int, ...]]:
         """Name and shape of every state tensor of a parameter that has its shape or that of its matrices."""
@@ -274,32 +267,17 @@ class SpectralOptimizer(Optimizer):
         adapted = self.adaptation(group).state_shapes(matrices)
         return {"momentum_buffer": shape, **method.state_shapes(matrices), **adapted}
 
-    def _adamw_update(self, group: Group, parameters: list[Tensor], finite: Tensor) -> None:
-        """The fused AdamW of torch, which masks the step by itself."""
-        for p in parameters:
-            state = self.state[p]
-            if "exp_avg" not in state:
-                state["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
-                state["exp_avg"] = torch.zeros_like(p, memory_format=torch.preserve_format)
-                state["exp_avg_sq"] = torch.zeros_like(p, memory_format=torch.preserve_format)
-        adamw(
-            [part(p) for p in parameters],
-            # The fused kernel walks memory: it would pair the wrong elements where strides differ.
-            [_laid_out_as(part(p), part_like(cast(Tensor, p.grad), p)) for p in parameters],
-            [part(self.state[p]["exp_avg"]) for p in parameters],
-            [part(self.state[p]["exp_avg_sq"]) for p in parameters],
-            [],
-            [self.state[p]["step"] for p in parameters],
-            fused=True,
-            found_inf=(~finite).to(torch.float32),
-            amsgrad=False,
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            maximize=False,
-        )
+    def _allocate(self) -> None:
+        """The state of every trainable parameter, also of those that have no gradient yet.
+
+        Ranks that save and load together need the same keys, however far each has come.
+        """
+        for group in self.param_groups:
+            for p in (p for p in group["params"] if p.requires_grad and p.numel() > 0):
+                if group["use_muon"]:
+                    self._state_of(group, p, self._state_shapes(group, p))
+                else:
+                    adamw_state(self.state[p], p)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned; every tensor keeps the dtype in which it was saved and is copied.
@@ -321,23 +299,21 @@ class SpectralOptimizer(Optimizer):
             for group, saved in zip(self.param_groups, saved_groups, strict=True):
                 for parameter, index in zip(group["params"], saved["params"], strict=False):  # torch says so too
                     shapes = self._state_shapes(saved, parameter)
-                    check_state(state_dict["state"].get(index, {}), shapes, f"parameter {index}")
+                    check_state(state_dict["state"].get(index, {}), parameter, shapes, f"parameter {index}")
         super().load_state_dict({**state_dict, "param_groups": saved_groups})
         parameters = chain.from_iterable(group["params"] for group in self.param_groups)
         indices = chain.from_iterable(group["params"] for group in saved_groups)
         for parameter, index in zip(parameters, indices, strict=True):
             for name, value in state_dict["state"].get(index, {}).items():
                 if isinstance(value, Tensor):
-                    self.state[parameter][name] = _laid_out_as(parameter, value.detach()).to(
-                        parameter.device, copy=True
-                    )
+                    self.state[parameter][name] = copied(value, parameter)
         for group in self.param_groups:
             for counter in COUNTERS:
                 group[counter] = group[counter].to(_device(group))
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
-        return {**state, "other_defaults": self.other_defaults}
+        return {**state, "other_defaults": self.other_defaults, "process_group": self.process_group, "_alike": False}
 
     def _add_setting(self, name: str, value: float) -> None:
         """A setting that one variant alone has: in the defaults, and in every group that does not bring its own."""
@@ -358,10 +334,3 @@ def _all_finite(parameters: list[Tensor]) -> Tensor:
 def _device(group: Group) -> torch.device:
     """Where the counters of a group live."""
     return group["params"][0].device if group["params"] else torch.device("cpu")
-
-
-def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
-    """`value` with the strides of the parameter, where it has its shape."""
-    if value.shape != parameter.shape or value.stride() == parameter.stride():
-        return value
-    return torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)

@@ -168,16 +168,6 @@ def check_gradients(parameters: list[Tensor]) -> None:
             )
 
 
-def check_state(saved: dict[str, Any], shapes: dict[str, tuple[int, ...]], who: str) -> None:
-    """Raise ValueError if a saved tensor has not the shape that it must have."""
-    for name, shape in shapes.items():
-        if name in saved and tuple(saved[name].shape) != shape:
-            raise ValueError(
-                f"{name} of {who} must have the shape {shape}; the state_dict has {tuple(saved[name].shape)}. It is "
-                "the state of another model, or of another matrix_view."
-            )
-
-
 def completed(given: Group, defaults: Group) -> Group:
     """A group with the defaults of what it leaves out; settings of a method don't follow into another method."""
     other = given.get("method", defaults["method"]) != defaults["method"]

@@ -1,0 +1,70 @@
+"""What an optimizer keeps of a parameter: made when it is first needed, and laid out as the parameter is."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from htmuon.layouts import allocate, is_distributed, part
+from htmuon.linalg.base import working
+
+State = dict[str, Tensor]
+
+
+def spectral_state(state: State, parameter: Tensor, shapes: dict[str, tuple[int, ...]], batch_dims: int) -> State:
+    """This rank's part of the state of a matrix parameter; a method of before leaves its own.
+
+    Args:
+        state: of the parameter; what is missing in it is allocated.
+        parameter: the parameter.
+        shapes: whole shapes by name, `momentum_buffer` among them.
+        batch_dims: the parameter's first dims that count matrices.
+    """
+    if "momentum_buffer" not in state:
+        state["momentum_buffer"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+    for name, whole in shapes.items():
+        # A parameter that is now seen as other matrices begins anew.
+        if name not in state or tuple(state[name].shape) != whole:
+            state[name] = allocate(parameter, whole, working(parameter.dtype), batch_dims)
+    return {name: part(state[name]) for name in shapes}
+
+
+def adamw_state(state: State, parameter: Tensor) -> State:
+    """The state of a parameter that takes AdamW; what is missing is allocated."""
+    if "exp_avg" not in state:
+        state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+        state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+    return state
+
+
+def check_state(saved: dict[str, Any], parameter: Tensor, shapes: dict[str, tuple[int, ...]], who: str) -> None:
+    """Raise ValueError if a saved tensor has not the shape that it must have, or is not laid out as the parameter."""
+    for name, shape in shapes.items():
+        if name not in saved:
+            continue
+        if tuple(saved[name].shape) != shape:
+            raise ValueError(
+                f"{name} of {who} must have the shape {shape}; the state_dict has {tuple(saved[name].shape)}. It is "
+                "the state of another model, or of another matrix_view."
+            )
+        if is_distributed(saved[name]) != is_distributed(parameter):
+            kind = "a DTensor" if is_distributed(parameter) else "a plain tensor"
+            raise ValueError(
+                f"{name} of {who} must be {kind}, as the parameter is; the state_dict has a "
+                f"{type(saved[name]).__name__}. Load it by torch.distributed.checkpoint.state_dict.set_optimizer_state_dict, which lays it out anew."
+            )
+
+
+def copied(value: Tensor, parameter: Tensor) -> Tensor:
+    """A copy of a saved tensor beside a parameter, in the dtype in which it was saved."""
+    if is_distributed(value):
+        return value.clone()
+    return laid_out_as(parameter, value.detach()).to(parameter.device, copy=True)
+
+
+def laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
+    """`value` with the strides of the parameter, where it has its shape."""
+    if value.shape != parameter.shape or value.stride() == parameter.stride():
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
