@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -15,6 +16,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 import htmuon
+from htmuon.layouts import Single
 
 # Parameters that are frozen, never get a gradient, and get one at every third step.
 FROZEN, NEVER, SOMETIMES = "frozen", "never", "sometimes"
@@ -200,3 +202,38 @@ def told_apart(change: str, rank: int) -> tuple[float, str]:
     except ValueError as error:
         return time.perf_counter() - began, str(error)
     raise AssertionError("no error")
+
+
+class Even(nn.Module):
+    """Matrices of two shapes, more of them than ranks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrices = nn.ParameterList([nn.Parameter(torch.ones(16, 8)) for _ in range(12)])
+        self.matrices += [nn.Parameter(torch.ones(8, 24)) for _ in range(8)]
+
+    def groups(self) -> list[dict[str, Any]]:
+        return [{"params": list(self.parameters()), "use_muon": True}]
+
+
+def counted(layout: str) -> tuple[int, int]:
+    """Elements that this rank sends to others in a step, and what it computes, in elements times short side."""
+    model = Even()
+    extra = LAYOUTS[layout](model)
+    optimizer = htmuon.HTMuon(model.groups(), **extra)
+    sent, done = [0], [0]
+    exchange, apply = dist.all_to_all_single, Single.apply
+
+    def count_sent(received, given, there, here, group, async_op):
+        sent[0] += sum(here) - here[group.rank()]
+        return exchange(received, given, there, here, group=group, async_op=async_op)
+
+    def count_done(self, stack, ledger):
+        done[0] += stack.direction.numel() * min(stack.direction.shape[-2:])
+        return apply(self, stack, ledger)
+
+    with mock.patch.object(dist, "all_to_all_single", count_sent), mock.patch.object(Single, "apply", count_done):
+        for p in model.parameters():
+            p.grad = slice_like(torch.randn(p.shape, generator=torch.Generator().manual_seed(0)), p)
+        optimizer.step()
+    return sent[0], done[0]

@@ -52,7 +52,8 @@ def check_state(saved: dict[str, Any], parameter: Tensor, shapes: dict[str, tupl
             kind = "a DTensor" if is_distributed(parameter) else "a plain tensor"
             raise ValueError(
                 f"{name} of {who} must be {kind}, as the parameter is; the state_dict has a "
-                f"{type(saved[name]).__name__}. Load it by torch.distributed.checkpoint.state_dict.set_optimizer_state_dict, which lays it out anew."
+                f"{type(saved[name]).__name__}. Load it by set_optimizer_state_dict of "
+                "torch.distributed.checkpoint.state_dict, which lays it out anew."
             )
 
 
