@@ -30,6 +30,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
+from htmuon._typing import MatrixView
 from htmuon.kernels import full_float32
 from htmuon.layouts import (
     Bracket,
@@ -51,6 +52,7 @@ from htmuon.optim.scale import update_scale
 from htmuon.optim.schedules import schedule_from_dict
 from htmuon.optim.settings import Group, check_gradients, check_parameters, check_settings, completed
 from htmuon.optim.slots import Adaptation, Identity, Precondition, Unadapted
+from htmuon.optim.split import part_shapes, split_bracket, state_name
 from htmuon.optim.staggered import run_staggered
 from htmuon.optim.state import adamw_state, check_state, copied, spectral_state
 from htmuon.optim.views import batch_dims, default_view, matrix_shape
@@ -233,6 +235,13 @@ class SpectralOptimizer(Optimizer):
         """The part of the step that needs whole matrices, for parameters like the given one."""
         shape = layout.bracket_shape(tuple(parameter.shape))
         view = group["matrix_view"] or default_view(len(shape))
+        if group["split"] is None:
+            return self._bracket_of(group, parameter, shape, view)
+        parts = part_shapes(shape, view, group["split"])
+        return split_bracket([self._bracket_of(group, parameter, of, "linear") for of in parts], parts, view, shape)
+
+    def _bracket_of(self, group: Group, parameter: Tensor, shape: tuple[int, ...], view: MatrixView) -> Bracket:
+        """A bracket for stacks `[stack, *shape]` on the device of a parameter and in its dtype."""
         update = MatrixUpdate(
             precondition=self.precondition(group),
             method=self._method(group, parameter),
@@ -262,10 +271,14 @@ class SpectralOptimizer(Optimizer):
         shape = tuple(parameter.shape)
         if not group["use_muon"]:
             return {"exp_avg": shape, "exp_avg_sq": shape}
-        matrices = matrix_shape(shape, group["matrix_view"] or default_view(len(shape)))
-        method = self._method(group, parameter)
-        adapted = self.adaptation(group).state_shapes(matrices)
-        return {"momentum_buffer": shape, **method.state_shapes(matrices), **adapted}
+        method, adaptation = self._method(group, parameter), self.adaptation(group)
+        shapes = {"momentum_buffer": shape}
+        runs = part_shapes(shape, group["matrix_view"] or default_view(len(shape)), group["split"])
+        for run, matrices in enumerate(runs):
+            kept = {**method.state_shapes(matrices), **adaptation.state_shapes(matrices)}
+            split = group["split"] is not None
+            shapes |= {state_name(name, run) if split else name: of for name, of in kept.items()}
+        return shapes
 
     def _allocate(self) -> None:
         """The state of every trainable parameter, also of those that have no gradient yet.

@@ -135,6 +135,7 @@ class HTMuon(SpectralOptimizer):
             "compile": compile,
             "stack_elements": stack_elements,
             "matrix_view": None,
+            "split": None,
             "betas": adamw_betas,
             "eps": adamw_eps,
         }

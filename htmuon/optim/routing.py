@@ -7,7 +7,7 @@ is not recognized takes AdamW, and the listing (`print(htmuon.route(model))`) gi
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -19,6 +19,7 @@ from htmuon._typing import MATRIX_VIEWS, MatrixView
 from htmuon.layouts import is_flattened
 from htmuon.optim.roles import head_modules, is_embedding, is_grouped, stem_modules, stored_view, unwrapped
 from htmuon.optim.settings import Group
+from htmuon.optim.split import part_shapes
 from htmuon.optim.views import MINIMUM_DIMS, default_view, matrix_shape
 
 
@@ -31,12 +32,14 @@ class Route:
         parameter: the parameter.
         view: how it is a matrix, or None where it takes AdamW.
         reason: one clause for the listing.
+        split: parts of it that are matrices of their own: so many equal ones, or the output rows of each.
     """
 
     name: str
     parameter: Parameter
     view: MatrixView | None
     reason: str
+    split: int | tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,12 @@ class Routing:
     routes: tuple[Route, ...]
 
     def groups(self) -> list[Group]:
-        """Parameter groups: matrices (one group per view), other parameters, and vectors without weight decay."""
-        views = dict.fromkeys(route.view for route in self.routes if route.view is not None)
-        groups = [_group([r for r in self.routes if r.view == view], use_muon=True, matrix_view=view) for view in views]
+        """Parameter groups: matrices (one group per view and split), other parameters, vectors without weight decay."""
+        kinds = dict.fromkeys((route.view, route.split) for route in self.routes if route.view is not None)
+        groups = []
+        for view, split in kinds:
+            alike = [route for route in self.routes if (route.view, route.split) == (view, split)]
+            groups.append(_group(alike, use_muon=True, matrix_view=view, **({} if split is None else {"split": split})))
         others = [route for route in self.routes if route.view is None]
         vectors = [route for route in others if route.parameter.ndim < 2]
         tables = [route for route in others if route.parameter.ndim >= 2]
@@ -66,7 +72,10 @@ class Routing:
         rows = [("parameter", "shape", "optimizer", "matrix [out, in]", "reason")]
         for route in self.routes:
             shape = tuple(route.parameter.shape)
-            matrix = "" if route.view is None else "x".join(map(str, matrix_shape(shape, route.view)))
+            matrix = ""
+            if route.view is not None:
+                shapes = part_shapes(shape, route.view, route.split)
+                matrix = " + ".join("x".join(map(str, of)) for of in shapes)
             side = "AdamW" if route.view is None else "spectral"
             rows.append((route.name, "x".join(map(str, shape)) or "scalar", side, matrix, route.reason))
         widths = [max(len(row[column]) for row in rows) for column in range(5)]
@@ -120,6 +129,29 @@ def _route_by_pattern(name: str, parameter: Parameter, pattern: str, view: Matri
     return Route(name=name, parameter=parameter, view=view, reason=f"pattern {pattern!r}")
 
 
+def _split(route: Route, rules: Mapping[str, int | Sequence[int]]) -> Route:
+    """The route with the parts that the rules give it."""
+    found = {pattern: parts for pattern, parts in rules.items() if fnmatchcase(route.name, pattern)}
+    if not found:
+        return route
+    if len(found) > 1:
+        raise ValueError(
+            f"parameter {route.name!r} matches {len(found)} split patterns: {list(found)}. Make one narrower."
+        )
+    [(pattern, parts)] = found.items()
+    if route.view is None:
+        raise ValueError(
+            f"split pattern {pattern!r} matches {route.name!r}, which takes AdamW ({route.reason}). Make it narrower, or "
+            "send the parameter to the spectral side by spectral=[...]."
+        )
+    split = parts if isinstance(parts, int) else tuple(parts)
+    try:
+        part_shapes(tuple(route.parameter.shape), route.view, split)
+    except ValueError as error:
+        raise ValueError(f"split pattern {pattern!r}, parameter {route.name!r}: {error}") from None
+    return replace(route, split=split)
+
+
 def _check_patterns(patterns: Iterable[str], names: list[str], argument: str) -> None:
     if isinstance(patterns, str):
         raise TypeError(f"{argument} must be a list of patterns; got the string {patterns!r}. Write [{patterns!r}].")
@@ -136,6 +168,7 @@ def route(
     *,
     spectral: Sequence[str] | Mapping[str, MatrixView] = (),
     other: Sequence[str] = (),
+    split: Mapping[str, int | Sequence[int]] | None = None,
 ) -> Routing:
     """Decide for every trainable parameter of a model whether it is a matrix for the spectral side or takes AdamW.
 
@@ -149,14 +182,17 @@ def route(
         spectral: shell-style patterns over parameter names that go to the spectral side all the same; a mapping
             from pattern to view where a parameter is not stored as `[*batch, out, in]` (see `htmuon.matrix_view`).
         other: patterns that go to AdamW.
+        split: how parameters on the spectral side that fuse several matrices are taken apart, by pattern: so many
+            equal parts, or the output rows of each, `{"*.qkv.weight": 3}` or `{"*.qkv.weight": (4096, 1024, 1024)}`.
 
     Returns:
         A `Routing`: `print` it for the listing, `.groups()` for an optimizer.
 
     Raises:
         TypeError: a single string in place of a list.
-        ValueError: a pattern matches nothing, two patterns contradict each other, a matched parameter is a vector, or
-            nothing in the model is trainable.
+        ValueError: a pattern matches nothing, two patterns contradict each other, a matched parameter is a vector, parts
+            are not the rows of a matrix, nothing in the model is trainable, or the model is wrapped by
+            FullyShardedDataParallel.
 
     Example:
         >>> import torch, htmuon
@@ -185,6 +221,7 @@ def route(
         )
     _check_patterns(spectral, names, "spectral")
     _check_patterns(other, names, "other")
+    _check_patterns(split or {}, names, "split")
     views: dict[str, MatrixView | None] = dict(spectral) if isinstance(spectral, Mapping) else dict.fromkeys(spectral)
     for view in views.values():
         if view is not None and view not in MATRIX_VIEWS:
@@ -206,7 +243,7 @@ def route(
         else:
             against = [_reason_against(module, heads, stems) for module, _ in owners[parameter]]
             routes.append(_route_by_module(name, parameter, owners[parameter], [r for r in against if r]))
-    return Routing(tuple(routes))
+    return Routing(tuple(_split(route, split or {}) for route in routes))
 
 
 def param_groups(
@@ -214,6 +251,7 @@ def param_groups(
     *,
     spectral: Sequence[str] | Mapping[str, MatrixView] = (),
     other: Sequence[str] = (),
+    split: Mapping[str, int | Sequence[int]] | None = None,
 ) -> list[Group]:
     """Parameter groups for any optimizer of this library: hidden matrices to the spectral side, the rest to AdamW.
 
@@ -224,6 +262,8 @@ def param_groups(
         model: any module; parameters with `requires_grad=False` are left out.
         spectral: patterns that force parameters to the spectral side; see `htmuon.route`.
         other: patterns that force parameters to AdamW.
+        split: how parameters that fuse several matrices are taken apart; see `htmuon.route`. Each head of its own is
+            the number of heads.
 
     Returns:
         The groups; change their `lr`, `weight_decay`, `power`, ... at will.
@@ -238,7 +278,7 @@ def param_groups(
         >>> [[name for name, _ in group["params"]] for group in htmuon.param_groups(model)]
         [['1.weight'], ['0.weight', '2.weight'], ['1.bias', '2.bias']]
     """
-    groups = route(model, spectral=spectral, other=other).groups()
+    groups = route(model, spectral=spectral, other=other, split=split).groups()
     if not any(group["use_muon"] for group in groups):
         warnings.warn(
             f"no parameter of {type(model).__name__} is a matrix for the spectral side: everything takes AdamW. "

@@ -11,6 +11,7 @@ from htmuon._typing import ADJUST_LR_FNS, MATRIX_VIEWS, AdjustLrFn, Normalizatio
 from htmuon.layouts import is_flattened
 from htmuon.linalg import check_method
 from htmuon.optim.schedules import ScheduleDict, schedule_from_dict
+from htmuon.optim.split import part_shapes
 from htmuon.optim.views import MINIMUM_DIMS, default_view
 from htmuon.spectral import MAPS, check_normalization, check_power
 
@@ -129,6 +130,9 @@ def check_settings(group: Group, *, sets_size: bool) -> None:
     view = group["matrix_view"]
     if view is not None and view not in MATRIX_VIEWS:
         raise unknown_name("matrix_view", view, list(MATRIX_VIEWS))
+    split = group["split"]
+    if split is not None and (isinstance(split, str | bool) or not isinstance(split, int | tuple | list)):
+        raise TypeError(f"split must be None, a number of equal parts or a list of sizes; got {split!r}.")
     if group["use_muon"]:
         _check_spectral_settings(group, sets_size=sets_size)
 
@@ -155,6 +159,10 @@ def check_parameters(group: Group) -> None:
                 f"dimensions; got {who} of shape {shape}. Put it into a group with use_muon=False, or let "
                 "htmuon.param_groups(model) sort the parameters."
             )
+        try:
+            part_shapes(shape, view, group["split"])
+        except ValueError as error:
+            raise ValueError(f"{who} of shape {shape}: {error}") from None
 
 
 def check_gradients(parameters: list[Tensor]) -> None:
