@@ -141,8 +141,8 @@ def _split(route: Route, rules: Mapping[str, int | Sequence[int]]) -> Route:
     [(pattern, parts)] = found.items()
     if route.view is None:
         raise ValueError(
-            f"split pattern {pattern!r} matches {route.name!r}, which takes AdamW ({route.reason}). Make it narrower, or "
-            "send the parameter to the spectral side by spectral=[...]."
+            f"split pattern {pattern!r} matches {route.name!r}, which takes AdamW ({route.reason}). Make it "
+            "narrower, or send the parameter to the spectral side by spectral=[...]."
         )
     split = parts if isinstance(parts, int) else tuple(parts)
     try:
@@ -190,8 +190,8 @@ def route(
 
     Raises:
         TypeError: a single string in place of a list.
-        ValueError: a pattern matches nothing, two patterns contradict each other, a matched parameter is a vector, parts
-            are not the rows of a matrix, nothing in the model is trainable, or the model is wrapped by
+        ValueError: a pattern matches nothing, two patterns contradict each other, a matched parameter is a vector,
+            parts are not the rows of a matrix, nothing in the model is trainable, or the model is wrapped by
             FullyShardedDataParallel.
 
     Example:

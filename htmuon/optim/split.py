@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 import torch
+from torch import Tensor
 
 from htmuon._typing import MatrixView, State
 from htmuon.layouts import Bracket
@@ -72,13 +73,14 @@ def split_bracket(
         shape: of the parameter.
     """
 
-    def run(direction: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+    def run(direction: Tensor, state: State) -> tuple[Tensor, State]:
         matrix = matrix_view(direction, view, stacked=True)
         pieces = torch.split(matrix, [parts * rows for *_, parts, rows, _ in shapes], dim=-2)
-        updates, adapted = [], {}
+        updates: list[Tensor] = []
+        adapted: State = {}
         for index, (bracket, piece, of) in enumerate(zip(brackets, pieces, shapes, strict=True)):
             own = {name: state[state_name(name, index)] for name in _names(state, index)}
-            update, new = bracket(piece.unflatten(-2, of[-3:-1]).contiguous(), own)
+            update, new = bracket(torch.unflatten(piece, -2, of[-3:-1]).contiguous(), own)
             updates.append(update.flatten(-3, -2))
             adapted |= {state_name(name, index): kept for name, kept in new.items()}
         return undo_matrix_view(torch.cat(updates, dim=-2), view, shape), adapted
