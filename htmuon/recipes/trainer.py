@@ -235,7 +235,7 @@ class Training:
             "optimizer_seconds": optimizer_seconds,
             "data_seconds": data_seconds,
             "skipped_steps": self._count_skipped_steps(done),
-            "unreadable_samples": len(self.task.unreadable),
+            "unreadable_samples": self.task.unreadable_samples,
             "tokens": done * self.config.tokens_per_step,
         }
         power = self.optimizer.param_groups[0].get("power")
@@ -284,7 +284,7 @@ class Training:
             "threads": torch.get_num_threads(),
             "losses": [float(loss) for loss in self.losses],
             "skipped_steps": self.skipped_steps,
-            "unreadable": self.task.unreadable,
+            "data": self.task.state_dict(),
         }
         checkpoint = Checkpoint(
             step=done,
@@ -314,7 +314,8 @@ class Training:
         self.optimizer.load_state_dict(checkpoint.optimizer)
         self.losses = [torch.tensor(loss, device=self.device) for loss in progress["losses"]]
         self.skipped_steps = progress["skipped_steps"]
-        self.task.unreadable = progress.get("unreadable", [])  # checkpoints of older versions have none
+        if "data" in progress:  # checkpoints of older versions have none, and tasks that need none
+            self.task.load_state_dict(progress["data"])
         return checkpoint.step
 
     def _finish(self, done: int, held_out: Evaluation, log: MetricsLog, update: LastUpdate | None) -> RunResult:
@@ -331,7 +332,7 @@ class Training:
             optimizer_seconds_per_step=log.median("optimizer_seconds"),
             data_seconds_per_step=log.median("data_seconds"),
             skipped_steps=self.skipped_steps,
-            unreadable_samples=len(self.task.unreadable),
+            unreadable_samples=self.task.unreadable_samples,
             precision=self.precision,
             **told_settings(self.config),
             **measured_sizes(self.model, self.optimizer),

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from htmuon.recipes.config import RunConfig
-from htmuon.recipes.task import Batch, Evaluation
+from htmuon.recipes.task import Batch, Evaluation, IndexedTask
 from htmuon.recipes.vision.batches import ImageBatches
 from htmuon.recipes.vision.config import ImageDataConfig, ResNetConfig
 from htmuon.recipes.vision.images import ImageSet, fingerprint, read_file, split_images
@@ -46,7 +46,7 @@ class ImageSource:
         return ImageClassification(self.config, self.images, device)
 
 
-class ImageClassification:
+class ImageClassification(IndexedTask):
     """Classification by cross-entropy.
 
     Args:
