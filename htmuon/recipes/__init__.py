@@ -6,6 +6,9 @@ result = train(config, "runs/first")
 
 from htmuon.recipes.config import DataConfig, ModelConfig, OptimizerConfig, RunConfig
 from htmuon.recipes.llm import llama_tiny as llama_tiny
+from htmuon.recipes.llm import paper as paper
+from htmuon.recipes.llm.gpt2_config import GPT2Config
+from htmuon.recipes.llm.stream_config import StreamConfig
 from htmuon.recipes.observer import Observer, SilentObserver
 from htmuon.recipes.optimizers import build_optimizer
 from htmuon.recipes.registry import RECIPES
@@ -17,6 +20,7 @@ from htmuon.recipes.vision.config import ImageDataConfig, ResNetConfig
 __all__ = [
     "RECIPES",
     "DataConfig",
+    "GPT2Config",
     "ImageDataConfig",
     "ModelConfig",
     "Observer",
@@ -25,6 +29,7 @@ __all__ = [
     "RunConfig",
     "RunResult",
     "SilentObserver",
+    "StreamConfig",
     "TrainingStoppedError",
     "build_optimizer",
     "train",

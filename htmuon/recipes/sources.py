@@ -1,6 +1,8 @@
 """The task of a run, chosen by its settings."""
 
 from htmuon.recipes.config import RunConfig
+from htmuon.recipes.llm.stream_config import StreamConfig
+from htmuon.recipes.llm.stream_task import StreamSource
 from htmuon.recipes.llm.task import LanguageSource
 from htmuon.recipes.task import TaskSource
 from htmuon.recipes.vision.config import ImageDataConfig
@@ -13,4 +15,6 @@ def open_source(config: RunConfig) -> TaskSource:
     Raises:
         ValueError: it cannot be read, or is not what the task needs.
     """
-    return ImageSource(config) if isinstance(config.data, ImageDataConfig) else LanguageSource(config)
+    if isinstance(config.data, ImageDataConfig):
+        return ImageSource(config)
+    return StreamSource(config) if isinstance(config.data, StreamConfig) else LanguageSource(config)

@@ -7,22 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from htmuon.recipes.config import DataConfig, ModelConfig, RunConfig
+from htmuon.recipes.config import DataConfig, RunConfig
 from htmuon.recipes.llm.batches import TrainingBatches, evaluation_windows
 from htmuon.recipes.llm.corpus import fingerprint, read_files
 from htmuon.recipes.llm.losses import held_out_loss, training_loss
-from htmuon.recipes.llm.model import build_llama
+from htmuon.recipes.llm.model import build_model
 from htmuon.recipes.llm.tokens import TokenizedText, prepare_tokens
 from htmuon.recipes.task import Batch, Evaluation, IndexedTask
-
-
-def build_model(config: RunConfig) -> torch.nn.Module:
-    """The network with its initial weights, on the CPU; equal settings and seeds give equal weights."""
-    data, model = config.data, config.model
-    assert isinstance(data, DataConfig)
-    assert isinstance(model, ModelConfig)
-    sizes = {"vocab_size": data.vocab_size, "sequence_length": data.sequence_length}
-    return build_llama(model, seed=config.seed, **sizes)
 
 
 class LanguageSource:
