@@ -14,6 +14,7 @@ from htmuon.recipes.optimizers import build_optimizer
 from htmuon.recipes.registry import RECIPES
 from htmuon.recipes.result import RunResult
 from htmuon.recipes.trainer import TrainingStoppedError, train
+from htmuon.recipes.vision import resnet_cifar as resnet_cifar
 from htmuon.recipes.vision import resnet_tiny as resnet_tiny
 from htmuon.recipes.vision.config import ImageDataConfig, ResNetConfig
 

@@ -12,28 +12,40 @@ from htmuon.recipes.config import RunConfig
 from htmuon.recipes.task import Batch, Evaluation, IndexedTask
 from htmuon.recipes.vision.batches import ImageBatches
 from htmuon.recipes.vision.config import ImageDataConfig, ResNetConfig
+from htmuon.recipes.vision.decoded import decode_set, fingerprint_of_set
 from htmuon.recipes.vision.images import ImageSet, fingerprint, read_file, split_images
 from htmuon.recipes.vision.model import build_resnet
+from htmuon.recipes.vision.opening import is_array_file, open_stored
+
+# Messages about single images; the others are counted.
+SHOWN = 5
 
 
 class ImageSource:
-    """The images of a run.
+    """The images of a run, in memory.
 
     Args:
         config: the settings of the run.
 
     Raises:
-        ValueError: the file of the images cannot be read or is not usable.
+        ValueError: the images cannot be read or are not usable.
     """
 
-    libraries = ("numpy", "timm", "torchvision", "safetensors")
+    libraries: tuple[str, ...] = ("numpy", "timm", "torchvision", "safetensors")
 
     def __init__(self, config: RunConfig) -> None:
         assert isinstance(config.data, ImageDataConfig)
-        content = read_file(config.data.path)
         self.config = config
-        self.fingerprint = fingerprint(content)
-        self.images = split_images(content, config.data.path)
+        self.problems: list[str] = []
+        path = config.data.path
+        if is_array_file(path):
+            content = read_file(path)
+            self.fingerprint = fingerprint(content)
+            self.images = split_images(content, path)
+        else:
+            self.images, self.problems = decode_set(open_stored(path), path)
+            self.fingerprint = fingerprint_of_set(self.images)
+            self.libraries = (*self.libraries, "datasets", "pillow")
 
     def build_model(self) -> torch.nn.Module:
         """The network with its initial weights, on the CPU; equal settings, data and seeds give equal weights."""
@@ -43,7 +55,13 @@ class ImageSource:
 
     def open(self, device: torch.device, cache: Path, on_message: Callable[[str], None]) -> "ImageClassification":
         """The task, with the images on `device`; there is nothing to cache."""
-        return ImageClassification(self.config, self.images, device)
+        task = ImageClassification(self.config, self.images, device)
+        task.unreadable = self.problems
+        for problem in self.problems[:SHOWN]:
+            on_message(f"left out: {problem}.")
+        if len(self.problems) > SHOWN:
+            on_message(f"left out: {len(self.problems) - SHOWN} more images that cannot be read.")
+        return task
 
 
 class ImageClassification(IndexedTask):
