@@ -12,9 +12,6 @@ from typing import Any
 from htmuon.recipes.extras import require
 from htmuon.recipes.llm.stream_config import StreamConfig
 
-# Text files are read in pieces of so many bytes; a file that is cut off loses at most one of them.
-_PIECE = 1 << 20
-
 
 @dataclass(frozen=True)
 class Fault:
@@ -60,32 +57,43 @@ def read_documents(
 
 
 def _rows(file: str, config: StreamConfig) -> Iterator[Any]:
-    """What stands for each document: the value of a parquet file, or the bytes of another as latin-1 text."""
-    data_files = escape(file) if "://" not in file else file
-    load: Callable[..., Any] = require("datasets").load_dataset
+    """What stands for each document: the value of a parquet file, or the bytes of another."""
     if file.endswith(".parquet"):
-        stream = load("parquet", data_files=data_files, split="train", streaming=True)
-        if config.text_column not in stream.column_names:
-            columns = ", ".join(stream.column_names)
-            raise require("pyarrow").ArrowInvalid(f"no column {config.text_column!r}, it has {columns}")
-        stream = stream.select_columns(config.text_column)
-        return (row[config.text_column] for row in stream)
-    # As latin-1 every byte is one character, so that a line that is not UTF-8 spoils no other.
-    settings = {"encoding": "latin-1", "chunksize": _PIECE, "keep_linebreaks": True}
-    lines = (row["text"] for row in load("text", data_files=data_files, split="train", streaming=True, **settings))
-    return lines if ".json" in PurePosixPath(file).name else _separated(lines, config.separator.replace("\\n", "\n"))
+        return _parquet_rows(file, config.text_column)
+    separator = config.separator.replace("\\n", "\n").encode()
+    return _lines(file) if _is_json(file) else _separated(_lines(file), separator)
 
 
-def _separated(lines: Iterable[str], separator: str) -> Iterator[str]:
-    mark = separator.encode().decode("latin-1")
-    document = ""
+def _parquet_rows(file: str, column: str) -> Iterator[Any]:
+    # What is not a URL is not to be taken for a pattern.
+    files = file if "://" in file else escape(file)
+    stream = require("datasets").load_dataset("parquet", data_files=files, split="train", streaming=True)
+    if column not in stream.column_names:
+        names = ", ".join(stream.column_names)
+        raise require("pyarrow").ArrowInvalid(f"no column {column!r}, it has {names}")
+    for row in stream.select_columns(column):
+        yield row[column]
+
+
+def _lines(file: str) -> Iterator[bytes]:
+    # Not by `datasets`, which decodes megabytes at once, so that one byte that is not UTF-8 costs the whole file.
+    with require("fsspec").open(file, "rb", compression="gzip" if file.endswith(".gz") else None) as lines:
+        yield from lines
+
+
+def _separated(lines: Iterable[bytes], separator: bytes) -> Iterator[bytes]:
+    document = b""
     for line in lines:
-        seen = max(0, len(document) + 1 - len(mark))
-        document += line
-        while (end := document.find(mark, seen)) >= 0:
+        seen = max(0, len(document) + 1 - len(separator))
+        document += line.replace(b"\r\n", b"\n")
+        while (end := document.find(separator, seen)) >= 0:
             yield document[:end]
-            document, seen = document[end + len(mark) :], 0
+            document, seen = document[end + len(separator) :], 0
     yield document
+
+
+def _is_json(file: str) -> bool:
+    return PurePosixPath(file.removesuffix(".gz")).suffix in (".json", ".jsonl")
 
 
 def _document(raw: Any, file: str, config: StreamConfig) -> str:
@@ -97,11 +105,11 @@ def _document(raw: Any, file: str, config: StreamConfig) -> str:
     if file.endswith(".parquet"):
         return _checked(raw, config.text_column)
     try:
-        text = raw.encode("latin-1").decode("utf-8-sig").strip()
+        text: str = raw.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
         raise ValueError("not UTF-8") from error
-    if not text or ".json" not in PurePosixPath(file).name:
-        return str(text)
+    if not text or not _is_json(file):
+        return text
     try:
         value = json.loads(text)
     except ValueError as error:
