@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+from importlib.resources import files
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,8 @@ from text_streams import write_c4, write_openwebtext, write_tokenizer
 
 from htmuon.cli import main
 from htmuon.recipes import RECIPES, GPT2Config, StreamConfig
+from htmuon.recipes.compare_config import CompareConfig
+from htmuon.recipes.learning_rates import load_tuned
 from htmuon.recipes.llm.model import build_network
 from htmuon.recipes.run_record import RunRecord
 
@@ -21,6 +25,9 @@ SMALL = [
     *("--model.hidden-size", "8", "--model.num-layers", "1", "--model.num-heads", "2"),
     *("--steps", "2", "--batch-size", "3", "--accumulation", "2", "--monitor-every", "1", "--device", "cpu"),
 ]
+
+
+MUON, INTERVAL = "muon:method=newton_schulz", "htmuon:schedule=interval,power=0.125,every=5"
 
 
 @pytest.fixture(scope="session")
@@ -94,6 +101,44 @@ def test_the_two_forms_differ_in_routing_and_packing_alone(name):
         data=dataclasses.replace(paper.data, packing="concatenate"),
     )
     assert same == default
+
+
+@pytest.mark.parametrize(
+    ("name", "rates"),
+    [
+        ("llama-60m", {"adamw": 1e-3, MUON: 0.01, "htmuon": 0.03, INTERVAL: 0.03}),
+        ("llama-135m", {"adamw": 1e-3, MUON: 0.01, "htmuon": 0.03, INTERVAL: 0.03}),
+        ("llama-350m", {"adamw": 1e-3, MUON: 5e-3, "htmuon": 5e-3}),
+        ("llama-1b", {"adamw": 6e-4, MUON: 5e-3, INTERVAL: 5e-3}),
+    ],
+)
+def test_published_learning_rates_are_stored(tmp_path, name, rates):
+    published = load_tuned(Path(str(files("htmuon.recipes") / "tuned.json")))[f"{name}-paper"]
+    assert published.published
+    assert {spec: published.optimizers[spec].lr for spec in rates} == rates
+    assert all(found.adamw_lr == 1e-3 for spec, found in published.optimizers.items() if spec != "adamw")
+    comparison = CompareConfig(run=RECIPES[f"{name}-paper"](), out=tmp_path, optimizers=tuple(published.optimizers))
+    assert published.changed_settings(comparison.tuning_settings()) == []
+
+
+def test_a_comparison_says_that_its_learning_rates_are_published(tmp_path, sources, capsys):
+    flags = ["--data", str(sources["llama"]), "--data.tokenizer", str(sources["tokenizer"]), *SMALL]
+    out = tmp_path / "comparison"
+    arguments = ["compare", "llama-60m-paper", *flags, "--model.intermediate-size", "12", "--out", str(out)]
+    assert main([*arguments, "--optimizers", "adamw", "htmuon", "--seeds", "0"]) == 0, capsys.readouterr().err
+    told = " ".join(capsys.readouterr().out.split())
+    assert "as published, not tuned here: github.com/TDCSZ327/HTmuon" in told
+    assert "The learning rates are published ones, not tuned here: github.com/TDCSZ327/HTmuon" in told
+    assert "The learning rates were published with other settings: accumulation was 8, is 2; batch_size" in told
+    assert "htmuon: error" not in told
+    page = (out / "report.html").read_text()
+    assert "They are those that others published" in page
+    assert "learning-rate-sensitivity" not in page
+    run = RunRecord(next((out / "runs" / "report").glob("htmuon-*")))
+    assert (run.config.optimizer.lr, run.config.optimizer.matrices) == (0.03, "all")
+
+    assert main(["compare", "llama-1b-paper", *flags, "--out", str(tmp_path / "other")]) == 2
+    assert "a stored learning rate is needed of htmuon for the recipe 'llama-1b-paper'; " in capsys.readouterr().err
 
 
 def test_settings_of_streams_survive_json():

@@ -135,7 +135,5 @@ for _size, _row in _LLAMAS.items():
     _tokens = f"{_config.steps * _config.tokens_per_step / 1e9:.1f} billion tokens"
     _register(_config, f"LLaMA-{_size.upper()} of the HTMuon paper on C4, {_tokens}.")
     _register(_as_published(_config), "The same in the paper's protocol: all matrices spectral, padded documents.")
-_register(
-    _gpt2_small(), "GPT-2 small on OpenWebText, 49 billion tokens; settings of MARS, as the paper has none."
-)
+_register(_gpt2_small(), "GPT-2 small on OpenWebText, 49 billion tokens; settings of MARS, as the paper has none.")
 _register(_as_published(_gpt2_small()), "The same with all matrices spectral, as in the paper.")
