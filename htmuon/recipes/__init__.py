@@ -16,13 +16,16 @@ from htmuon.recipes.result import RunResult
 from htmuon.recipes.trainer import TrainingStoppedError, train
 from htmuon.recipes.vision import resnet_cifar as resnet_cifar
 from htmuon.recipes.vision import resnet_tiny as resnet_tiny
-from htmuon.recipes.vision.config import ImageDataConfig, ResNetConfig
+from htmuon.recipes.vision import vit_cifar as vit_cifar
+from htmuon.recipes.vision import vit_imagenet as vit_imagenet
+from htmuon.recipes.vision.config import ImageDataConfig, ImageStreamConfig, ResNetConfig, ViTConfig
 
 __all__ = [
     "RECIPES",
     "DataConfig",
     "GPT2Config",
     "ImageDataConfig",
+    "ImageStreamConfig",
     "ModelConfig",
     "Observer",
     "OptimizerConfig",
@@ -32,6 +35,7 @@ __all__ = [
     "SilentObserver",
     "StreamConfig",
     "TrainingStoppedError",
+    "ViTConfig",
     "build_optimizer",
     "train",
 ]

@@ -5,7 +5,8 @@ from htmuon.recipes.llm.stream_config import StreamConfig
 from htmuon.recipes.llm.stream_task import StreamSource
 from htmuon.recipes.llm.task import LanguageSource
 from htmuon.recipes.task import TaskSource
-from htmuon.recipes.vision.config import ImageDataConfig
+from htmuon.recipes.vision.config import ImageDataConfig, ImageStreamConfig
+from htmuon.recipes.vision.stream_task import ImageStreamSource
 from htmuon.recipes.vision.task import ImageSource
 
 
@@ -17,4 +18,6 @@ def open_source(config: RunConfig) -> TaskSource:
     """
     if isinstance(config.data, ImageDataConfig):
         return ImageSource(config)
+    if isinstance(config.data, ImageStreamConfig):
+        return ImageStreamSource(config)
     return StreamSource(config) if isinstance(config.data, StreamConfig) else LanguageSource(config)

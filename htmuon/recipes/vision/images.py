@@ -94,6 +94,21 @@ def split_images(content: bytes, path: str) -> ImageSet:
     Raises:
         ValueError: the file is damaged, an array is missing, or its type, shape or values are not those of images.
     """
+    training, test, classes = labelled_images(content, path)
+    held_out: dict[HeldOut, LabelledImages] = {"tuning": test[::2], "report": test[1::2]}
+    return ImageSet(training=training, held_out=held_out, classes=classes)
+
+
+def labelled_images(content: bytes, path: str) -> tuple[LabelledImages, LabelledImages, int]:
+    """The training and test images of an .npz file, and the number of classes.
+
+    Args:
+        content: of the file.
+        path: for errors.
+
+    Raises:
+        ValueError: the file is damaged, an array is missing, or its type, shape or values are not those of images.
+    """
     name = repr(path or EMBEDDED)
     arrays = _arrays(content, name)
     training = _labelled(arrays["x_train"], arrays["y_train"], "train", name)
@@ -113,8 +128,7 @@ def split_images(content: bytes, path: str) -> ImageSet:
             f"there must be at least 2 classes, and no test image of a class that training does not have; {name} has "
             f"classes 0 to {classes - 1} in y_train and 0 to {int(test.labels.max())} in y_test."
         )
-    held_out: dict[HeldOut, LabelledImages] = {"tuning": test[::2], "report": test[1::2]}
-    return ImageSet(training=training, held_out=held_out, classes=classes)
+    return training, test, classes
 
 
 def _arrays(content: bytes, name: str) -> dict[str, Any]:
