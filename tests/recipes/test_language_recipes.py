@@ -44,7 +44,7 @@ def sources(tmp_path_factory):
 @pytest.mark.parametrize("name", FORMS)
 def test_every_recipe_trains(tmp_path, sources, name, capsys):
     kind = name.partition("-")[0]
-    flags = ["--data", str(sources[kind]), "--data.tokenizer", str(sources["tokenizer"]), *SMALL]
+    flags = ["--text", str(sources[kind]), "--data.tokenizer", str(sources["tokenizer"]), *SMALL]
     if kind == "llama":
         flags += ["--model.intermediate-size", "12"]
     assert main(["train", name, *flags, "--out", str(tmp_path / "run")]) == 0, capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,8 +83,9 @@ def _on_the_hub(config: StreamConfig) -> Shards:
     unknown = [file for file in (*training, *held_out) if not file.endswith(SUFFIXES)]
     if unknown:
         raise ValueError(f"the dataset {name} must have files that end in {', '.join(SUFFIXES)}; it has {unknown[0]}.")
-    # The URLs contain the commit.
-    return Shards(tuple(training), tuple(held_out), _digest([*training, "", *held_out]))
+    # The URLs contain the commit. A new one of the same files, such as that of a corrected README, is no other data.
+    names = [re.sub("@[0-9a-f]{40}", "", url) for url in (*training, "", *held_out)]
+    return Shards(tuple(training), tuple(held_out), _digest([config.revision, *names]))
 
 
 def _digest(names: Iterable[object]) -> str:
