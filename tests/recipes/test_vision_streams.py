@@ -264,6 +264,14 @@ def test_rand_augment_changes_images():
     assert changed > 10
 
 
+def test_rand_augment_at_its_highest_level():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8))
+    transform = training_transform(ImageStreamConfig(image_size=8, rand_augment="rand-m10-n8"))
+    for seed in range(60):  # of eight of fifteen operations each, one is posterization almost surely
+        with seeded(seed):
+            assert transform(image).shape == (3, 8, 8)
+
+
 def test_mixed_targets_sum_to_one_and_say_what_is_in_the_image():
     labels = torch.tensor([0, 1, 2, 3])
     # Image i is all of one value, so that the share of each image can be read off.

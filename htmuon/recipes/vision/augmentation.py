@@ -5,7 +5,8 @@ are for a batch and run on the device, as `timm` divides them.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -42,12 +43,21 @@ def training_transform(config: ImageStreamConfig) -> Transform:
         )
     except (AssertionError, ValueError, KeyError) as error:
         raise ValueError(f"rand_augment must be a spec of timm; {config.rand_augment!r} is not: {error!r}.") from error
+    for step in transform.transforms:  # type: ignore[attr-defined]
+        for operation in getattr(step, "ops", ()):
+            if operation.name.startswith("Posterize"):
+                operation.level_fn = partial(_at_least_one_bit, operation.level_fn)
     if config.crop == "padded":
         # As DeiT does for CIFAR (its datasets.py): in place of the random part of the image, which is the first one.
         transforms = require("torchvision.transforms", extra="vision")
         crop = transforms.RandomCrop(config.image_size, padding=PADDING, pad_if_needed=True)
         transform.transforms[0] = crop  # type: ignore[attr-defined]
     return transform
+
+
+def _at_least_one_bit(bits: Callable[..., tuple[int]], *level: Any) -> tuple[int]:
+    """The arguments of posterization; timm's highest level keeps no bit at all, which is an error to Pillow."""
+    return (max(bits(*level)[0], 1),)
 
 
 def evaluation_transform(config: ImageStreamConfig) -> Transform:

@@ -33,7 +33,11 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         random.seed(seed)
         numpy.random.seed(seed % 2**32)  # NumPy's old generators, which timm draws from, take 32 bits
-        torch.manual_seed(seed)
+        # Not `torch.manual_seed`, which takes a millisecond to tell devices that may not even be there.
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         try:
             yield
         finally:
