@@ -65,6 +65,7 @@ class ModelConfig:
     """
 
     task: ClassVar[TaskKind] = "language"
+    noun: ClassVar[str] = "LLaMA language model"
 
     hidden_size: int = 128
     intermediate_size: int = 352

@@ -105,6 +105,7 @@ class ResNetConfig:
     """
 
     task: ClassVar[TaskKind] = "images"
+    noun: ClassVar[str] = "ResNet"
 
     depth: Depth = 18
     width: int = 64
@@ -133,6 +134,7 @@ class ViTConfig:
     """
 
     task: ClassVar[TaskKind] = "images"
+    noun: ClassVar[str] = "vision transformer"
 
     patch_size: int = 16
     hidden_size: int = 192

@@ -84,19 +84,18 @@ class ImageStream(ImageTask):
         assert isinstance(data, ImageStreamConfig)
         self.device, self.seed = device, mix_seed(config.seed, _BATCHES)
         self.batch_size, self.label_smoothing = config.batch_size, data.label_smoothing
-        training, half = labelled(stored.training), labelled(stored.test)
-        half = half[half % 2 == (0 if config.evaluate_on == "tuning" else 1)]
+        half = torch.arange(0 if config.evaluate_on == "tuning" else 1, len(stored.test.labels), 2)
+        training = self._labelled(stored.training, torch.arange(len(stored.training.labels)))
         if len(training) < config.batch_size:
             raise ValueError(
                 f"the training images must fill one batch of {config.batch_size}; there are {len(training)} with a "
                 "class. Give more images, or a smaller batch size."
             )
-        without = (stored.training.labels == NO_LABEL).nonzero().flatten().tolist()
-        self.leave_out([f"{stored.training.name(index)} has no class" for index in without])
         self.workers, self.pin = worker_count(config.workers), device.type == "cuda"
         samples = TrainingSamples(stored.training, training, training_transform(data), seed=config.seed)
         self.batches = TrainingLoader(samples, batch_size=config.batch_size, workers=self.workers, pin=self.pin)
-        self.held_out = HeldOutSamples(stored.test, half, evaluation_transform(data))
+        held_out = self._labelled(stored.test, half)
+        self.held_out = HeldOutSamples(stored.test, held_out, evaluation_transform(data))
         self.augment = BatchAugmentation(data, stored.classes, device)
         self.chance_loss = math.log(stored.classes) - 1e-3
 
@@ -139,7 +138,8 @@ class ImageStream(ImageTask):
         pixels, labels = (part.to(self.device, non_blocking=self.pin) for part in (batch.pixels, batch.labels))
         return pixels, labels
 
-
-def labelled(images: StoredImages) -> Tensor:
-    """The numbers of the images that have a class."""
-    return (images.labels != NO_LABEL).nonzero().flatten()
+    def _labelled(self, images: StoredImages, which: Tensor) -> Tensor:
+        """Those of the images of the numbers `which` that have a class."""
+        without = images.labels[which] == NO_LABEL
+        self.leave_out([f"{images.name(index)} has no class" for index in which[without].tolist()])
+        return which[~without]
