@@ -24,7 +24,8 @@ from htmuon.recipes import RECIPES, RunConfig
 from htmuon.recipes.device import pick_device
 from htmuon.recipes.labels import label
 from htmuon.recipes.llm.corpus import read_files
-from htmuon.recipes.llm.task import LanguageModelling, build_model
+from htmuon.recipes.llm.model import build_model
+from htmuon.recipes.llm.task import LanguageModelling
 from htmuon.recipes.llm.tokens import TokenizedText, prepare_tokens
 from htmuon.recipes.optimizers import build_optimizer
 

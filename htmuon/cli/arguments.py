@@ -47,8 +47,8 @@ def parse(kind: type[T], run: RunConfig, arguments: Sequence[str], *, prog: str,
         ValueError: an argument is unknown, missing or not valid; the message is one line.
         SystemExit: help was asked for and printed.
     """
-    # `--data` is what people type; the setting's full name is `--data.path`.
-    spelled = [re.sub(r"^--data(?==|$)", "--data.path", argument) for argument in arguments]
+    # `--data`, `--text` and `--images` are what people type; the setting's full name is `--data.path`.
+    spelled = [re.sub(r"^--(data|text|images)(?==|$)", "--data.path", argument) for argument in arguments]
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):

@@ -24,8 +24,8 @@ from htmuon.recipes.registry import RECIPES
 class BenchArguments:
     """Time an optimizer step by every method, beside torch.optim.Muon and other libraries, and measure its error.
 
-    The model is a recipe (htmuon list) or a size of the HTMuon paper: llama-60m, llama-135m, llama-350m, llama-1b; or
-    give shapes of your own. All candidates step in turn on copies of the same weights and gradients.
+    The model is that of a language recipe (htmuon list), such as llama-60m; or give shapes of your own. All candidates
+    step in turn on copies of the same weights and gradients.
 
     Examples:
       htmuon bench llama-60m

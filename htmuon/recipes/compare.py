@@ -13,7 +13,7 @@ import torch
 import htmuon
 from htmuon.recipes.baseline_choice import choose_baseline
 from htmuon.recipes.compare_config import CompareConfig
-from htmuon.recipes.config import HeldOut, OptimizerConfig
+from htmuon.recipes.config import HeldOut
 from htmuon.recipes.display import Display, SilentDisplay
 from htmuon.recipes.files import locked, new_file
 from htmuon.recipes.labels import label, slug
@@ -66,7 +66,8 @@ def compare(
         session = _Session(config, display or SilentDisplay())
         if stored is not None:
             rates = ", ".join(f"{label(spec)} {stored.optimizers[spec].lr:.3g}" for spec in config.optimizers)
-            session.display.on_message(f"Learning rates are stored ones ({rates}), found with: {stored.command}")
+            how = "as published, not tuned here" if stored.published else "found with"
+            session.display.on_message(f"Learning rates are stored ones ({rates}), {how}: {stored.command}")
         tuned = stored or session.tune(command)
         if save_tuned is not None:
             save_tuned.parent.mkdir(parents=True, exist_ok=True)
@@ -96,9 +97,10 @@ def _stored_rates(config: CompareConfig) -> TunedRecipe:
     stored = load_tuned(path).get(config.run.recipe)
     missing = [spec for spec in config.optimizers if stored is None or spec not in stored.optimizers]
     if stored is None or missing:
+        others = f" of it, only of {', '.join(stored.optimizers)}" if stored is not None else ""
         raise ValueError(
             f"a stored learning rate is needed of {' and '.join(missing)} for the recipe {config.run.recipe!r}; {path} "
-            f"has none. Find it with: {tuning_command(config)}"
+            f"has none{others}. Find it with: {tuning_command(config)}"
         )
     config.check_seeds(stored.seeds)
     return stored
@@ -166,6 +168,7 @@ class _Session:
             tuning_command=tuned.command,
             command=command,
             stored=config.learning_rates == "stored",
+            published=tuned.published,
             confirms=config.confirms,
             records=self.records,
             baseline=choose_baseline(config.optimizers, config.baseline),
@@ -193,7 +196,7 @@ class _Session:
 
     def _run(self, documents: HeldOut, spec: str, lr: float, adamw_lr: float, seed: int) -> RunRecord:
         run = self.config.run
-        optimizer = OptimizerConfig(name=spec, lr=lr, adamw_lr=adamw_lr, weight_decay=run.optimizer.weight_decay)
+        optimizer = replace(run.optimizer, name=spec, lr=lr, adamw_lr=adamw_lr)
         folder = self._folder(documents, spec, lr, seed)
         self.display.on_run(f"{documents}: {label(spec)}, lr {lr:.3g}, seed {seed}")
         config = replace(run, optimizer=optimizer, seed=seed, evaluate_on=documents)
@@ -217,10 +220,11 @@ def _warnings(config: CompareConfig, tuned: TunedRecipe) -> list[str]:
     changed = tuned.changed_settings(config.tuning_settings())
     if changed:
         warnings.append(
-            f"The learning rates were tuned with other settings: {'; '.join(changed)}. The best ones may differ; "
+            f"The learning rates were {'published' if tuned.published else 'tuned'} with other settings: "
+            f"{'; '.join(changed)}. The best ones may differ; "
             f"tune them for these settings with: {tuning_command(config)}"
         )
-    for spec in config.optimizers:
+    for spec in config.optimizers if not tuned.published else ():
         found = tuned.optimizers[spec]
         if not math.isfinite(found.grid[found.lr]):
             warnings.append(f"{label(spec)} diverged at every learning rate tried: its numbers say nothing about it.")

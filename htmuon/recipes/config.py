@@ -9,7 +9,7 @@ from htmuon.recipes.checks import check_number, check_text, check_whole
 from htmuon.recipes.llm.gpt2_config import GPT2Config
 from htmuon.recipes.llm.stream_config import StreamConfig
 from htmuon.recipes.task_kind import TaskKind
-from htmuon.recipes.vision.config import ImageDataConfig, ResNetConfig
+from htmuon.recipes.vision.config import ImageDataConfig, ImageStreamConfig, ResNetConfig, ViTConfig
 
 T = TypeVar("T")
 
@@ -65,6 +65,7 @@ class ModelConfig:
     """
 
     task: ClassVar[TaskKind] = "language"
+    noun: ClassVar[str] = "LLaMA language model"
 
     hidden_size: int = 128
     intermediate_size: int = 352
@@ -110,8 +111,8 @@ class OptimizerConfig:
 
 
 # Each says by its `task` which models go with which data.
-Data = DataConfig | StreamConfig | ImageDataConfig
-Model = ModelConfig | GPT2Config | ResNetConfig
+Data = DataConfig | StreamConfig | ImageDataConfig | ImageStreamConfig
+Model = ModelConfig | GPT2Config | ResNetConfig | ViTConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -121,7 +122,7 @@ class RunConfig:
     Args:
         recipe: the name of the recipe that the run was made from.
         data: the text, or the images.
-        model: the network, a LLaMA or GPT-2 for text and a ResNet for images.
+        model: the network, a LLaMA or GPT-2 for text, a ResNet or a vision transformer for images.
         optimizer: the optimizer.
         steps: optimizer steps.
         batch_size: sequences, or images, in one forward pass.

@@ -42,7 +42,7 @@ def confirmation(searched: Path, out: Path) -> CompareConfig:
     used = {*search.settings["seeds"], *search.settings["tuning_seeds"], *search.summary["tuning_seeds"]}
     first = max(used) + 1
     seeds = tuple(range(first, first + CONFIRMING_SEEDS))
-    tuning = len(search.summary["tuning_seeds"])
+    tuning = max(1, len(search.summary["tuning_seeds"]))  # published learning rates have none
     return CompareConfig(
         run=RunConfig.from_dict(search.settings["run"]),
         out=out,

@@ -43,7 +43,8 @@ class TunedOptimizer:
     Attributes:
         lr: the best learning rate.
         adamw_lr: the learning rate of the other parameters during the search.
-        grid: loss of each learning rate tried, ascending; infinite where the run diverged.
+        grid: loss of each learning rate tried, ascending; infinite where the run diverged. Empty for a learning rate
+            that others published.
         interior: whether both neighbours of `lr` were tried and are worse.
     """
 
@@ -127,7 +128,7 @@ class TunedRecipe:
     Attributes:
         settings: the training settings of the search, flat: what a learning rate depends on.
         seeds: seeds of the search.
-        command: what was typed to get them.
+        command: what was typed to get them, or where they were published.
         versions: versions of the libraries used.
         optimizers: result of each optimizer spec.
     """
@@ -137,6 +138,11 @@ class TunedRecipe:
     command: str
     versions: Mapping[str, str]
     optimizers: Mapping[str, TunedOptimizer] = field(default_factory=dict)
+
+    @property
+    def published(self) -> bool:
+        """Whether the learning rates are those that others published, and were not searched for."""
+        return not any(found.grid for found in self.optimizers.values())
 
     def changed_settings(self, settings: Mapping[str, Any]) -> list[str]:
         """One phrase for each setting that differs from those of the search."""

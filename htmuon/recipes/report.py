@@ -38,6 +38,7 @@ class Comparison:
         records: the finished report runs by spec.
         baseline: the spec that the others are compared with.
         stored: whether the learning rates come from an earlier search.
+        published: whether they are those that others published; `tuning_command` is then where.
         confirms: the folder of an earlier comparison whose winner this one tests afresh, or "".
         warnings: what the reader must know before trusting the numbers.
     """
@@ -51,6 +52,7 @@ class Comparison:
     records: Records
     baseline: str
     stored: bool = False
+    published: bool = False
     confirms: str = ""
     warnings: tuple[str, ...] = ()
 
@@ -118,7 +120,10 @@ def _sentences(comparison: Comparison, summaries: list[OptimizerSummary], folder
         command = shlex.join(["htmuon", "compare", comparison.run.recipe, "--confirm", str(folder)])
         confirmation = Confirmation(kind="needed", text=command)
     budgets = comparison.views["equal_time"]
-    return verdict(summaries, equal_time=budgets[-1].optimizers if budgets else (), confirmation=confirmation)
+    sentences = verdict(summaries, equal_time=budgets[-1].optimizers if budgets else (), confirmation=confirmation)
+    if comparison.published:
+        sentences.append(f"The learning rates are published ones, not tuned here: {comparison.tuning_command}.")
+    return sentences
 
 
 def build_figures(comparison: Comparison, summaries: list[OptimizerSummary]) -> list[Figure]:
@@ -128,7 +133,7 @@ def build_figures(comparison: Comparison, summaries: list[OptimizerSummary]) -> 
     tuned = {spec: comparison.tuned[spec] for spec in records}
     figures = [
         loss_figures.learning_curves(records, style, comparison.baseline),
-        loss_figures.sensitivity(tuned, style),
+        *([] if comparison.published else [loss_figures.sensitivity(tuned, style)]),
         loss_figures.cost(summaries, style),
     ]
     if power_figures.families(summaries):

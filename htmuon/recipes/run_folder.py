@@ -57,6 +57,24 @@ class RunFolder:
                 f"{' and more' if len(foreign) > 3 else ''}. Choose a new or empty folder."
             )
 
+    def check_data(self, config: RunConfig, stored: str, given: str) -> None:
+        """Make sure that the run's data is what it was.
+
+        Args:
+            config: the settings of the run.
+            stored: the fingerprint of the data that the run was started with.
+            given: that of the data there is now.
+
+        Raises:
+            ValueError: it is not.
+        """
+        if stored != given:
+            name = config.data.path or getattr(config.data, "dataset", "")
+            raise ValueError(
+                f"the data at {name!r} changed since the run in {self.path} was started; "
+                "choose a new folder, or restore the data."
+            )
+
     def stored_result(self) -> RunResult | None:
         """The result, if the run is finished.
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -29,21 +29,47 @@ Batch = tuple[Tensor, Tensor]
 class Task(Protocol):
     """Data on a device, and what is learned from it."""
 
-    unreadable: list[str]
-    """Samples that the run met and could not read, by name; a run that goes on starts with those of its checkpoint."""
-
     @property
     def chance_loss(self) -> float:
         """The loss of a uniform guess, less what a mean of float32 logarithms can be off."""
 
+    @property
+    def unreadable_samples(self) -> int:
+        """How many samples the run met and could not read."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the batches to come depend on beside their numbers, as plain JSON values."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned after the batch before the next one."""
+
     def fetch(self, index: int) -> Batch:
-        """Training batch number `index`, a pure function of the data, the seed and the number."""
+        """Training batch number `index`, the one after that of the call before; it depends on data, seed and number."""
 
     def training_loss(self, model: torch.nn.Module, batch: Batch) -> Tensor:
         """Mean loss, 0-d, of a batch."""
 
     def evaluate(self, model: torch.nn.Module) -> Evaluation:
         """The quality of `model` on the held-out data of the run."""
+
+
+class IndexedTask:
+    """The state of a task that can make any batch from its number: the names of the samples that it could not read."""
+
+    unreadable: list[str]
+
+    @property
+    def unreadable_samples(self) -> int:
+        """How many samples the run met and could not read."""
+        return len(self.unreadable)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The names of those samples."""
+        return {"unreadable": self.unreadable}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.unreadable = state["unreadable"]
 
 
 class TaskSource(Protocol):

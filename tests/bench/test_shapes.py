@@ -1,7 +1,7 @@
 import pytest
 
 from htmuon.recipes.bench.shapes import Shape, known_models, model_matrices, own_matrices
-from htmuon.recipes.llm.sizes import PAPER_MODELS
+from htmuon.recipes.registry import RECIPES
 
 
 def test_the_matrices_of_a_recipe_are_those_that_its_training_maps():
@@ -13,13 +13,14 @@ def test_the_matrices_of_a_recipe_are_those_that_its_training_maps():
 @pytest.mark.parametrize(
     # Known sizes of the paper's models without their two embeddings.
     ("name", "millions"),
-    [("llama-60m", 25.3), ("llama-135m", 84.9), ("llama-350m", 302.4), ("llama-1b", 1207.9)],
+    [("llama-60m", 25.3), ("llama-135m", 84.9), ("llama-350m", 302.4), ("llama-1b", 1207.9), ("gpt2-small", 84.9)],
 )
 def test_models_of_the_paper_have_its_sizes(name, millions):
+    layers = RECIPES[name]().model.num_layers
     one = model_matrices(name, layers=1)
-    parameters = sum(shape.rows * shape.columns * shape.count for shape in one.shapes) * PAPER_MODELS[name].num_layers
+    parameters = sum(shape.rows * shape.columns * shape.count for shape in one.shapes) * layers
     assert parameters / 1e6 == pytest.approx(millions, abs=0.06)
-    assert one.describe().endswith(f"of the first 1 of {PAPER_MODELS[name].num_layers} layers of {name}")
+    assert one.describe().endswith(f"of the first 1 of {layers} layers of {name}")
     assert name in known_models()
 
 

@@ -167,7 +167,7 @@ import sys
 import torch
 from htmuon.cli import main
 from htmuon.recipes import RECIPES
-from htmuon.recipes.trainer import Training
+from htmuon.recipes.training import Training
 torch.set_num_threads(1)
 step = Training._step
 def interrupted(self, number):

@@ -258,7 +258,7 @@ KILLED = """
 import sys, time
 import torch
 from htmuon.cli import main
-from htmuon.recipes.trainer import Training
+from htmuon.recipes.training import Training
 torch.set_num_threads(1)
 step = Training._step
 def slowly(self, *args):

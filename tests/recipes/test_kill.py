@@ -8,10 +8,12 @@ import signal
 import time
 
 import pytest
+from text_streams import write_c4, write_tokenizer
 
-from htmuon.recipes import train
+from htmuon.recipes import StreamConfig, train
 
 PRELOAD = ["htmuon.recipes", "transformers.models.llama.modeling_llama", "tokenizers", "safetensors.torch"]
+PRELOAD += ["datasets", "pyarrow"]
 MEASURED = {"seconds_per_step", "optimizer_seconds", "data_seconds"}
 FILES = ("model.safetensors", "spectra.safetensors", "spectra.jsonl", "config.json")
 
@@ -50,7 +52,25 @@ def test_killed_runs_end_with_the_same_bits(tmp_path, config, processes, spec):
     config = dataclasses.replace(
         config, optimizer=optimizer, steps=40, checkpoint_interval=4, eval_interval=10, monitor_every=10
     )
+    check_kills(tmp_path, config, processes)
 
+
+def test_killed_runs_on_streamed_text_end_with_the_same_bits(tmp_path, config, processes):
+    data = StreamConfig(
+        path=str(write_c4(tmp_path / "c4")),
+        dataset="allenai/c4",
+        tokenizer=str(write_tokenizer(tmp_path / "tokenizer.json")),
+        end_token="</s>",
+        vocab_size=20,
+        sequence_length=16,
+    )
+    config = dataclasses.replace(
+        config, data=data, steps=100, checkpoint_interval=4, eval_interval=25, log_interval=5, monitor_every=25
+    )
+    check_kills(tmp_path, config, processes)
+
+
+def check_kills(tmp_path, config, processes):
     def start(folder, cache):
         process = processes.Process(target=train, args=(config, folder), kwargs={"cache": cache})
         process.start()

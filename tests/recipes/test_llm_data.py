@@ -7,8 +7,8 @@ from htmuon.recipes import DataConfig
 from htmuon.recipes.files import MANIFEST
 from htmuon.recipes.llm.batches import TrainingBatches, evaluation_windows
 from htmuon.recipes.llm.corpus import fingerprint, read_files, split_documents
-from htmuon.recipes.llm.model import build_llama
-from htmuon.recipes.llm.task import LanguageModelling, build_model
+from htmuon.recipes.llm.model import build_model, build_network
+from htmuon.recipes.llm.task import LanguageModelling
 from htmuon.recipes.llm.tokenizer import END_TOKEN, encode, train_tokenizer
 from htmuon.recipes.llm.tokens import TOKENS, TokenizedText, prepare_tokens
 
@@ -188,11 +188,11 @@ def test_evaluation_is_the_mean_over_all_tokens(config, batch_size):
 
 def test_model_depends_on_its_arguments_alone(config):
     state = torch.random.get_rng_state()
-    first = build_llama(config.model, vocab_size=280, sequence_length=16, seed=0)
+    first = build_network(config.model, vocab_size=280, sequence_length=16, seed=0)
     assert torch.equal(torch.random.get_rng_state(), state)
     torch.manual_seed(7)
-    again = build_llama(config.model, vocab_size=280, sequence_length=16, seed=0)
-    other = build_llama(config.model, vocab_size=280, sequence_length=16, seed=1)
+    again = build_network(config.model, vocab_size=280, sequence_length=16, seed=0)
+    other = build_network(config.model, vocab_size=280, sequence_length=16, seed=1)
     for (name, a), b, c in zip(first.named_parameters(), again.parameters(), other.parameters(), strict=True):
         assert a.dtype == torch.float32
         assert torch.equal(a, b)

@@ -182,7 +182,7 @@ def test_a_sink_that_fails_is_named_once_and_left_out(tmp_path, config, recorder
     def opened(config, folder, first_step, on_message):
         return Sinks({"Bad": lambda: bad, "Good": lambda: good, "Missing": missing}, on_message)
 
-    monkeypatch.setattr("htmuon.recipes.trainer.open_sinks", opened)
+    monkeypatch.setattr("htmuon.recipes.training.open_sinks", opened)
     observer = recorder()
     result = train(config, tmp_path / "run", observer)
     assert not result.diverged

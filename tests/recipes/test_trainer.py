@@ -12,7 +12,8 @@ from htmuon.analysis.record_log import read_records
 from htmuon.recipes import ModelConfig, TrainingStoppedError, train
 from htmuon.recipes.llm.batches import TrainingBatches
 from htmuon.recipes.llm.corpus import read_files
-from htmuon.recipes.llm.task import LanguageModelling, build_model
+from htmuon.recipes.llm.model import build_model
+from htmuon.recipes.llm.task import LanguageModelling
 from htmuon.recipes.llm.tokens import prepare_tokens
 from htmuon.recipes.metrics import MetricsLog
 from htmuon.recipes.optimizers import build_optimizer

@@ -12,8 +12,9 @@ import htmuon
 from htmuon._registry import unknown_name
 from htmuon.optim.views import matrix_shape
 from htmuon.recipes.config import DataConfig, ModelConfig
-from htmuon.recipes.llm.model import build_llama
-from htmuon.recipes.llm.sizes import PAPER_MODELS, PAPER_SEQUENCE_LENGTH, PAPER_VOCABULARY
+from htmuon.recipes.llm.gpt2_config import GPT2Config
+from htmuon.recipes.llm.model import build_network
+from htmuon.recipes.llm.stream_config import StreamConfig
 from htmuon.recipes.registry import RECIPES
 
 
@@ -44,7 +45,7 @@ class Model:
     """The hidden matrices of a model.
 
     Attributes:
-        name: of the recipe or the model, or "" for shapes of the user's own.
+        name: of the recipe, or "" for shapes of the user's own.
         shapes: its matrices, or those of its first layers.
         layers: how many of its layers these are; None for shapes of the user's own.
         all_layers: how many it has.
@@ -67,11 +68,11 @@ class Model:
 
 def known_models() -> list[str]:
     """Every name that `model_matrices` takes."""
-    return list(dict.fromkeys([*_language_recipes(), *PAPER_MODELS]))
+    return list(_language_recipes())
 
 
 def model_matrices(name: str, layers: int | None = None) -> Model:
-    """The hidden matrices of a language recipe's model or of a model of the paper; no weight is allocated.
+    """The hidden matrices of a language recipe's model; no weight is allocated.
 
     Args:
         name: one of `known_models()`.
@@ -81,33 +82,29 @@ def model_matrices(name: str, layers: int | None = None) -> Model:
         ValueError: the name is unknown, or the model has not so many layers.
     """
     recipes = _language_recipes()
-    if name in recipes:
-        config, data = recipes[name]
-        sizes = (data.vocab_size, data.sequence_length)
-    elif name in PAPER_MODELS:
-        config, sizes = PAPER_MODELS[name], (PAPER_VOCABULARY, PAPER_SEQUENCE_LENGTH)
-    else:
-        raise unknown_name("the recipe or model", name, known_models())
+    if name not in recipes:
+        raise unknown_name("the recipe", name, known_models())
+    config, data = recipes[name]
     chosen = config.num_layers if layers is None else layers
     if not 1 <= chosen <= config.num_layers:
         raise ValueError(f"layers must be between 1 and the {config.num_layers} layers of {name}; got {layers}.")
-    shapes = _hidden_shapes(replace(config, num_layers=chosen), *sizes)
+    shapes = _hidden_shapes(replace(config, num_layers=chosen), data.vocab_size, data.sequence_length)
     return Model(name, shapes, layers=chosen, all_layers=config.num_layers)
 
 
-def _language_recipes() -> dict[str, tuple[ModelConfig, DataConfig]]:
+def _language_recipes() -> dict[str, tuple[ModelConfig | GPT2Config, DataConfig | StreamConfig]]:
     """Those whose model is a stack of equal layers, with its shape and its text."""
     made = {name: recipe() for name, recipe in RECIPES.items()}
     return {
         name: (run.model, run.data)
         for name, run in made.items()
-        if isinstance(run.model, ModelConfig) and isinstance(run.data, DataConfig)
+        if isinstance(run.model, ModelConfig | GPT2Config) and isinstance(run.data, DataConfig | StreamConfig)
     }
 
 
-def _hidden_shapes(config: ModelConfig, vocab_size: int, sequence_length: int) -> tuple[Shape, ...]:
+def _hidden_shapes(config: ModelConfig | GPT2Config, vocab_size: int, sequence_length: int) -> tuple[Shape, ...]:
     with torch.device("meta"):
-        model = build_llama(config, vocab_size=vocab_size, sequence_length=sequence_length, seed=0)
+        model = build_network(config, vocab_size=vocab_size, sequence_length=sequence_length, seed=0)
     counts: Counter[tuple[int, int]] = Counter()
     for route in htmuon.route(model).routes:
         if route.view is not None:

@@ -18,6 +18,7 @@ class GPT2Config:
     """
 
     task: ClassVar[TaskKind] = "language"
+    noun: ClassVar[str] = "GPT-2 language model"
 
     hidden_size: int = 768
     num_layers: int = 12

@@ -6,23 +6,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
-from htmuon.recipes.config import DataConfig, ModelConfig, RunConfig
-from htmuon.recipes.llm.batches import NO_TARGET, TrainingBatches, evaluation_windows
+from htmuon.recipes.config import DataConfig, RunConfig
+from htmuon.recipes.llm.batches import TrainingBatches, evaluation_windows
 from htmuon.recipes.llm.corpus import fingerprint, read_files
-from htmuon.recipes.llm.model import build_llama
+from htmuon.recipes.llm.losses import held_out_loss, training_loss
+from htmuon.recipes.llm.model import build_model
 from htmuon.recipes.llm.tokens import TokenizedText, prepare_tokens
-from htmuon.recipes.task import Batch, Evaluation
-
-
-def build_model(config: RunConfig) -> torch.nn.Module:
-    """The network with its initial weights, on the CPU; equal settings and seeds give equal weights."""
-    data, model = config.data, config.model
-    assert isinstance(data, DataConfig)
-    assert isinstance(model, ModelConfig)
-    sizes = {"vocab_size": data.vocab_size, "sequence_length": data.sequence_length}
-    return build_llama(model, seed=config.seed, **sizes)
+from htmuon.recipes.task import Batch, Evaluation, IndexedTask
 
 
 class LanguageSource:
@@ -62,7 +53,7 @@ class LanguageSource:
         return LanguageModelling(self.config, text, device)
 
 
-class LanguageModelling:
+class LanguageModelling(IndexedTask):
     """Next-token prediction.
 
     Args:
@@ -93,20 +84,13 @@ class LanguageModelling:
 
     def training_loss(self, model: torch.nn.Module, batch: Batch) -> Tensor:
         """Mean loss in nats per token, 0-d, of a batch."""
-        inputs, targets = batch
-        return cross_entropy(model(input_ids=inputs).logits.flatten(0, 1), targets.flatten())
+        return training_loss(model, batch)
 
     def evaluate(self, model: torch.nn.Module) -> Evaluation:
         """The loss on the held-out documents."""
         return Evaluation(self.held_out_loss(model))
 
-    @torch.no_grad()
     def held_out_loss(self, model: torch.nn.Module) -> float:
         """Mean loss in nats over every token of the held-out documents; each token counts once and equally."""
-        total = torch.zeros((), dtype=torch.float64, device=self.inputs.device)
-        for inputs, targets in zip(
-            torch.split(self.inputs, self.batch_size), torch.split(self.targets, self.batch_size), strict=True
-        ):
-            logits = model(input_ids=inputs).logits.flatten(0, 1)
-            total += cross_entropy(logits, targets.flatten(), ignore_index=NO_TARGET, reduction="none").double().sum()
-        return float(total / (self.targets != NO_TARGET).sum())
+        device = self.inputs.device
+        return held_out_loss(model, self.inputs, self.targets, batch_size=self.batch_size, device=device)

@@ -17,6 +17,7 @@ from htmuon.recipes.extras import require
 
 EMBEDDED = "fashion_mnist_10k_2k.npz"
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+REMEDY = "Make it with numpy.savez_compressed(path, x_train=..., y_train=..., x_test=..., y_test=...)."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,20 +69,38 @@ def read_file(path: str) -> bytes:
         return (importlib.resources.files("htmuon.recipes.vision") / "data" / EMBEDDED).read_bytes()
     file = Path(path).expanduser()
     if not file.is_file():
-        raise ValueError(f"the data path must be an .npz file; {path!r} is not a file. {_remedy()}")
+        raise ValueError(f"the data path must be an .npz file; {path!r} is not a file. {REMEDY}")
     try:
         return file.read_bytes()
     except OSError as error:
         raise ValueError(f"the data file {path!r} cannot be read ({error.strerror}); check it.") from error
 
 
-def fingerprint(content: bytes) -> str:
-    """Sixteen hexadecimal digits that identify a file's content."""
-    return hashlib.sha256(content).hexdigest()[:16]
+def fingerprint(*contents: bytes) -> str:
+    """Sixteen hexadecimal digits that identify a file's content, or that of several in their order."""
+    digest = hashlib.sha256()
+    for content in contents:
+        digest.update(content)
+    return digest.hexdigest()[:16]
 
 
 def split_images(content: bytes, path: str) -> ImageSet:
     """The images of an .npz file by use.
+
+    Args:
+        content: of the file.
+        path: for errors.
+
+    Raises:
+        ValueError: the file is damaged, an array is missing, or its type, shape or values are not those of images.
+    """
+    training, test, classes = labelled_images(content, path)
+    held_out: dict[HeldOut, LabelledImages] = {"tuning": test[::2], "report": test[1::2]}
+    return ImageSet(training=training, held_out=held_out, classes=classes)
+
+
+def labelled_images(content: bytes, path: str) -> tuple[LabelledImages, LabelledImages, int]:
+    """The training and test images of an .npz file, and the number of classes.
 
     Args:
         content: of the file.
@@ -109,8 +128,7 @@ def split_images(content: bytes, path: str) -> ImageSet:
             f"there must be at least 2 classes, and no test image of a class that training does not have; {name} has "
             f"classes 0 to {classes - 1} in y_train and 0 to {int(test.labels.max())} in y_test."
         )
-    held_out: dict[HeldOut, LabelledImages] = {"tuning": test[::2], "report": test[1::2]}
-    return ImageSet(training=training, held_out=held_out, classes=classes)
+    return training, test, classes
 
 
 def _arrays(content: bytes, name: str) -> dict[str, Any]:
@@ -120,9 +138,9 @@ def _arrays(content: bytes, name: str) -> dict[str, Any]:
             missing = [array for array in ARRAYS if array not in stored.files]
             found = {} if missing else {array: stored[array] for array in ARRAYS}
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{name} must be an .npz file of numpy; reading it failed: {error}. {_remedy()}") from error
+        raise ValueError(f"{name} must be an .npz file of numpy; reading it failed: {error}. {REMEDY}") from error
     if missing:
-        raise ValueError(f"{name} must have the arrays {', '.join(ARRAYS)}; it lacks {', '.join(missing)}. {_remedy()}")
+        raise ValueError(f"{name} must have the arrays {', '.join(ARRAYS)}; it lacks {', '.join(missing)}. {REMEDY}")
     return found
 
 
@@ -130,12 +148,12 @@ def _labelled(pixels: Any, labels: Any, part: str, name: str) -> LabelledImages:
     if pixels.dtype != "uint8" or pixels.ndim not in (3, 4) or 0 in pixels.shape:
         raise ValueError(
             f"x_{part} must be uint8 images [n, height, width] or [n, height, width, channels], at least one; in "
-            f"{name} it is {pixels.dtype} of shape {pixels.shape}. {_remedy()}"
+            f"{name} it is {pixels.dtype} of shape {pixels.shape}. {REMEDY}"
         )
     if labels.dtype.kind not in "iu" or labels.shape != pixels.shape[:1] or labels.min() < 0:
         raise ValueError(
             f"y_{part} must be one class number, from 0, for each of the {len(pixels)} images of x_{part}; in {name} "
-            f"it is {labels.dtype} of shape {labels.shape}{_smallest(labels)}. {_remedy()}"
+            f"it is {labels.dtype} of shape {labels.shape}{_smallest(labels)}. {REMEDY}"
         )
     images = torch.from_numpy(pixels if pixels.ndim == 4 else pixels[..., None])
     return LabelledImages(
@@ -145,7 +163,3 @@ def _labelled(pixels: Any, labels: Any, part: str, name: str) -> LabelledImages:
 
 def _smallest(labels: Any) -> str:
     return f" with {labels.min()} in it" if labels.size and labels.dtype.kind in "if" and labels.min() < 0 else ""
-
-
-def _remedy() -> str:
-    return "Make it with numpy.savez_compressed(path, x_train=..., y_train=..., x_test=..., y_test=...)."

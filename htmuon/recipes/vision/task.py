@@ -11,58 +11,84 @@ from torch.nn.functional import cross_entropy
 from htmuon.recipes.config import RunConfig
 from htmuon.recipes.task import Batch, Evaluation
 from htmuon.recipes.vision.batches import ImageBatches
-from htmuon.recipes.vision.config import ImageDataConfig, ResNetConfig
+from htmuon.recipes.vision.config import ImageDataConfig, ResNetConfig, ViTConfig
+from htmuon.recipes.vision.decoded import decode_set, fingerprint_of_set
+from htmuon.recipes.vision.evaluation import classify
+from htmuon.recipes.vision.image_task import ImageTask
 from htmuon.recipes.vision.images import ImageSet, fingerprint, read_file, split_images
-from htmuon.recipes.vision.model import build_resnet
+from htmuon.recipes.vision.model import build_network
+from htmuon.recipes.vision.opening import is_array_file, open_stored
 
 
 class ImageSource:
-    """The images of a run.
+    """The images of a run, in memory.
 
     Args:
         config: the settings of the run.
 
     Raises:
-        ValueError: the file of the images cannot be read or is not usable.
+        ValueError: the images cannot be read or are not usable.
     """
 
-    libraries = ("numpy", "timm", "torchvision", "safetensors")
+    libraries: tuple[str, ...] = ("numpy", "timm", "torchvision", "safetensors")
 
     def __init__(self, config: RunConfig) -> None:
         assert isinstance(config.data, ImageDataConfig)
-        content = read_file(config.data.path)
         self.config = config
-        self.fingerprint = fingerprint(content)
-        self.images = split_images(content, config.data.path)
+        self.problems: list[str] = []
+        path = config.data.path
+        if is_array_file(path):
+            content = read_file(path)
+            self.fingerprint = fingerprint(content)
+            self.images = split_images(content, path)
+        else:
+            self.images, self.problems = decode_set(open_stored(path), path)
+            self.fingerprint = fingerprint_of_set(self.images)
+            self.libraries = (*self.libraries, "datasets", "pillow")
 
     def build_model(self) -> torch.nn.Module:
         """The network with its initial weights, on the CPU; equal settings, data and seeds give equal weights."""
-        assert isinstance(self.config.model, ResNetConfig)
-        channels = self.images.training.pixels.shape[1]
-        return build_resnet(self.config.model, classes=self.images.classes, channels=channels, seed=self.config.seed)
+        assert isinstance(self.config.model, ResNetConfig | ViTConfig)
+        channels, height, width = self.images.training.pixels.shape[1:]
+        return build_network(
+            self.config.model,
+            classes=self.images.classes,
+            channels=channels,
+            size=(height, width),
+            seed=self.config.seed,
+        )
 
     def open(self, device: torch.device, cache: Path, on_message: Callable[[str], None]) -> "ImageClassification":
         """The task, with the images on `device`; there is nothing to cache."""
-        return ImageClassification(self.config, self.images, device)
+        task = ImageClassification(self.config, self.images, device, on_message)
+        task.leave_out(self.problems)
+        return task
 
 
-class ImageClassification:
+class ImageClassification(ImageTask):
     """Classification by cross-entropy.
 
     Args:
         config: the settings of the run.
         images: by use.
         device: where batches are made.
+        on_message: told of images that were left out.
 
     Raises:
         ValueError: the training images do not fill one batch.
     """
 
-    def __init__(self, config: RunConfig, images: ImageSet, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        images: ImageSet,
+        device: torch.device,
+        on_message: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        super().__init__(on_message)
         assert isinstance(config.data, ImageDataConfig)
         training, held_out = images.training.to(device), images.held_out[config.evaluate_on].to(device)
         self.batch_size = config.batch_size
-        self.unreadable: list[str] = []
         self.label_smoothing = config.data.label_smoothing
         self.batches = ImageBatches(training, config.data, batch_size=config.batch_size, seed=config.seed)
         self.held_out = held_out
@@ -82,14 +108,9 @@ class ImageClassification:
     @torch.no_grad()
     def evaluate(self, model: torch.nn.Module) -> Evaluation:
         """Mean cross-entropy, without smoothing, and accuracy over all held-out images."""
-        loss = torch.zeros((), dtype=torch.float64, device=self.mean.device)
-        right = torch.zeros((), dtype=torch.int64, device=self.mean.device)
-        for first in range(0, len(self.held_out), self.batch_size):
-            part = self.held_out[first : first + self.batch_size]
-            logits = model(self._normalized(part.pixels))
-            loss += cross_entropy(logits, part.labels, reduction="none").double().sum()
-            right += (logits.argmax(-1) == part.labels).sum()
-        return Evaluation(loss=float(loss) / len(self.held_out), accuracy=int(right) / len(self.held_out))
+        starts = range(0, len(self.held_out), self.batch_size)
+        parts = (self.held_out[first : first + self.batch_size] for first in starts)
+        return classify(model, ((self._normalized(part.pixels), part.labels) for part in parts), self.mean.device)
 
     def _normalized(self, pixels: Tensor) -> Tensor:
         return (pixels.float() - self.mean) / self.deviation

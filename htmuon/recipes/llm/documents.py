@@ -1,0 +1,129 @@
+"""The documents of one file, read while they are needed, and what is wrong with those that are damaged."""
+
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from glob import escape
+from pathlib import PurePosixPath
+from typing import Any
+
+from htmuon.recipes.extras import require
+from htmuon.recipes.llm.stream_config import StreamConfig
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A document, or the rest of a file, that cannot be read.
+
+    Args:
+        what: where it is, and why.
+    """
+
+    what: str
+
+
+def read_documents(
+    file: str, config: StreamConfig, *, first: int = 0, wanted: Callable[[int], bool] = lambda row: True
+) -> Iterator[tuple[int, str | Fault]]:
+    """Row numbers and texts of the documents in a file.
+
+    A row is a line of a JSON file, a row of a parquet file or a document of a text file, counted from 0. Blank ones of
+    JSON and text files are no documents. Where a file is damaged, the rest of it is one fault.
+
+    Args:
+        file: path or URL.
+        config: the settings.
+        first: the row to begin with.
+        wanted: which rows are read.
+    """
+    name = PurePosixPath(file).name
+    row = -1
+    try:
+        for row, raw in enumerate(_rows(file, config)):
+            if row < first or not wanted(row):
+                continue
+            try:
+                document = _document(raw, file, config)
+            except ValueError as error:
+                yield row, Fault(f"{name}, row {row + 1}: {error}")
+                continue
+            if document:
+                yield row, document
+    except (EOFError, gzip.BadGzipFile, zlib.error, require("pyarrow").ArrowInvalid) as error:
+        if row + 1 >= first:
+            yield row + 1, Fault(f"{name}, all after row {row + 1}: {error}")
+
+
+def _rows(file: str, config: StreamConfig) -> Iterator[Any]:
+    """What stands for each document: the value of a parquet file, or the bytes of another."""
+    if file.endswith(".parquet"):
+        return _parquet_rows(file, config.text_column)
+    separator = config.separator.replace("\\n", "\n").encode()
+    return _lines(file) if _is_json(file) else _separated(_lines(file), separator)
+
+
+def _parquet_rows(file: str, column: str) -> Iterator[Any]:
+    # What is not a URL is not to be taken for a pattern.
+    files = file if "://" in file else escape(file)
+    stream = require("datasets").load_dataset("parquet", data_files=files, split="train", streaming=True)
+    if column not in stream.column_names:
+        names = ", ".join(stream.column_names)
+        raise require("pyarrow").ArrowInvalid(f"no column {column!r}, it has {names}")
+    for row in stream.select_columns(column):
+        yield row[column]
+
+
+def _lines(file: str) -> Iterator[bytes]:
+    # Not by `datasets`, which decodes megabytes at once, so that one byte that is not UTF-8 costs the whole file.
+    with require("fsspec").open(file, "rb", compression="gzip" if file.endswith(".gz") else None) as lines:
+        yield from lines
+
+
+def _separated(lines: Iterable[bytes], separator: bytes) -> Iterator[bytes]:
+    document = b""
+    for line in lines:
+        seen = max(0, len(document) + 1 - len(separator))
+        document += line.replace(b"\r\n", b"\n")
+        while (end := document.find(separator, seen)) >= 0:
+            yield document[:end]
+            document, seen = document[end + len(separator) :], 0
+    yield document
+
+
+def _is_json(file: str) -> bool:
+    return PurePosixPath(file.removesuffix(".gz")).suffix in (".json", ".jsonl")
+
+
+def _document(raw: Any, file: str, config: StreamConfig) -> str:
+    """The text of a document, "" if there is none.
+
+    Raises:
+        ValueError: it cannot be read; the message says why.
+    """
+    if file.endswith(".parquet"):
+        return _checked(raw, config.text_column)
+    try:
+        text: str = raw.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise ValueError("not UTF-8") from error
+    if not text or not _is_json(file):
+        return text
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ValueError("not JSON") from error
+    return _checked(value.get(config.text_column) if isinstance(value, dict) else None, config.text_column)
+
+
+def _checked(text: object, column: str) -> str:
+    if not isinstance(text, str):
+        raise ValueError(f"no text under {column!r}")
+    if not text.strip():
+        raise ValueError("empty")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("half of a surrogate pair, which no encoding has") from error
+    return text

@@ -1,0 +1,87 @@
+"""The held-out sequences of streamed text."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from htmuon.recipes.config import HeldOut
+from htmuon.recipes.llm.documents import Fault
+from htmuon.recipes.llm.sequences import Encode, Position, encoded_documents, packed, to_batch
+from htmuon.recipes.llm.shards import Shards
+from htmuon.recipes.llm.stream import HOLD_OUT_EVERY, Place, held_out_documents
+from htmuon.recipes.llm.stream_config import StreamConfig
+
+# Sequences that are made into tensors at once: as lists they take eight times the memory.
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class HeldOutSequences:
+    """What a run is evaluated on.
+
+    Args:
+        inputs: `[sequences, length]`, int32 on the CPU.
+        targets: the same.
+        unreadable: documents that were met and could not be read.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    unreadable: int
+
+
+def read_held_out(
+    shards: Shards, config: StreamConfig, use: HeldOut, encode: Encode, on_message: Callable[[str], None]
+) -> HeldOutSequences:
+    """Read held-out documents until they have `config.evaluation_tokens` targets, or there are no more.
+
+    Args:
+        shards: the files.
+        config: the settings.
+        use: what they are for.
+        encode: makes tokens of texts.
+        on_message: told about documents that cannot be read.
+
+    Raises:
+        ValueError: there is no document that can be read.
+    """
+    unreadable, example = 0, ""
+
+    def readable() -> Iterator[tuple[str | Fault, Place]]:
+        nonlocal unreadable, example
+        for document in held_out_documents(shards, config, use):
+            if isinstance(document, Fault):
+                unreadable, example = unreadable + 1, document.what
+            else:
+                yield document, Place()
+
+    chunks: list[tuple[Tensor, Tensor]] = []
+    waiting: list[list[int]] = []
+    remaining = config.evaluation_tokens
+    for sequence, _ in packed(encoded_documents(readable(), encode, Position(), on_message), config):
+        remaining -= len(sequence) - 1
+        if remaining < 0 and (chunks or waiting):
+            break
+        waiting.append(sequence)
+        if len(waiting) == _CHUNK:
+            chunks.append(_int32(waiting, config))
+            waiting = []
+    if waiting:
+        chunks.append(_int32(waiting, config))
+    if unreadable:
+        on_message(f"held-out documents left out, as unreadable: {unreadable}, such as {example}.")
+    if not chunks:
+        raise ValueError(
+            f"the data must have {use} documents that can be read; {config.path or config.dataset} has none among "
+            f"{'its held-out files' if shards.held_out else f'every {HOLD_OUT_EVERY}th document'}. Give more text, at "
+            f"least {2 * HOLD_OUT_EVERY} documents where no file has 'valid' in its name."
+        )
+    inputs, targets = zip(*chunks, strict=True)
+    return HeldOutSequences(torch.cat(inputs), torch.cat(targets), unreadable)
+
+
+def _int32(sequences: list[list[int]], config: StreamConfig) -> tuple[Tensor, Tensor]:
+    inputs, targets = to_batch(sequences, config.sequence_length)
+    return inputs.int(), targets.int()

@@ -1,0 +1,92 @@
+"""The files that streamed text is in, on a disk or on the Hugging Face hub."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from htmuon.recipes.extras import require
+from htmuon.recipes.llm.hub import NOT_REACHED, hub_answers
+from htmuon.recipes.llm.stream_config import StreamConfig
+
+SUFFIXES = (".json", ".jsonl", ".txt", ".json.gz", ".jsonl.gz", ".txt.gz", ".parquet")
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The files of a data set, in an order that never changes.
+
+    Args:
+        training: paths or URLs of the files to train on, at least one.
+        held_out: those to evaluate on; if there is none, a part of the documents of the others is held out.
+        fingerprint: sixteen hexadecimal digits that identify the files, as far as that is known without reading them.
+    """
+
+    training: tuple[str, ...]
+    held_out: tuple[str, ...]
+    fingerprint: str
+
+
+def find_shards(config: StreamConfig) -> Shards:
+    """The files that the settings name.
+
+    Raises:
+        ValueError: there are none, or the hub is not reached; the message names the remedy.
+    """
+    return _local(config.path) if config.path else _on_the_hub(config)
+
+
+def _local(path: str) -> Shards:
+    root = Path(path).expanduser().absolute()
+    if not root.exists():
+        raise ValueError(f"the data path must be a file or a folder with text; {path!r} does not exist.")
+    files = sorted(file for file in root.rglob("*") if _is_text(file)) if root.is_dir() else [root]
+    held_out = [file for file in files if "valid" in file.name] if root.is_dir() else []
+    training = [file for file in files if file not in held_out]
+    if not training or not all(map(_is_text, training)):
+        raise ValueError(
+            f"the data must be files to train on that end in {', '.join(SUFFIXES)}, and whose names don't contain "
+            f"'valid' as those of held-out files do; {path!r} {'has none' if root.is_dir() else 'is none'}."
+        )
+    # The content of terabytes is not read: names and sizes tell one folder from another.
+    sizes = [(str(file.relative_to(root)) if root.is_dir() else file.name, file.stat().st_size) for file in files]
+    return Shards(tuple(map(str, training)), tuple(map(str, held_out)), _digest(sizes))
+
+
+def _is_text(file: Path) -> bool:
+    return file.name.endswith(SUFFIXES) and not file.name.startswith(".") and file.is_file()
+
+
+def _on_the_hub(config: StreamConfig) -> Shards:
+    datasets = require("datasets")
+    name = config.dataset + (f" ({config.subset})" if config.subset else "")
+    remedy = "give local files with --data PATH"
+    if not hub_answers():
+        raise ValueError(f"the text of {name} {NOT_REACHED}; connect to the network, or {remedy}.")
+    try:
+        builder = datasets.load_dataset_builder(config.dataset, config.subset or None, revision=config.revision or None)
+        files = builder.config.data_files or {}
+        training, held_out = (files[split] if split else [] for split in (config.training_split, config.held_out_split))
+    # A dataset that is not there, is private, has no such subset or needs a program of its own: all are for the user.
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"the dataset {name} must be files of text on the Hugging Face hub ({error}); "
+            f"choose another with --data.dataset, --data.subset and --data.revision, or {remedy}."
+        ) from error
+    except KeyError as error:
+        raise ValueError(
+            f"the dataset {name} has the splits {', '.join(map(str, files))} and not {error}; choose with "
+            "--data.training-split and --data.held-out-split."
+        ) from error
+    unknown = [file for file in (*training, *held_out) if not file.endswith(SUFFIXES)]
+    if unknown:
+        raise ValueError(f"the dataset {name} must have files that end in {', '.join(SUFFIXES)}; it has {unknown[0]}.")
+    # The URLs contain the commit. A new one of the same files, such as that of a corrected README, is no other data.
+    names = [re.sub("@[0-9a-f]{40}", "", url) for url in (*training, "", *held_out)]
+    return Shards(tuple(training), tuple(held_out), _digest([config.revision, *names]))
+
+
+def _digest(names: Iterable[object]) -> str:
+    return hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()[:16]

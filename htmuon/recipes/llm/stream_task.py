@@ -1,0 +1,158 @@
+"""A language-model run on text that is read and tokenized while the model trains."""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from htmuon.recipes.ahead import Ahead
+from htmuon.recipes.config import RunConfig
+from htmuon.recipes.llm.held_out import read_held_out
+from htmuon.recipes.llm.losses import held_out_loss, training_loss
+from htmuon.recipes.llm.model import build_model
+from htmuon.recipes.llm.sequences import Position, encoded_documents, packed, to_batch
+from htmuon.recipes.llm.shards import Shards, find_shards
+from htmuon.recipes.llm.stored_tokenizer import StoredTokenizer
+from htmuon.recipes.llm.stream import training_documents
+from htmuon.recipes.llm.stream_config import StreamConfig
+from htmuon.recipes.task import Batch, Evaluation
+
+# Batches that are ready before they are needed: enough for what the host asks for at once while a GPU is busy.
+_AHEAD = 16
+
+
+class StreamSource:
+    """The files of a run's text, and its tokenizer.
+
+    Args:
+        config: the settings of the run.
+
+    Raises:
+        ValueError: there are none, or they are on a hub that is not reached.
+    """
+
+    libraries = ("transformers", "tokenizers", "safetensors", "datasets")
+
+    def __init__(self, config: RunConfig) -> None:
+        assert isinstance(config.data, StreamConfig)
+        self.config, self.data = config, config.data
+        self.shards = find_shards(self.data)
+        self.tokenizer = StoredTokenizer(self.data)
+        parts = f"{self.shards.fingerprint} {self.tokenizer.fingerprint}"
+        self.fingerprint = hashlib.sha256(parts.encode()).hexdigest()[:16]
+
+    def build_model(self) -> torch.nn.Module:
+        """The network with its initial weights, on the CPU; equal settings and seeds give equal weights."""
+        return build_model(self.config)
+
+    def open(self, device: torch.device, cache: Path, on_message: Callable[[str], None]) -> "StreamedModelling":
+        """The task; its held-out documents are read now, and nothing is kept in `cache`.
+
+        Raises:
+            ValueError: no held-out document can be read.
+        """
+        return StreamedModelling(self.config, self.shards, self.tokenizer, device, on_message)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A training batch, the position after it, and what is to be told when it is used."""
+
+    inputs: Tensor
+    targets: Tensor
+    position: Position
+    messages: tuple[str, ...]
+
+
+class StreamedModelling:
+    """Next-token prediction on streamed documents.
+
+    Args:
+        config: the settings of the run.
+        shards: the files.
+        tokenizer: makes tokens of documents.
+        device: where batches are needed.
+        on_message: told about documents that cannot be read, and about epochs.
+
+    Raises:
+        ValueError: no held-out document can be read.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        shards: Shards,
+        tokenizer: StoredTokenizer,
+        device: torch.device,
+        on_message: Callable[[str], None],
+    ) -> None:
+        assert isinstance(config.data, StreamConfig)
+        self.config, self.data = config, config.data
+        self.shards, self.tokenizer = shards, tokenizer
+        self.device, self.on_message = device, on_message
+        self.position = Position()
+        self._batches: Ahead[_Made] | None = None
+        self.held_out = read_held_out(shards, self.data, config.evaluate_on, tokenizer.encode, on_message)
+        self.chance_loss = math.log(self.data.vocab_size) - 1e-3
+
+    @property
+    def unreadable_samples(self) -> int:
+        """How many documents, to train or to evaluate on, could not be read so far."""
+        return self.held_out.unreadable + self.position.unreadable
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position after the last batch that was fetched."""
+        return self.position.to_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`; the next batch is the one after that position."""
+        self.position = Position.from_dict(state)
+        self._batches = None
+
+    def fetch(self, index: int) -> Batch:
+        """Inputs and targets `[batch_size, sequence_length]` of the next training batch.
+
+        Raises:
+            OSError: the files cannot be reached any more.
+            ValueError: no document of a whole epoch can be read, or the tokens are not those of the vocabulary.
+        """
+        if self._batches is None:
+            self._batches = Ahead(self._made(self.position), _AHEAD)
+        try:
+            made = next(self._batches)
+        except OSError as error:
+            raise OSError(
+                f"reading the training data failed ({error}); when it can be reached again, the same command goes on "
+                "from the last checkpoint."
+            ) from error
+        for message in made.messages:
+            self.on_message(message)
+        self.position = made.position
+        return made.inputs.to(self.device), made.targets.to(self.device)
+
+    def training_loss(self, model: torch.nn.Module, batch: Batch) -> Tensor:
+        """Mean loss in nats per target, 0-d, of a batch."""
+        return training_loss(model, batch)
+
+    def evaluate(self, model: torch.nn.Module) -> Evaluation:
+        """The loss on the held-out documents; each of their targets counts once and equally."""
+        inputs, targets, size = self.held_out.inputs, self.held_out.targets, self.config.batch_size
+        return Evaluation(held_out_loss(model, inputs, targets, batch_size=size, device=self.device))
+
+    def _made(self, position: Position) -> Iterator[_Made]:
+        messages: list[str] = []
+        documents = training_documents(self.shards, self.data, self.config.seed, position.place)
+        encoded = encoded_documents(documents, self.tokenizer.encode, position, messages.append)
+        sequences: list[list[int]] = []
+        for sequence, after in packed(encoded, self.data):
+            sequences.append(sequence)
+            if len(sequences) == self.config.batch_size:
+                inputs, targets = to_batch(sequences, self.data.sequence_length)
+                yield _Made(inputs, targets, after, tuple(messages))
+                sequences.clear()
+                messages.clear()

@@ -1,0 +1,41 @@
+"""Images from the Hugging Face hub."""
+
+from pathlib import Path
+
+from htmuon.recipes.extras import require
+
+PREFIX = "hf://datasets/"
+
+
+def download(path: str) -> Path:
+    """The folder with the parquet files of a data set of the hub, fetched if they are not there yet.
+
+    Args:
+        path: `hf://datasets/OWNER/NAME`.
+
+    Raises:
+        ValueError: the hub is not reached, has no such data set, or asks to log in; the message is one sentence.
+    """
+    hub, errors = require("huggingface_hub"), require("huggingface_hub.errors")
+    name = path.removeprefix(PREFIX)
+    local = (
+        "or give local images with --data PATH: an .npz file, a folder train/CLASS/*.png and test/CLASS/*.png, or the "
+        "hub's parquet files"
+    )
+    try:
+        # Unlike `datasets.load_dataset`, which tries for half a minute, this says at once that there is no network.
+        return Path(hub.snapshot_download(name, repo_type="dataset", allow_patterns=["*.parquet"]))
+    except errors.GatedRepoError as error:
+        raise ValueError(
+            f"the images {path} need a licence: accept it at https://huggingface.co/datasets/{name} and log in with "
+            f"`hf auth login`, {local}."
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise ValueError(f"the images {path} are not on the Hugging Face hub: check the name, {local}.") from error
+    except errors.LocalEntryNotFoundError as error:
+        raise ValueError(
+            f"the images {path} are not on this computer and the Hugging Face hub could not be reached "
+            f"({error.__cause__ or 'offline mode'}): connect to the network, {local}."
+        ) from error
+    except (errors.HfHubHTTPError, OSError) as error:
+        raise ValueError(f"fetching the images {path} failed ({error}): try again, {local}.") from error

@@ -1,0 +1,105 @@
+"""Images in parquet files in the layout of the Hugging Face hub: a column of image files and one of class numbers."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from htmuon.recipes.extras import require
+from htmuon.recipes.vision.images import fingerprint
+from htmuon.recipes.vision.stored import NO_LABEL, StoredSet, UnreadableImageError, check_classes, decode
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# As the hub's CIFAR-10 ("img", "label"), CIFAR-100 ("img", "fine_label") and ImageNet ("image", "label") have them.
+IMAGES, LABELS = ("image", "img"), ("label", "fine_label")
+HELD_OUT = ("val", "validation", "test")
+
+
+class TableImages:
+    """The images of one part, in a table of `datasets` that is mapped into memory, not read.
+
+    Args:
+        files: parquet files, in order.
+        part: what messages call it.
+
+    Raises:
+        ValueError: the files cannot be read, or have no such columns.
+    """
+
+    def __init__(self, files: list[Path], part: str) -> None:
+        datasets = require("datasets")
+        self.part = part
+        try:
+            table = datasets.load_dataset("parquet", data_files=[str(file) for file in files], split="train")
+        # pyarrow's errors of damaged files are ValueError or OSError; that of datasets around them is a RuntimeError.
+        except (ValueError, OSError, RuntimeError) as error:
+            raise ValueError(f"{files[0].parent} must hold parquet files that can be read; got: {error}.") from error
+        self.column = _column(table.features, IMAGES, files[0])
+        label = _column(table.features, LABELS, files[0])
+        if not str(getattr(table.features[label], "dtype", "")).startswith(("int", "uint")):
+            raise ValueError(
+                f"the column {label!r} of {files[0]} must hold class numbers; it is {table.features[label]}."
+            )
+        labels = table.data.column(label).to_pandas().fillna(NO_LABEL).to_numpy(dtype="int64", copy=True)
+        self.labels = torch.from_numpy(labels).clamp(min=NO_LABEL)
+        self.class_names: list[str] | None = getattr(table.features[label], "names", None)
+        if isinstance(table.features[self.column], datasets.Image):
+            table = table.cast_column(self.column, datasets.Image(decode=False))
+        self.table = table.select_columns([self.column])
+
+    def name(self, index: int) -> str:
+        """The part and the row of image number `index`."""
+        return f"row {index} of the {self.part} images"
+
+    def read(self, index: int) -> "Image":
+        """Image number `index`, RGB.
+
+        Raises:
+            UnreadableImageError: it cannot be decoded.
+        """
+        stored: Any = self.table[index][self.column]
+        content = stored.get("bytes") if isinstance(stored, dict) else stored
+        if not isinstance(content, bytes):
+            raise UnreadableImageError(f"{self.name(index)} is empty")
+        return decode(content, self.name(index))
+
+
+def open_tables(root: Path) -> StoredSet:
+    """The images in the parquet files below `root`, whose paths say "train" and "val", "validation" or "test".
+
+    Raises:
+        ValueError: a part is missing, or the files are not such tables.
+    """
+    files = sorted(root.rglob("*.parquet"))
+    held_out = next((found for name in HELD_OUT if (found := _of_part(files, root, name))), [])
+    training = _of_part(files, root, "train")
+    if not training or not held_out:
+        raise ValueError(
+            f"the parquet files must be named train-*.parquet and test-*.parquet (or validation-*); {str(root)!r} has "
+            f"{len(training)} files for training and {len(held_out)} held-out ones. Rename them."
+        )
+    parts = TableImages(training, "training"), TableImages(held_out, "test")
+    names = parts[0].class_names
+    classes = len(names) if names else int(parts[0].labels.max()) + 1
+    check_classes(*parts, classes, str(root))
+    sizes = [f"{file.relative_to(root)} {file.stat().st_size}".encode() for file in (*training, *held_out)]
+    identity = fingerprint(*sizes, *(part.labels.numpy().tobytes() for part in parts))
+    return StoredSet(training=parts[0], test=parts[1], classes=classes, fingerprint=identity)
+
+
+def _of_part(files: list[Path], root: Path, part: str) -> list[Path]:
+    """The files with a folder or a name that begins with the word `part`."""
+    return [file for file in files if re.search(rf"(^|/){part}([-_./]|$)", file.relative_to(root).as_posix())]
+
+
+def _column(features: Any, names: tuple[str, ...], file: Path) -> str:
+    found = next((name for name in names if name in features), None)
+    if found is None:
+        raise ValueError(
+            f"parquet files of images must have a column {' or '.join(map(repr, names))}; {file} has "
+            f"{', '.join(map(repr, features))}. Rename it."
+        )
+    return found
