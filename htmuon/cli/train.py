@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from htmuon.cli.arguments import parse, recipe_of, run_settings
+from htmuon.recipes.parallel import rank_of_process
 from htmuon.recipes.run_folder import RunFolder
 from htmuon.recipes.terminal import terminal_display
 from htmuon.recipes.trainer import train
@@ -17,6 +18,7 @@ class TrainArguments:
     Examples:
       htmuon train llama-tiny --optimizer.name htmuon --optimizer.lr 0.02 --out runs/first
       htmuon train llama-tiny --optimizer.name htmuon --optimizer.lr 0.02 --out runs/first --resume
+      torchrun --nproc-per-node 2 -m htmuon train llama-tiny --out runs/two --parallel fsdp2
 
     Attributes:
         out: the folder of the run; it gets the settings, the log, checkpoints, weights and spectra. The tokenized text
@@ -33,6 +35,9 @@ def run(arguments: Sequence[str]) -> int:
     recipe, rest = recipe_of(arguments)
     given = parse(TrainArguments, recipe, rest, prog=f"htmuon train {recipe.recipe}", without={"recipe"})
     config = run_settings(given, recipe)
+    if rank_of_process():  # the first process looks at the folder, writes there, and talks
+        train(config, given.out)
+        return 0
     folder = RunFolder(given.out)
     folder.check(config)
     finished = folder.stored_result() is not None

@@ -14,11 +14,12 @@ from htmuon.recipes.vision.config import ImageDataConfig, ImageStreamConfig, Res
 T = TypeVar("T")
 
 # Settings of `RunConfig` that change no number of a run: it may go on with others.
-WITHOUT_EFFECT = ("tensorboard", "wandb", "workers")
+WITHOUT_EFFECT = ("tensorboard", "wandb", "workers", "parallel")
 
 HeldOut = Literal["tuning", "report"]
 Matrices = Literal["hidden", "all"]
 Precision = Literal["auto", "float32", "bfloat16"]
+Parallelism = Literal["ddp", "fsdp2"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,6 +135,8 @@ class RunConfig:
             results.
         precision: of the forward and backward pass; "auto" is bfloat16 autocast on CUDA and float32 elsewhere.
             Weights are always float32.
+        parallel: how several processes (`torchrun`) hold the model: "ddp", each the whole, or "fsdp2", each a slice of
+            every parameter. Each takes an equal share of every batch.
         device: "auto", "cpu", "cuda" or "cuda:<index>".
         eval_interval: steps between evaluations; the last step is always evaluated.
         log_interval: steps between lines of the training log.
@@ -160,6 +163,7 @@ class RunConfig:
     seed: int = 0
     evaluate_on: HeldOut = "report"
     precision: Precision = "auto"
+    parallel: Parallelism = "ddp"
     device: str = "auto"
     eval_interval: int
     log_interval: int
@@ -200,6 +204,8 @@ class RunConfig:
             )
         if self.evaluate_on not in get_args(HeldOut):
             raise unknown_name("evaluate_on", self.evaluate_on, list(get_args(HeldOut)))
+        if self.parallel not in get_args(Parallelism):
+            raise unknown_name("parallel", self.parallel, list(get_args(Parallelism)))
         if self.precision not in get_args(Precision):
             raise unknown_name("precision", self.precision, list(get_args(Precision)))
 

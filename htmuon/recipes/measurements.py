@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from htmuon.analysis.hidden import hidden_matrices
+import htmuon
 from htmuon.recipes.config import RunConfig
 from htmuon.recipes.memory import optimizer_state_bytes, peak_memory_bytes
 from htmuon.recipes.task import TaskSource
@@ -30,7 +30,7 @@ def measured_sizes(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> 
     device = next(model.parameters()).device
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
-        "hidden_parameters": sum(matrix.parameter.numel() for matrix in hidden_matrices(model)),
+        "hidden_parameters": sum(r.parameter.numel() for r in htmuon.route(model).routes if r.view is not None),
         "optimizer_state_bytes": optimizer_state_bytes(optimizer),
         "peak_memory_bytes": peak_memory_bytes(device),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",

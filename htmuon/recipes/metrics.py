@@ -1,5 +1,6 @@
 """The log of a run: one JSON object per line."""
 
+import math
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -32,3 +33,17 @@ class MetricsLog(RecordLog):
         """The median of a quantity over the training lines."""
         values = [float(record[quantity]) for record in self.records if record["kind"] == "train"]
         return statistics.median(values)
+
+
+class NoLog:
+    """The log of a process that leaves writing to another one."""
+
+    def write(self, *records: Record) -> None:
+        """Forget them."""
+
+    def sync(self) -> None:
+        """There is nothing to write."""
+
+    def median(self, quantity: str) -> float:
+        """Not known here."""
+        return math.nan

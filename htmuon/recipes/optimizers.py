@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable
 from glob import escape
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from htmuon.optim.settings import Group
 from htmuon.optim.views import default_view
 from htmuon.recipes.baselines import BASELINES, BaselineRun
 from htmuon.recipes.config import Matrices
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 ADAMW = "adamw"
 # What a spec cannot set: the run's configuration does, or a text cannot write it.
@@ -103,6 +106,7 @@ def build_optimizer(
     weight_decay: float,
     matrices: Matrices = "hidden",
     steps: int | None = None,
+    process_group: "ProcessGroup | None" = None,
 ) -> torch.optim.Optimizer:
     """The optimizer that a spec names, over `htmuon.param_groups(model)`.
 
@@ -119,6 +123,8 @@ def build_optimizer(
         adamw_lr: learning rate of the other parameters.
         weight_decay: decoupled, times the learning rate.
         matrices: the spectral side gets these where the spec does not say; see `OptimizerConfig`.
+        process_group: ranks with equal parameters and gradients; the optimizers of this library divide their work among
+            them.
         steps: of the whole run, where it is known: what some optimizers of other packages plan by.
 
     Raises:
@@ -149,8 +155,9 @@ def build_optimizer(
         if name in BASELINES:
             run = BaselineRun(groups=groups, lr=lr, adamw_lr=adamw_lr, weight_decay=weight_decay, steps=steps)
             return BASELINES[name](run, **settings)
-        kind: Callable[..., torch.optim.Optimizer] = AdamW if name == ADAMW else OPTIMIZERS[name]
-        return kind(groups, **arguments, **settings)
+        if name == ADAMW:
+            return AdamW(groups, **arguments, **settings)
+        return OPTIMIZERS[name](groups, **arguments, **settings, process_group=process_group)
     except (TypeError, ValueError) as error:
         raise ValueError(f"optimizer {spec!r}: {error}") from error
 

@@ -1,14 +1,17 @@
 """Training a recipe, in a folder from which a killed run goes on as if nothing had happened."""
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 
+from htmuon.optim import OPTIMIZERS
 from htmuon.recipes.config import RunConfig
-from htmuon.recipes.device import current, pick_device
+from htmuon.recipes.device import current, resolve_precision
 from htmuon.recipes.observer import Observer, SilentObserver
-from htmuon.recipes.optimizers import build_optimizer
+from htmuon.recipes.optimizers import build_optimizer, parse_spec
+from htmuon.recipes.parallel import Parallel, device_of_process, in_turn, opened, rank_of_process
 from htmuon.recipes.result import RunResult
 from htmuon.recipes.run_folder import RunFolder
 from htmuon.recipes.schedule import keep_initial_lr
@@ -32,6 +35,9 @@ def train(
     `spectra.safetensors` and `result.json`, and with `config.monitor_every` the `spectra.jsonl` of a `SpectralMonitor`;
     its checkpoints are removed at the end.
 
+    Under `torchrun` the processes share every batch and the work of the optimizer; the first one writes and talks, and
+    a run goes on with another number of processes as well.
+
     Args:
         config: all settings.
         folder: new, empty, or that of a run with the same settings.
@@ -53,19 +59,42 @@ def train(
     result = home.stored_result()
     if result is not None:
         home.check_data(config, result.data_fingerprint, source.fingerprint)
-        home.remove_checkpoints()  # there are some if the run was killed between its result and this
+        if rank_of_process() == 0:
+            home.remove_checkpoints()  # there are some if the run was killed between its result and this
         return result
 
-    device = pick_device(config.device)
-    model = source.build_model().to(device)
-    spec = config.optimizer
-    rates = {"lr": spec.lr, "adamw_lr": spec.adamw_lr, "weight_decay": spec.weight_decay}
-    optimizer = build_optimizer(spec.name, model, **rates, matrices=spec.matrices, steps=config.steps)
-    keep_initial_lr(optimizer)
-    task = source.open(device, home.path.absolute().parent if cache is None else cache, observer.on_message)
+    device = device_of_process(config.device)
     # A step may draw random numbers from a seed of its own; the caller's stream is not touched.
     devices = [device] if device.type == "cuda" else []
-    with current(device), torch.random.fork_rng(devices=devices), home.opened(config):
-        result = Training(config, source, task, model, optimizer, home, observer).run()
+    with opened(config, device) as parallel, current(device), torch.random.fork_rng(devices=devices):
+        model = parallel.wrap(source.build_model().to(device), resolve_precision(config.precision, device))
+        optimizer = _optimizer(config, parallel, parallel.inner(model))
+        keep_initial_lr(optimizer)
+        cached = home.path.absolute().parent if cache is None else cache
+        with home.opened(config) if parallel.rank == 0 else nullcontext():
+            # What is costly to prepare is prepared by the first process and read by the others.
+            with in_turn(parallel):
+                task = source.open(device, cached, observer.on_message)
+            result = Training(config, source, task, model, optimizer, parallel, home, observer).run()
     observer.on_finish(result)
     return result
+
+
+def _optimizer(config: RunConfig, parallel: Parallel, model: torch.nn.Module) -> torch.optim.Optimizer:
+    spec = config.optimizer
+    name, _ = parse_spec(spec.name)
+    if not parallel.whole and name not in OPTIMIZERS:
+        raise ValueError(
+            f"--parallel fsdp2 needs an optimizer that takes sharded parameters, one of {', '.join(OPTIMIZERS)}; got "
+            f"{name!r}. Use --parallel ddp with it."
+        )
+    return build_optimizer(
+        spec.name,
+        model,
+        lr=spec.lr,
+        adamw_lr=spec.adamw_lr,
+        weight_decay=spec.weight_decay,
+        matrices=spec.matrices,
+        steps=config.steps,
+        process_group=parallel.process_group,
+    )

@@ -3,7 +3,8 @@
 import math
 import statistics
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -17,8 +18,9 @@ from htmuon.recipes.device import autocast, resolve_precision
 from htmuon.recipes.files import new_file, write_json, write_tensors
 from htmuon.recipes.measurements import measured_sizes, told_settings, used_software
 from htmuon.recipes.memory import reset_peak_memory
-from htmuon.recipes.metrics import MetricsLog
+from htmuon.recipes.metrics import MetricsLog, NoLog
 from htmuon.recipes.observer import Observer
+from htmuon.recipes.parallel import Parallel, in_turn, share
 from htmuon.recipes.result import RunResult
 from htmuon.recipes.run_folder import RunFolder
 from htmuon.recipes.schedule import lr_factor, scale_lr
@@ -40,8 +42,9 @@ class Training:
         config: all settings.
         source: the data as it is stored.
         task: the data and the loss.
-        model: with its initial weights, on the device.
+        model: with its initial weights, on the device, as `parallel.wrap` returned it.
         optimizer: over the parameters of `model`.
+        parallel: the processes of the run; the first one writes all files.
         home: the run's folder, locked.
         observer: told what happens.
     """
@@ -53,16 +56,18 @@ class Training:
         task: Task,
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
+        parallel: Parallel,
         home: RunFolder,
         observer: Observer,
     ) -> None:
         self.config, self.source, self.task = config, source, task
-        self.model, self.optimizer = model, optimizer
+        self.model, self.optimizer, self.parallel = model, optimizer, parallel
+        self.inner = parallel.inner(model)
         self.home, self.observer = home, observer
         self.average: AveragedModel | None = None
         if config.ema_decay is not None:
             averaging = get_ema_multi_avg_fn(config.ema_decay)  # type: ignore[no-untyped-call]
-            self.average = AveragedModel(model, multi_avg_fn=averaging, use_buffers=True)
+            self.average = AveragedModel(self.inner, multi_avg_fn=averaging, use_buffers=True)
         self.device = next(model.parameters()).device
         self.precision = resolve_precision(config.precision, self.device)
         self.timer = CudaTimer() if self.device.type == "cuda" else HostTimer()
@@ -76,17 +81,14 @@ class Training:
         reset_peak_memory(self.device)
         first = self._restore()
         self.observer.on_start(self.config, first)
-        with (
-            open_sinks(self.config, self.home.path, first, self.observer.on_message) as sinks,
-            MetricsLog(self.home.metrics, last_step=first, also=sinks.write) as log,
-            self._monitor(first, sinks) as self.monitor,
-        ):
+        with self._opened_log(first) as log:
             held_out = Evaluation(math.nan)
+            update: LastUpdate | None = None
             for step in range(first, self.config.steps):
                 done = step + 1
                 last = done == self.config.steps
-                if last:
-                    update = LastUpdate(self.optimizer, hidden_matrices(self.model))
+                if last and self.parallel.whole:
+                    update = LastUpdate(self.optimizer, hidden_matrices(self.inner))
                 self._step(step)
                 if last or done % self.config.log_interval == 0:
                     self._log(done, log)
@@ -98,21 +100,37 @@ class Training:
                     if not math.isfinite(held_out.loss) or (faulty and lost):
                         if self.losses:
                             self._log(done, log)
-                        return self._finish(done, held_out, log, None)
+                        return self._finish(done, held_out, log, None, diverged=True)
                 if faulty:
                     self._stop(done)
                 # The last step has no checkpoint: a run that is killed after it repeats it, for its update.
                 if not last and done % self.config.checkpoint_interval == 0:
                     self._save(done, log)
-            return self._finish(self.config.steps, held_out, log, update)
+            return self._finish(self.config.steps, held_out, log, update, diverged=False)
+
+    @contextmanager
+    def _opened_log(self, first: int) -> Iterator[MetricsLog | NoLog]:
+        """The log, the sinks and the monitor of the first process; the others have none."""
+        if self.parallel.rank:
+            yield NoLog()
+            return
+        with (
+            open_sinks(self.config, self.home.path, first, self.observer.on_message) as sinks,
+            MetricsLog(self.home.metrics, last_step=first, also=sinks.write) as log,
+            self._monitor(first, sinks) as self.monitor,
+        ):
+            yield log
 
     def _monitor(self, first: int, sinks: Sinks) -> AbstractContextManager[SpectralMonitor | None]:
         every = self.config.monitor_every
         if every is None:
             return nullcontext()
+        if not self.parallel.whole:
+            self.observer.on_message("No spectra are recorded: a sharded parameter is no whole matrix.")
+            return nullcontext()
         # Not attached: its records are no part of the time of the optimizer, which its hooks would be.
         return SpectralMonitor(
-            self.model,
+            self.inner,
             self.optimizer,
             every=every,
             path=self.home.monitor,
@@ -134,9 +152,12 @@ class Training:
             began = time.perf_counter()
             batch = self.task.fetch(step * config.accumulation + index)
             waited += time.perf_counter() - began
-            with autocast(self.precision, self.device):
-                loss = self.task.training_loss(self.model, batch) / config.accumulation
-            loss.backward()  # type: ignore[no-untyped-call]
+            mine, weight = share(batch, self.parallel)
+            last = index + 1 == config.accumulation
+            with nullcontext() if last else self.parallel.gradients_stay(self.model):
+                with autocast(self.precision, self.device):
+                    loss = self.task.training_loss(self.model, mine) * weight / config.accumulation
+                loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         if config.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
@@ -147,7 +168,7 @@ class Training:
         if self.monitor is not None:
             self.monitor.after_step()
         if self.average is not None:
-            self.average.update_parameters(self.model)
+            self.average.update_parameters(self.inner)
         self.optimizer.zero_grad(set_to_none=True)
         self.losses.append(total)
         self.data_seconds.append(waited)
@@ -157,9 +178,9 @@ class Training:
         fractions = {"warmup_fraction": config.warmup_fraction, "final_fraction": config.final_lr_fraction}
         return lr_factor(step, steps=config.steps, **fractions)
 
-    def _log(self, done: int, log: MetricsLog) -> None:
+    def _log(self, done: int, log: MetricsLog | NoLog) -> None:
         """Write a line; here, and not at every step, the host waits for the device."""
-        loss = float(torch.stack(self.losses).mean())
+        loss = float(self.parallel.mean(torch.stack(self.losses).mean()))
         data_seconds = statistics.median(self.data_seconds)
         self.losses, self.data_seconds = [], []
         seconds, optimizer_seconds = self.timer.medians()
@@ -199,12 +220,12 @@ class Training:
     @property
     def network(self) -> torch.nn.Module:
         """The network that is evaluated and stored: the averaged one if there is one."""
-        return self.model if self.average is None else self.average.module
+        return self.inner if self.average is None else self.average.module
 
-    def _evaluate(self, done: int, log: MetricsLog) -> Evaluation:
+    def _evaluate(self, done: int, log: MetricsLog | NoLog) -> Evaluation:
         self.network.eval()
         with autocast(self.precision, self.device):
-            found = self.task.evaluate(self.network)
+            found = self.parallel.agreed(self.task.evaluate(self.network))
         self.network.train()
         accuracy = {} if found.accuracy is None else {"accuracy": found.accuracy}
         entry = {"kind": "evaluation", "step": done, "loss": found.loss, **accuracy}
@@ -212,21 +233,25 @@ class Training:
         self.observer.on_evaluation(done, found.loss)
         return found
 
-    def _save(self, done: int, log: MetricsLog) -> None:
+    def _save(self, done: int, log: MetricsLog | NoLog) -> None:
+        model, optimizer = self.parallel.state(self.model, self.optimizer)
+        losses = self.parallel.mean(torch.stack(self.losses)).tolist() if self.losses else []
+        if self.parallel.rank:
+            return
         log.sync()
         if self.monitor is not None:
             self.monitor.sync()
         progress = {
             "text": self.source.fingerprint,
             "threads": torch.get_num_threads(),
-            "losses": [float(loss) for loss in self.losses],
+            "losses": losses,
             "skipped_steps": self.skipped_steps,
             "data": self.task.state_dict(),
         }
         checkpoint = Checkpoint(
             step=done,
-            model=self.model.state_dict(),
-            optimizer=self.optimizer.state_dict(),
+            model=model,
+            optimizer=optimizer,
             progress=progress,
             average=None if self.average is None else self.average.state_dict(),
         )
@@ -234,7 +259,8 @@ class Training:
 
     def _restore(self) -> int:
         """Load the last good checkpoint, if there is one; the number of steps done."""
-        checkpoint = load_checkpoint(self.home.checkpoints, self.device, self.observer.on_message)
+        with in_turn(self.parallel):  # the first process removes what is damaged
+            checkpoint = load_checkpoint(self.home.checkpoints, self.device, self.observer.on_message)
         if checkpoint is None:
             return 0
         progress = checkpoint.progress
@@ -244,26 +270,50 @@ class Training:
                 f"the run used {progress['threads']} threads and goes on with {torch.get_num_threads()}: "
                 "its numbers can differ in the last digits from those of a run without a break."
             )
-        self.model.load_state_dict(checkpoint.model)
+        self.parallel.load(self.model, self.optimizer, checkpoint.model, checkpoint.optimizer)
         if self.average is not None:
             assert checkpoint.average is not None
             self.average.load_state_dict(checkpoint.average)
-        self.optimizer.load_state_dict(checkpoint.optimizer)
         self.losses = [torch.tensor(loss, device=self.device) for loss in progress["losses"]]
         self.skipped_steps = progress["skipped_steps"]
         if "data" in progress:  # checkpoints of older versions have none, and tasks that need none
             self.task.load_state_dict(progress["data"])
         return checkpoint.step
 
-    def _finish(self, done: int, held_out: Evaluation, log: MetricsLog, update: LastUpdate | None) -> RunResult:
-        """Write the weights, the spectra and, last of all, the result; a run without `update` diverged."""
+    def _finish(
+        self,
+        done: int,
+        held_out: Evaluation,
+        log: MetricsLog | NoLog,
+        update: LastUpdate | None,
+        *,
+        diverged: bool,
+    ) -> RunResult:
+        """Write the weights, the spectra if there is an `update`, and, last of all, the result."""
+        weights, _ = self.parallel.state(self.model, self.optimizer)
+        result = None if self.parallel.rank else self._result(done, held_out, log, diverged)
+        result = self.parallel.agreed(result)
+        assert result is not None
+        if self.parallel.rank:
+            self.parallel.wait()
+            return result
         with new_file(self.home.weights) as new:
-            write_tensors(new, self.network.state_dict())
-        result = RunResult(
+            write_tensors(new, weights if self.average is None else self.average.module.state_dict())
+        if update is not None:
+            with new_file(self.home.spectra) as new:
+                write_tensors(new, run_spectra(self.source.build_model(), self.network, update))
+        log.sync()
+        write_json(self.home.result, result.to_dict())
+        self.home.remove_checkpoints()
+        self.parallel.wait()
+        return result
+
+    def _result(self, done: int, held_out: Evaluation, log: MetricsLog | NoLog, diverged: bool) -> RunResult:
+        return RunResult(
             final_loss=held_out.loss,
             accuracy=held_out.accuracy,
             steps=done,
-            diverged=update is None,
+            diverged=diverged,
             tokens=done * self.config.tokens_per_step,
             seconds_per_step=log.median("seconds_per_step"),
             optimizer_seconds_per_step=log.median("optimizer_seconds"),
@@ -272,13 +322,6 @@ class Training:
             unreadable_samples=self.task.unreadable_samples,
             precision=self.precision,
             **told_settings(self.config),
-            **measured_sizes(self.model, self.optimizer),
+            **measured_sizes(self.inner, self.optimizer),
             **used_software(self.source),
         )
-        if update is not None:
-            with new_file(self.home.spectra) as new:
-                write_tensors(new, run_spectra(self.source.build_model(), self.network, update))
-        log.sync()
-        write_json(self.home.result, result.to_dict())
-        self.home.remove_checkpoints()
-        return result

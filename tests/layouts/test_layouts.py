@@ -5,6 +5,7 @@ import pytest
 
 import htmuon
 
+
 @pytest.mark.parametrize("layout", layout_problem.LAYOUTS)
 @pytest.mark.parametrize("optimizer", htmuon.OPTIMIZERS)
 def test_every_optimizer_in_every_layout(world, layout, optimizer):

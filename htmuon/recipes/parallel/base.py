@@ -1,0 +1,113 @@
+"""What the trainer asks of the processes of a run."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from htmuon.recipes.task import Batch
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+T = TypeVar("T")
+# The state_dicts of a model and its optimizer.
+States = tuple[dict[str, Tensor], dict[str, Any]]
+# torch.nn.functional.cross_entropy leaves out targets of this value.
+NO_TARGET = -100
+
+
+class Parallel(Protocol):
+    """One process, or several that train one model together.
+
+    Attributes:
+        rank: the number of this process; process 0 writes files and talks.
+        size: how many there are.
+    """
+
+    rank: int
+    size: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether every process holds whole parameters."""
+
+    @property
+    def process_group(self) -> "ProcessGroup | None":
+        """What an optimizer needs to divide the work on whole parameters; None where there is nothing to divide."""
+
+    def wrap(self, model: torch.nn.Module, precision: str) -> torch.nn.Module:
+        """The model to train, its parameters laid out as they will be; to be called before there is an optimizer."""
+
+    def inner(self, model: torch.nn.Module) -> torch.nn.Module:
+        """The model with its own names, of what `wrap` returned."""
+
+    def gradients_stay(self, model: torch.nn.Module) -> AbstractContextManager[object]:
+        """A context in which backward passes add up gradients without telling the others: all passes but the last."""
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of a tensor over the processes."""
+
+    def agreed(self, value: T) -> T:
+        """What process 0 has; whatever the others have."""
+
+    def wait(self) -> None:
+        """Go on when all processes are here."""
+
+    def state(
+        self, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Whole state_dicts, as one process would have them: of every process, and complete on process 0."""
+
+    def load(
+        self,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        weights: dict[str, Tensor],
+        state: dict[str, Any],
+    ) -> None:
+        """The inverse of `state`, for any number of processes."""
+
+
+@contextmanager
+def in_turn(parallel: Parallel) -> Iterator[None]:
+    """A context in which process 0 is first, and the others follow when it is through."""
+    if parallel.rank:
+        parallel.wait()
+    yield
+    if not parallel.rank:
+        parallel.wait()
+
+
+def share(batch: Batch, parallel: Parallel) -> tuple[Batch, float | Tensor]:
+    """This process' rows of a batch, and the weight of the mean over them in the mean over all.
+
+    The mean over the processes of weight times loss is then the loss of the whole batch, also where rows have unequal
+    numbers of targets.
+
+    Args:
+        batch: inputs and targets, as one process would train on them.
+        parallel: the processes.
+
+    Raises:
+        ValueError: there are not equally many rows for each.
+    """
+    if parallel.size == 1:
+        return batch, 1.0
+    inputs, targets = batch
+    if len(inputs) % parallel.size:
+        raise ValueError(
+            f"batch_size must be a multiple of the number of processes, {parallel.size}, for each takes an equal "
+            f"share; got {len(inputs)}. Change it, or start another number of processes."
+        )
+    rows = len(inputs) // parallel.size
+    mine = slice(parallel.rank * rows, (parallel.rank + 1) * rows)
+    weight = _count(targets[mine]) * parallel.size / _count(targets)
+    return (inputs[mine], targets[mine]), weight
+
+
+def _count(targets: Tensor) -> Tensor:
+    """Of how many terms the loss is a mean; targets that are floating-point are distributions over classes."""
+    return (targets != NO_TARGET).sum() if not targets.is_floating_point() else torch.tensor(len(targets))

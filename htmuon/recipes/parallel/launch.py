@@ -1,0 +1,53 @@
+"""The processes that `torchrun` started, or this one alone."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+
+from htmuon.recipes.config import RunConfig
+from htmuon.recipes.device import pick_device
+from htmuon.recipes.parallel.alone import Alone
+from htmuon.recipes.parallel.base import Parallel
+
+
+def rank_of_process() -> int:
+    """The number that `torchrun` gave this process; 0 without it."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def device_of_process(name: str) -> torch.device:
+    """The device of a setting; under `torchrun` each process of a host has a GPU of its own."""
+    device = pick_device(name)
+    local = os.environ.get("LOCAL_RANK")
+    return torch.device("cuda", int(local)) if device == torch.device("cuda") and local is not None else device
+
+
+@contextmanager
+def opened(config: RunConfig, device: torch.device) -> Iterator[Parallel]:
+    """The processes of a run, connected while the context is open.
+
+    Args:
+        config: the settings of the run; `parallel` says how several processes hold the model.
+        device: of this process.
+
+    Raises:
+        ValueError: the settings do not go with several processes.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield Alone()
+        return
+    if config.parallel == "fsdp2" and config.ema_decay is not None:
+        raise ValueError("ema_decay needs whole parameters; with --parallel fsdp2 leave it out, or use ddp.")
+    from htmuon.recipes.parallel.replicas import Replicas
+    from htmuon.recipes.parallel.shards import Shards
+
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Shards(device) if config.parallel == "fsdp2" else Replicas(device)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,81 @@
+"""Processes that each hold the whole model: DistributedDataParallel."""
+
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+T = TypeVar("T")
+
+
+class Replicas:
+    """Equal models on all processes; gradients are averaged, and the matrices divided among them in a step.
+
+    Args:
+        device: of this process.
+    """
+
+    whole = True
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+
+    @property
+    def process_group(self) -> dist.ProcessGroup | None:
+        """All processes."""
+        return dist.group.WORLD
+
+    def wrap(self, model: torch.nn.Module, precision: str) -> torch.nn.Module:
+        """The model, with gradients that are averaged during the backward pass."""
+        devices = [self.device] if self.device.type == "cuda" else None
+        # Statistics of batches are those of each process' own share.
+        return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+
+    def inner(self, model: torch.nn.Module) -> torch.nn.Module:
+        """The model that was wrapped."""
+        assert isinstance(model, DistributedDataParallel)
+        module: torch.nn.Module = model.module
+        return module
+
+    def gradients_stay(self, model: torch.nn.Module) -> AbstractContextManager[object]:
+        """Backward passes without an average."""
+        assert isinstance(model, DistributedDataParallel)
+        context: AbstractContextManager[object] = model.no_sync()
+        return context
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean over the processes."""
+        total = value.clone()
+        dist.all_reduce(total)
+        return total / self.size
+
+    def agreed(self, value: T) -> T:
+        """What process 0 has."""
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def wait(self) -> None:
+        """Go on when all processes are here."""
+        dist.barrier()
+
+    def state(
+        self, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The state_dicts, which are the same on every process."""
+        return self.inner(model).state_dict(), optimizer.state_dict()
+
+    def load(
+        self,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        weights: dict[str, Tensor],
+        state: dict[str, Any],
+    ) -> None:
+        """Load both, on every process."""
+        self.inner(model).load_state_dict(weights)
+        optimizer.load_state_dict(state)

@@ -1,0 +1,119 @@
+"""Runs of several processes, started as users start them, against a run of one."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from htmuon.recipes.parallel import share
+from htmuon.recipes.parallel.alone import Alone
+
+_SIZES = "--batch-size 4 --accumulation 2 --model.num-layers 2 --model.hidden-size 64 --model.intermediate-size 96"
+_DATA = "--data.vocab-size 300 --data.sequence-length 32"
+_TIMES = "--steps 12 --eval-interval 12 --log-interval 4 --checkpoint-interval 3 --monitor-every 6"
+SMALL = f"llama-tiny {_SIZES} {_DATA} {_TIMES} --device cpu".split()
+# Sums run in another order, and AdamW makes a step of up to its learning rate, 3e-3, of a gradient that is all rounding.
+TOLERANCE = {"rtol": 0.0, "atol": 3e-4}
+
+
+def command(text: Path, out: Path, *more: str, processes: int = 1) -> list[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(port)]
+    start = [*launch, "-m", "htmuon"] if processes > 1 else ["-m", "htmuon"]
+    return [sys.executable, *start, "train", *SMALL, "--data", str(text), "--out", str(out), *more]
+
+
+def run(words: list[str]) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300, check=False)
+
+
+def read(out: Path) -> tuple[float, dict[str, torch.Tensor]]:
+    return json.loads((out / "result.json").read_text())["final_loss"], load_file(out / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """Twelve documents of a few hundred words."""
+    path = tmp_path_factory.mktemp("text") / "words.txt"
+    words = ["the", "of", "nation", "people", "state", "congress", "year", "war", "peace", "law"]
+    draw = torch.Generator().manual_seed(0)
+    numbers = torch.randint(len(words), (12, 300), generator=draw).tolist()
+    path.write_text("<|endoftext|>".join(" ".join(words[n] for n in document) for document in numbers))
+    return path
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, text):
+    out = tmp_path_factory.mktemp("alone") / "run"
+    done = run(command(text, out))
+    assert done.returncode == 0, done.stderr
+    return read(out)
+
+
+def assert_alike(found, expected):
+    assert found[0] == pytest.approx(expected[0], abs=1e-4)
+    for name, weight in expected[1].items():
+        torch.testing.assert_close(found[1][name], weight, **TOLERANCE)
+
+
+def test_two_replicas_train_as_one_process_does(tmp_path, text, alone):
+    done = run(command(text, tmp_path / "run", processes=2))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("report loss") == 1
+    assert_alike(read(tmp_path / "run"), alone)
+    assert (tmp_path / "run" / "spectra.jsonl").stat().st_size > 0
+
+
+def test_sharded_processes_one_of_which_is_killed_go_on_as_another_number(tmp_path, text, alone):
+    out = tmp_path / "run"
+    words = command(text, out, "--parallel", "fsdp2", "--steps", "12", processes=2)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as process:
+        patience = time.monotonic() + 200
+        while not list(out.glob("checkpoints/step-*/manifest.json")) and time.monotonic() < patience:
+            assert process.poll() is None, process.stdout.read()
+            time.sleep(0.02)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(children[-1]), signal.SIGKILL)
+        assert process.wait(timeout=100) != 0
+    assert not (out / "result.json").exists()
+    done = run(command(text, out, "--resume"))
+    assert done.returncode == 0, done.stderr
+    assert "goes on at step" in done.stdout
+    assert_alike(read(out), alone)
+
+
+def test_sharded_training_refuses_what_needs_whole_parameters(tmp_path, text):
+    done = run(command(text, tmp_path / "run", "--parallel", "fsdp2", "--optimizer.name", "adamw", processes=2))
+    assert done.returncode != 0
+    assert "--parallel fsdp2 needs an optimizer that takes sharded parameters" in done.stderr
+
+
+def test_shares_of_a_batch_are_weighted_by_their_targets():
+    class Half(Alone):
+        size = 2
+
+    inputs, targets = torch.zeros(4, 3), torch.tensor([[1, 2, 3], [1, 2, 3], [1, -100, -100], [-100, -100, -100]])
+    shares = []
+    for rank in range(2):
+        half = Half()
+        half.rank = rank
+        shares.append(share((inputs, targets), half))
+    assert [len(batch[0]) for batch, _ in shares] == [2, 2]
+    # Six and one of seven targets, each share's mean weighted for a mean over two.
+    assert [float(weight) for _, weight in shares] == pytest.approx([2 * 6 / 7, 2 * 1 / 7])
+    with pytest.raises(ValueError, match="batch_size must be a multiple of the number of processes, 2"):
+        share((inputs[:3], targets[:3]), Half())
