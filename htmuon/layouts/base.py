@@ -25,7 +25,7 @@ from torch import Tensor
 from htmuon._typing import State
 
 if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
+    from torch.distributed import ProcessGroup as ProcessGroup
 
     from htmuon.layouts.owners import Ledger
 

@@ -59,7 +59,7 @@ from htmuon.optim.views import batch_dims, default_view, matrix_shape
 from htmuon.spectral import MAPS
 
 if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
+    from htmuon.layouts.base import ProcessGroup
 
 COUNTERS = ("step", "skipped_steps")
 

@@ -11,7 +11,7 @@ from htmuon.optim.settings import Group
 from htmuon.optim.views import batch_dims, default_view, matrix_shape
 
 if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
+    from htmuon.layouts.base import ProcessGroup
 
 
 def moves(parameter: Tensor) -> bool:

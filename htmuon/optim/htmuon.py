@@ -12,7 +12,7 @@ from htmuon.optim.schedules import ScheduleDict
 from htmuon.optim.settings import Settings
 
 if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
+    from htmuon.layouts.base import ProcessGroup
 
 OPTIMIZERS: Registry[type["HTMuon"]] = Registry("optimizer")
 

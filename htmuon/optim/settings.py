@@ -16,7 +16,7 @@ from htmuon.optim.views import MINIMUM_DIMS, default_view
 from htmuon.spectral import MAPS, check_normalization, check_power
 
 if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
+    from htmuon.layouts.base import ProcessGroup
 
 Group = dict[str, Any]
 
