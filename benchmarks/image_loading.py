@@ -5,7 +5,7 @@
 For the recipes whose images are decoded while the model trains: images per second that the loader makes, by the number
 of its processes, and short real runs with their share of time spent waiting for images. The images are made up, in the
 format and of the size of the real ones: pictures of Fashion-MNIST, enlarged, coloured and with noise, as JPEG files of
-500x375 in about 110 kB for ImageNet, as PNG files of 32x32 for CIFAR. The result goes to
+500x375 for ImageNet, as PNG files of 32x32 for CIFAR. The result goes to
 benchmarks/results/image_loading.json.
 """
 

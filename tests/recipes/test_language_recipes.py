@@ -3,11 +3,15 @@
 import dataclasses
 import json
 import math
+import os
+import subprocess
+import sys
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
 import torch
+from hub_stub import C4_CARD, hub
 from text_streams import write_c4, write_openwebtext, write_tokenizer
 
 from htmuon.cli import main
@@ -64,6 +68,45 @@ def test_every_recipe_trains(tmp_path, sources, name, capsys):
     else:
         assert run.result.hidden_parameters < sum(matrices)
         assert run.result.optimizer_state_bytes > 4 * (sum(matrices) + 2 * sum(others) + len(others))
+
+
+def test_recipes_stream_from_the_hub(tmp_path, sources):
+    c4 = {f"en/{file.name}": file.read_bytes() for file in sources["llama"].iterdir()}
+    openwebtext = {f"plain_text/{file.name}": file.read_bytes() for file in sources["gpt2"].iterdir()}
+    tokenizer = {"tokenizer.json": sources["tokenizer"].read_bytes()}
+    repositories = {
+        "datasets/allenai/c4": {"README.md": C4_CARD, **c4},
+        "datasets/Skylion007/openwebtext": openwebtext,
+        "models/google-t5/t5-base": tokenizer,
+        "models/openai-community/gpt2": tokenizer,
+    }
+    commands = [
+        ["train", "llama-60m-paper", *SMALL, "--model.intermediate-size", "12", "--out", "llama-hub"],
+        ["train", "gpt2-small", *SMALL, "--out", "gpt2-hub"],
+        ["train", "llama-60m", *SMALL, "--data.subset", "fr", "--out", "none"],
+        ["train", "llama-60m", *SMALL, "--data.held-out-split", "test", "--out", "none"],
+        ["train", "gpt2-small", *SMALL, "--data.dataset", "nobody/nothing", "--out", "none"],
+    ]
+    program = f"from htmuon.cli import main\nfor command in {commands}: main(command)"
+    # A process of its own, because the address of the hub is read once.
+    with hub(repositories) as address:
+        environment = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        )
+    errors = [line for line in done.stderr.splitlines() if line.startswith("htmuon: error")]
+    assert "allenai/c4 (fr) must be files of text on the Hugging Face hub (BuilderConfig 'fr' not found" in errors[0]
+    assert "allenai/c4 (en) has the splits train, validation and not 'test'; choose with --data." in errors[1]
+    assert "nobody/nothing must be files of text" in errors[2]
+    assert "or give local files with --data PATH" in errors[2]
+
+    # The same files on the disk give the same numbers.
+    for kind, name in (("llama", "llama-60m-paper"), ("gpt2", "gpt2-small")):
+        flags = ["--data", str(sources[kind]), "--data.tokenizer", str(sources["tokenizer"]), *SMALL]
+        flags += ["--model.intermediate-size", "12"] if kind == "llama" else []
+        assert main(["train", name, *flags, "--out", str(tmp_path / kind)]) == 0
+        files = [tmp_path / folder / "model.safetensors" for folder in (kind, f"{kind}-hub")]
+        assert files[0].read_bytes() == files[1].read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,6 @@
 import shutil
-import socket
-import time
 
 import datasets
-import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -235,32 +232,3 @@ def test_folders_that_cannot_be_used(tmp_path, write, words, capsys):
     with pytest.raises(ValueError, match=words):
         decode_set(open_stored(str(root)), str(root))
     assert not (tmp_path / "run").exists()
-
-
-def test_without_a_network_there_is_one_sentence_at_once(tmp_path, monkeypatch, capsys):
-    def no_network(*args, **kwargs):
-        raise socket.gaierror(-2, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", no_network)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    began = time.monotonic()
-    assert main(["train", "resnet50-cifar100", "--out", str(tmp_path / "run")]) == 2
-    assert time.monotonic() - began < 5
-    (line,) = capsys.readouterr().err.splitlines()
-    assert (
-        "hf://datasets/uoft-cs/cifar100 are not on this computer and the Hugging Face hub could not be reached" in line
-    )
-    assert "or give local images with --data PATH" in line
-
-
-def test_what_the_hub_has_is_read_from_its_folder(tmp_path, monkeypatch):
-    root = hub_layout(tmp_path / "snapshot")
-    asked = []
-
-    def snapshot_download(name, *, repo_type, allow_patterns):
-        asked.append((name, repo_type, allow_patterns))
-        return str(root)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    check_content(decode_set(open_stored("hf://datasets/uoft-cs/cifar10"), "")[0])
-    assert asked == [("uoft-cs/cifar10", "dataset", ["*.parquet"])]
