@@ -71,10 +71,10 @@ def train(
         optimizer = _optimizer(config, parallel, parallel.inner(model))
         keep_initial_lr(optimizer)
         cached = home.path.absolute().parent if cache is None else cache
+        # What is costly to prepare is prepared by the first process and read by the others.
+        with in_turn(parallel):
+            task = source.open(device, cached, observer.on_message)
         with home.opened(config) if parallel.rank == 0 else nullcontext():
-            # What is costly to prepare is prepared by the first process and read by the others.
-            with in_turn(parallel):
-                task = source.open(device, cached, observer.on_message)
             result = Training(config, source, task, model, optimizer, parallel, home, observer).run()
     observer.on_finish(result)
     return result
