@@ -1,3 +1,4 @@
+import pickle
 import shutil
 
 import datasets
@@ -87,6 +88,13 @@ def test_a_folder_for_each_class(tmp_path, held_out):
     assert [torch.bincount(part.labels).tolist() for part in parts] == [[4] * 3, [1] * 3, [1] * 3]
     expected = {image.transpose(2, 0, 1).tobytes() for image in TRAINING[0]}
     assert {image.numpy().tobytes() for image in images.training.pixels} == expected
+
+
+def test_tables_and_folders_can_be_sent_to_other_processes(tmp_path):
+    write_folder(tmp_path / "folder", {"train": TRAINING, "test": TEST})
+    for stored in (open_stored(str(tmp_path / "folder")), open_stored(str(hub_layout(tmp_path / "hub")))):
+        again = pickle.loads(pickle.dumps(stored.training))
+        assert np.array_equal(np.asarray(again.read(3)), np.asarray(stored.training.read(3)))
 
 
 def test_the_fingerprint_says_whether_images_changed(tmp_path):

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from htmuon.recipes.vision.folder import open_folder
+from htmuon.recipes.vision.folder import class_names, open_folder
 from htmuon.recipes.vision.hub import PREFIX, download
 from htmuon.recipes.vision.stored import StoredSet
 from htmuon.recipes.vision.table import open_tables
@@ -24,10 +24,11 @@ def open_stored(path: str) -> StoredSet:
         ValueError: there is no such thing, or it cannot be used.
     """
     root = download(path) if path.startswith(PREFIX) else Path(path).expanduser()
+    # Folders for classes first: they can hold a million files, through which parquet files would be looked for.
+    if (root / "train").is_dir() and class_names(root / "train"):
+        return open_folder(root)
     if next(root.rglob("*.parquet"), None) is not None:
         return open_tables(root)
-    if (root / "train").is_dir():
-        return open_folder(root)
     raise ValueError(
         f"a folder of images must hold train/CLASS/*.png and test/CLASS/*.png (or val/), or train-*.parquet and "
         f"test-*.parquet (or validation-*); {path!r} holds neither."
