@@ -18,10 +18,9 @@ test: $(VENV)/.dev
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n auto
 
-# What `make demo` takes its learning rates from; about forty minutes on two cores.
-tune: $(VENV)/.train
-	$(BIN)/htmuon compare llama-tiny --optimizers adamw muon:method=newton_schulz htmuon htmuon:normalization=rms \
-		--seeds 0 1 2 --grid.points 3 --learning-rates tune --save-tuned htmuon/recipes/tuned.json --out runs/tuning
+# What `make demo` takes its learning rates from, and the tables of docs/results; hours on two cores.
+tune: $(VENV)/.vision
+	$(BIN)/python benchmarks/evidence.py llama-tiny resnet-tiny
 
 POLYNOMIAL := htmuon:method=polynomial
 BENCHED := muon:method=newton_schulz htmuon htmuon:method=svd htmuon:method=streaming $(POLYNOMIAL),levels=5 $(POLYNOMIAL) \
@@ -43,6 +42,10 @@ $(VENV)/bin/pip:
 
 $(VENV)/.train: $(VENV)/bin/pip pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train]'
+	touch $@
+
+$(VENV)/.vision: $(VENV)/bin/pip pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,vision]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/bin/pip pyproject.toml constraints.txt

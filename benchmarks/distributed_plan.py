@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from readme_tables import fill, markdown
+from pages import fill, markdown
 
 from htmuon.layouts import Ledger
 from htmuon.recipes.bench.shapes import Shape, known_models, model_matrices
@@ -122,6 +122,17 @@ def filled(text: str) -> str:
     return fill(text, "plan", f"\n{table(plans)}\n\nCounted by `python benchmarks/distributed_plan.py`.\n")
 
 
+def shapes_of(name: str) -> tuple[Shape, ...]:
+    return LLAMA_70B if name == "llama-70b" else model_matrices(name).shapes
+
+
+def planned() -> list[Plan]:
+    """The rows of the page."""
+    wanted = [("llama-60m", "ddp", 4), ("llama-60m", "fsdp", 4), ("llama-350m", "fsdp", 8), ("llama-1b", "fsdp", 8)]
+    wanted += [("llama-1b", "fsdp", 64), ("llama-70b", "fsdp", 256)]
+    return [plan(name, shapes_of(name), layout, ranks) for name, layout, ranks in wanted]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", choices=[*known_models(), "llama-70b"])
@@ -129,15 +140,10 @@ def main() -> None:
     parser.add_argument("--layout", choices=["fsdp", "ddp"], default="fsdp")
     arguments = parser.parse_args()
 
-    def shapes(name: str) -> tuple[Shape, ...]:
-        return LLAMA_70B if name == "llama-70b" else model_matrices(name).shapes
-
     if arguments.model:
-        print(table([plan(arguments.model, shapes(arguments.model), arguments.layout, arguments.ranks)]))
+        print(table([plan(arguments.model, shapes_of(arguments.model), arguments.layout, arguments.ranks)]))
         return
-    wanted = [("llama-60m", "ddp", 4), ("llama-60m", "fsdp", 4), ("llama-350m", "fsdp", 8), ("llama-1b", "fsdp", 8)]
-    wanted += [("llama-1b", "fsdp", 64), ("llama-70b", "fsdp", 256)]
-    plans = [plan(name, shapes(name), layout, ranks) for name, layout, ranks in wanted]
+    plans = planned()
     RESULT.write_text(json.dumps([asdict(p) for p in plans], indent=1) + "\n")
     PAGE.write_text(filled(PAGE.read_text()))
     print(table(plans))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from readme_tables import fill, markdown
+from pages import fill, markdown
 from torch import Tensor
 
 from htmuon._typing import PRECISIONS, Precision

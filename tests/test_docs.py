@@ -1,8 +1,10 @@
 """The pages of docs/: their Python runs, their links lead somewhere, their numbers are those of the code."""
 
+import dataclasses
 import json
 import re
 import runpy
+import shlex
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,26 @@ def test_a_block_runs(page, block, monkeypatch):
 def test_the_files_that_it_links_exist(page):
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_results_are_those_of_the_stored_experiments(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    evidence = runpy.run_path(str(ROOT / "benchmarks" / "evidence.py"))
+    text = evidence["PAGE"].read_text()
+    assert evidence["filled"](text) == text, "run `python benchmarks/evidence.py`"
+    for path in evidence["RESULTS"].glob("*.json"):
+        assert f"<!-- {path.stem} -->" in text
+        # The command on the page is the one that repeats the experiment.
+        command = evidence["EXPERIMENTS"][path.stem].command(path.stem)
+        assert json.loads(path.read_text())["command"] == shlex.join(command)
+
+
+def test_the_plan_of_many_ranks_is_the_one_that_a_step_makes(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    plan = runpy.run_path(str(ROOT / "benchmarks" / "distributed_plan.py"))
+    text = plan["PAGE"].read_text()
+    assert plan["filled"](text) == text, "run `python benchmarks/distributed_plan.py`"
+    assert json.loads(plan["RESULT"].read_text()) == [dataclasses.asdict(p) for p in plan["planned"]()]
 
 
 def test_the_tables_are_those_of_the_committed_results(error_curves):

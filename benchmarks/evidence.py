@@ -1,0 +1,127 @@
+"""The experiments of docs/results/README.md: run them, keep their numbers, fill the page.
+
+    python benchmarks/evidence.py resnet-tiny llama-tiny
+    python benchmarks/evidence.py --list
+
+Each experiment is one `htmuon compare`, which goes on where it stopped. Its runs go to runs/evidence/NAME, what the
+page needs of them to benchmarks/results/evidence/NAME.json. `--read` trains nothing and takes what is finished.
+"""
+
+import argparse
+import json
+import shlex
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evidence_tables import RESULTS, ROOT, filled
+
+from htmuon.cli import main as htmuon
+from htmuon.recipes.run_record import RunRecord
+
+PAGE = ROOT / "docs" / "results" / "README.md"
+FIGURES = ROOT / "docs" / "results" / "figures"
+
+# Everything in common: rates tuned from three points on, three seeds, and no records of spectra on the way.
+PROTOCOL = "--seeds 0 1 2 --grid.points 3 --monitor-every None --learning-rates tune"
+POWERS = "adamw muon:method=newton_schulz muon htmuon htmuon:power=-0.125 htmuon:power=0.0625 htmuon:power=0.25"
+# Where `make demo` and `htmuon compare` take the rates of these two recipes from.
+SAVE = "--save-tuned htmuon/recipes/tuned.json"
+# A quarter of the width, two thirds of the layers: short enough for long training.
+NARROW = (
+    "llama-tiny --data.vocab-size 1024 --model.hidden-size 64 --model.intermediate-size 176 --model.num-layers 4 "
+    "--log-interval 50 --checkpoint-interval 500"
+)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One comparison.
+
+    Attributes:
+        words: what stands between `htmuon compare` and the protocol.
+    """
+
+    words: str
+
+    def command(self, name: str) -> list[str]:
+        return ["htmuon", "compare", *shlex.split(f"{self.words} {PROTOCOL}"), "--out", f"runs/evidence/{name}"]
+
+
+EXPERIMENTS = {
+    "llama-tiny": Experiment(f"llama-tiny --eval-interval 100 {SAVE} --optimizers {POWERS}"),
+    "resnet-tiny": Experiment(f"resnet-tiny --eval-interval 312 {SAVE} --optimizers {POWERS}"),
+}
+
+
+def settings(records: Sequence[RunRecord]) -> dict[str, Any]:
+    """What all runs share, as far as the page says it."""
+    config, result = records[0].config, next(run.result for run in records if run.result is not None)
+    return {
+        "recipe": config.recipe,
+        "steps": config.steps,
+        "examples_per_step": config.tokens_per_step,
+        "parameters": result.parameters,
+        "hidden_parameters": result.hidden_parameters,
+        "precision": result.precision,
+        "device": result.device,
+        "threads": result.threads,
+        "versions": result.versions,
+    }
+
+
+def grids(records: Sequence[RunRecord]) -> dict[str, dict[str, float | None]]:
+    """Loss by learning rate for each optimizer, mean over the tuning seeds; None where a run diverged."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for run in sorted(records, key=lambda run: run.config.optimizer.lr):
+        optimizer = run.config.optimizer
+        found.setdefault(optimizer.name, {}).setdefault(f"{optimizer.lr:g}", []).append(run.final_loss)
+    means = {spec: {lr: sum(losses) / len(losses) for lr, losses in grid.items()} for spec, grid in found.items()}
+    return {spec: {lr: m if m < float("inf") else None for lr, m in grid.items()} for spec, grid in means.items()}
+
+
+def stored(folder: Path) -> dict[str, Any]:
+    """What is kept of a finished comparison."""
+    summary = json.loads((folder / "summary.json").read_text())
+    if not summary["complete"]:
+        raise SystemExit(f"{folder} is not finished: give the command again without --read.")
+    records = {
+        kind: [RunRecord(path.parent) for path in folder.glob(f"runs/{kind}/*/result.json")]
+        for kind in ("tuning", "report")
+    }
+    return {**settings(records["report"]), **summary, "grids": grids(records["tuning"])}
+
+
+def keep(experiment: str) -> None:
+    """Store what the page needs of a finished comparison."""
+    folder = ROOT / "runs" / "evidence" / experiment
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{experiment}.json").write_text(json.dumps(stored(folder), indent=1) + "\n")
+    figure = folder / "figures" / "loss-by-power.png"
+    if figure.exists():
+        FIGURES.mkdir(parents=True, exist_ok=True)
+        shutil.copy(figure, FIGURES / f"{experiment}.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiments", nargs="*", choices=[*EXPERIMENTS, []], metavar="NAME", help="see --list")
+    parser.add_argument("--list", action="store_true", help="print the commands and end")
+    parser.add_argument("--read", action="store_true", help="train nothing")
+    arguments = parser.parse_args()
+    if arguments.list:
+        print("\n".join(shlex.join(experiment.command(name)) for name, experiment in EXPERIMENTS.items()))
+        return
+    for experiment in arguments.experiments:
+        if not arguments.read:
+            _, *words = EXPERIMENTS[experiment].command(experiment)
+            if htmuon(words):
+                raise SystemExit(1)
+        keep(experiment)
+    PAGE.write_text(filled(PAGE.read_text()))
+
+
+if __name__ == "__main__":
+    main()
