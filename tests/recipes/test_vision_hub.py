@@ -72,6 +72,12 @@ def test_a_name_that_the_hub_does_not_have(tmp_path, hub, capsys):
     assert "hf://datasets/uoft-cs/cifar10 are not on the Hugging Face hub: check the name" in line
 
 
+def test_a_name_that_is_none(tmp_path, hub, capsys):
+    assert main(["train", "resnet18-cifar10", "--data", "hf://datasets/a/b/c", "--out", str(tmp_path / "run")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "fetching the images hf://datasets/a/b/c failed (Repo id must be in the form" in line
+
+
 def test_images_are_fetched_once(tmp_path, hub, capsys):
     answers, asked = hub
     for part, count in (("train", 12), ("test", 6)):

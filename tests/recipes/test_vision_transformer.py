@@ -1,8 +1,12 @@
+import dataclasses
+
+import numpy as np
 import pytest
 import torch
+from stored_images import pictures
 
 import htmuon
-from htmuon.recipes import ViTConfig
+from htmuon.recipes import RECIPES, ImageDataConfig, ViTConfig, train
 from htmuon.recipes.vision.model import build_vit
 
 
@@ -32,3 +36,14 @@ def test_bad_settings_of_a_vision_transformer():
         ViTConfig(hidden_size=10, num_heads=3)
     with pytest.raises(ValueError, match=r"drop_path must be .* less than 1"):
         ViTConfig(drop_path=1.0)
+
+
+def test_it_takes_images_in_memory_too(tmp_path):
+    pixels, labels = pictures(8, size=(8, 12))
+    np.savez(tmp_path / "own.npz", x_train=pixels, y_train=labels, x_test=pixels, y_test=labels)
+    small = ViTConfig(patch_size=4, hidden_size=8, num_layers=1, num_heads=2)
+    data = ImageDataConfig(path=str(tmp_path / "own.npz"))
+    config = dataclasses.replace(RECIPES["resnet-tiny"](), data=data, model=small, steps=2, batch_size=4, device="cpu")
+    assert train(config, tmp_path / "run").steps == 2
+    with pytest.raises(ValueError, match="must be multiples of patch_size, which is 5; they are 8 and 12"):
+        train(dataclasses.replace(config, model=dataclasses.replace(small, patch_size=5)), tmp_path / "other")
