@@ -113,4 +113,6 @@ def worker_count(workers: int | None) -> int:
     """How many processes prepare data: as many as asked for, or one per core but one, from 1 to 16."""
     if workers is not None:
         return workers
-    return min(max(len(os.sched_getaffinity(0)) - 1, 1), MOST_WORKERS)
+    # Of the cores that this process may use, where the system can tell; macOS cannot.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(max(cores - 1, 1), MOST_WORKERS)
