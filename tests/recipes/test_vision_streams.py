@@ -16,7 +16,7 @@ from htmuon.recipes.sources import open_source
 from htmuon.recipes.vision.loading import worker_count
 from htmuon.recipes.vision.samples import ATTEMPTS
 from htmuon.recipes.vision.stored import NO_LABEL
-from htmuon.recipes.vision.stream_task import ImageStreamSource
+from htmuon.recipes.vision.stream_task import ImageStream, ImageStreamSource
 
 MEASURED = {"seconds_per_step", "optimizer_seconds", "data_seconds"}
 CPU = torch.device("cpu")
@@ -262,3 +262,20 @@ def test_images_without_a_class_are_left_out(config, folder):
     assert messages == [f"left out: {name} has no class." for name in names]
     assert sorted(task.batches.samples.which.tolist()) == [0, *range(2, 12)]
     assert task.held_out.which.tolist() == [1, 5, 7, 9]
+
+
+def test_the_optimizers_see_the_same_images(tmp_path, config, monkeypatch):
+    seen = []
+    honest = ImageStream.training_loss
+
+    def training_loss(self, model, batch):
+        seen[-1].append([part.tolist() for part in batch])
+        return honest(self, model, batch)
+
+    monkeypatch.setattr(ImageStream, "training_loss", training_loss)
+    for spec in ("adamw", "muon"):
+        seen.append([])
+        optimizer = dataclasses.replace(config.optimizer, name=spec)
+        train(dataclasses.replace(config, optimizer=optimizer, steps=4), tmp_path / spec)
+    assert len(seen[0]) == 4 * config.accumulation
+    assert seen[0] == seen[1]
