@@ -43,17 +43,20 @@ class Experiment:
 
     Attributes:
         words: what stands between `htmuon compare` and the protocol.
+        protocol: what all experiments have in common; "" for one that takes it from another.
     """
 
     words: str
+    protocol: str = PROTOCOL
 
     def command(self, name: str) -> list[str]:
-        return ["htmuon", "compare", *shlex.split(f"{self.words} {PROTOCOL}"), "--out", f"runs/evidence/{name}"]
+        return ["htmuon", "compare", *shlex.split(f"{self.words} {self.protocol}"), "--out", f"runs/evidence/{name}"]
 
 
 EXPERIMENTS = {
     "llama-tiny": Experiment(f"llama-tiny --eval-interval 100 {SAVE} --optimizers {POWERS}"),
     "resnet-tiny": Experiment(f"resnet-tiny --eval-interval 312 {SAVE} --optimizers {POWERS} htmuon:power=0.0625"),
+    "resnet-tiny-confirmed": Experiment("resnet-tiny --confirm runs/evidence/resnet-tiny", protocol=""),
     "small-batch": Experiment(f"{NARROW} --batch-size 2 --steps 1000 --eval-interval 500 --optimizers {SIGNS}"),
     "large-batch": Experiment(f"{NARROW} --batch-size 16 --steps 125 --eval-interval 125 --optimizers {SIGNS}"),
     "long": Experiment(f"{NARROW} --batch-size 16 --steps 1000 --eval-interval 500 --optimizers {SIGNS}"),
