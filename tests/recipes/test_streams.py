@@ -218,6 +218,15 @@ class TestSequences:
         assert [tokens for tokens, _ in found] == [[1, 2, 0, 3], [3, 0, 4, 5], [5, 6, 7, 8], [8, 9, 0]]
         assert [(position.place.row, position.token) for _, position in found[:3]] == [(1, 0), (2, 1), (2, 4)]
 
+    def test_a_document_of_one_token_is_left_out(self, data):
+        told = []
+        places = [Place(0, 0, row) for row in (1, 2, 3)]
+        documents = zip(["a", "b", "c"], places, strict=True)
+        tokens = {"a": [5, 6], "b": [7], "c": [8, 9]}
+        found = encoded_documents(documents, lambda group: [tokens[text] for text in group], Position(), told.append)
+        assert [document for document, _, _ in found] == [[5, 6], [8, 9]]
+        assert told == ["1 training document left out, as unreadable: row 2: fewer than two tokens."]
+
     def test_padding_is_no_target_and_the_loss_is_that_by_hand(self, data):
         inputs, targets = to_batch([[5, 6, 1], [7, 8, 9, 4, 1]], 5)
         assert inputs.tolist() == [[5, 6, 1, 0, 0], [7, 8, 9, 4, 1]]
@@ -322,6 +331,20 @@ class TestRuns:
         (tmp_path / "valid.json.gz").unlink()
         with pytest.raises(ValueError, match="at least 32 documents"):
             open_task(bad)
+
+    def test_a_connection_that_breaks_is_one_sentence(self, tmp_path, run, monkeypatch):
+        task = open_task(run)
+
+        def broken(file):
+            yield c4_line("one of the documents that were read")
+            raise RuntimeError("no route")
+
+        monkeypatch.setattr("htmuon.recipes.llm.documents._lines", broken)
+        words = (
+            r"reading .*\.json\.gz failed \(RuntimeError: no route\); when .* the run goes on from its last checkpoint"
+        )
+        with pytest.raises(OSError, match=words):
+            task.fetch(0)
 
     def test_changed_data_is_refused(self, tmp_path, run):
         write_c4(tmp_path / "c4")

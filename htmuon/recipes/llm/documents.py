@@ -37,6 +37,9 @@ def read_documents(
         config: the settings.
         first: the row to begin with.
         wanted: which rows are read.
+
+    Raises:
+        OSError: the file cannot be reached, or not any more.
     """
     name = PurePosixPath(file).name
     row = -1
@@ -54,6 +57,9 @@ def read_documents(
     except (EOFError, gzip.BadGzipFile, zlib.error, require("pyarrow").ArrowInvalid) as error:
         if row + 1 >= first:
             yield row + 1, Fault(f"{name}, all after row {row + 1}: {error}")
+    # A proxy, a connection that breaks, the store behind the hub: each has errors of its own.
+    except Exception as error:
+        raise OSError(f"reading {file} failed ({type(error).__name__}: {error})") from error
 
 
 def _rows(file: str, config: StreamConfig) -> Iterator[Any]:

@@ -90,7 +90,11 @@ def _in_groups(
     while group := list(islice(remaining, _GROUP)):
         tokens = iter(encode([document for document, _ in group if isinstance(document, str)]))
         for document, place in group:
-            yield (document if isinstance(document, Fault) else next(tokens)), place
+            item = document if isinstance(document, Fault) else next(tokens)
+            # Of a single token nothing is predicted, and a padded batch of such documents would have no loss.
+            if isinstance(item, list) and len(item) < 2:
+                item = Fault(f"row {place.row}: fewer than two tokens")
+            yield item, place
 
 
 def packed(documents: Iterable[Encoded], config: StreamConfig) -> Iterator[tuple[list[int], Position]]:

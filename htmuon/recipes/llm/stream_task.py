@@ -15,7 +15,7 @@ from htmuon.recipes.config import RunConfig
 from htmuon.recipes.llm.held_out import read_held_out
 from htmuon.recipes.llm.losses import held_out_loss, training_loss
 from htmuon.recipes.llm.model import build_model
-from htmuon.recipes.llm.sequences import Position, encoded_documents, packed, to_batch
+from htmuon.recipes.llm.sequences import Encode, Position, encoded_documents, packed, to_batch
 from htmuon.recipes.llm.shards import Shards, find_shards
 from htmuon.recipes.llm.stored_tokenizer import StoredTokenizer
 from htmuon.recipes.llm.stream import training_documents
@@ -122,13 +122,13 @@ class StreamedModelling:
             ValueError: no document of a whole epoch can be read, or the tokens are not those of the vocabulary.
         """
         if self._batches is None:
-            self._batches = Ahead(self._made(self.position), _AHEAD)
+            made_ahead = _made(self.config, self.shards, self.tokenizer.encode, self.position)
+            self._batches = Ahead(made_ahead, _AHEAD)
         try:
             made = next(self._batches)
         except OSError as error:
             raise OSError(
-                f"reading the training data failed ({error}); when it can be reached again, the same command goes on "
-                "from the last checkpoint."
+                f"{error}; when it can be reached again, the run goes on from its last checkpoint (with --resume)."
             ) from error
         for message in made.messages:
             self.on_message(message)
@@ -144,15 +144,18 @@ class StreamedModelling:
         inputs, targets, size = self.held_out.inputs, self.held_out.targets, self.config.batch_size
         return Evaluation(held_out_loss(model, inputs, targets, batch_size=size, device=self.device))
 
-    def _made(self, position: Position) -> Iterator[_Made]:
-        messages: list[str] = []
-        documents = training_documents(self.shards, self.data, self.config.seed, position.place)
-        encoded = encoded_documents(documents, self.tokenizer.encode, position, messages.append)
-        sequences: list[list[int]] = []
-        for sequence, after in packed(encoded, self.data):
-            sequences.append(sequence)
-            if len(sequences) == self.config.batch_size:
-                inputs, targets = to_batch(sequences, self.data.sequence_length)
-                yield _Made(inputs, targets, after, tuple(messages))
-                sequences.clear()
-                messages.clear()
+
+# Not a method: a thread that holds the task would keep it alive.
+def _made(config: RunConfig, shards: Shards, encode: Encode, position: Position) -> Iterator[_Made]:
+    assert isinstance(config.data, StreamConfig)
+    messages: list[str] = []
+    documents = training_documents(shards, config.data, config.seed, position.place)
+    encoded = encoded_documents(documents, encode, position, messages.append)
+    sequences: list[list[int]] = []
+    for sequence, after in packed(encoded, config.data):
+        sequences.append(sequence)
+        if len(sequences) == config.batch_size:
+            inputs, targets = to_batch(sequences, config.data.sequence_length)
+            yield _Made(inputs, targets, after, tuple(messages))
+            sequences.clear()
+            messages.clear()
