@@ -26,7 +26,7 @@ FIGURES = ROOT / "docs" / "results" / "figures"
 
 # Everything in common: rates tuned from three points on, three seeds, and no records of spectra on the way.
 PROTOCOL = "--seeds 0 1 2 --grid.points 3 --monitor-every None --learning-rates tune"
-POWERS = "adamw muon:method=newton_schulz muon htmuon htmuon:power=-0.125 htmuon:power=0.25"
+POWERS = "adamw muon:method=newton_schulz muon htmuon htmuon:power=-0.125"
 SIGNS = "adamw muon:method=newton_schulz htmuon htmuon:power=-0.125"
 # Where `make demo` and `htmuon compare` take the rates of these two recipes from.
 SAVE = "--save-tuned htmuon/recipes/tuned.json"
@@ -54,8 +54,10 @@ class Experiment:
 
 
 EXPERIMENTS = {
-    "llama-tiny": Experiment(f"llama-tiny --eval-interval 100 {SAVE} --optimizers {POWERS}"),
-    "resnet-tiny": Experiment(f"resnet-tiny --eval-interval 312 {SAVE} --optimizers {POWERS} htmuon:power=0.0625"),
+    "llama-tiny": Experiment(f"llama-tiny --eval-interval 100 {SAVE} --optimizers {POWERS} htmuon:power=0.25"),
+    "resnet-tiny": Experiment(
+        f"resnet-tiny --eval-interval 312 {SAVE} --optimizers {POWERS} htmuon:power=0.0625 htmuon:power=0.25"
+    ),
     "resnet-tiny-confirmed": Experiment("resnet-tiny --confirm runs/evidence/resnet-tiny", protocol=""),
     "small-batch": Experiment(f"{NARROW} --batch-size 2 --steps 1000 --eval-interval 500 --optimizers {SIGNS}"),
     "large-batch": Experiment(f"{NARROW} --batch-size 16 --steps 125 --eval-interval 125 --optimizers {SIGNS}"),

@@ -59,7 +59,8 @@ def compare(
     """
     if save_tuned is not None and config.learning_rates != "tune":
         raise ValueError('save_tuned needs learning rates to save: give learning_rates="tune" with it.')
-    kept = load_tuned(save_tuned) if save_tuned is not None and save_tuned.exists() else {}
+    if save_tuned is not None and save_tuned.exists():
+        load_tuned(save_tuned)  # raises now, and not after the search
     stored = _stored_rates(config) if config.learning_rates == "stored" else None
     config.claim_folder()
     with locked(config.out, "comparing"):
@@ -71,6 +72,7 @@ def compare(
         tuned = stored or session.tune(command)
         if save_tuned is not None:
             save_tuned.parent.mkdir(parents=True, exist_ok=True)
+            kept = load_tuned(save_tuned) if save_tuned.exists() else {}  # as it is by now
             with new_file(save_tuned) as path:
                 path.write_text(tuned_to_json(merge_tuned(kept, config.run.recipe, tuned)), encoding="utf-8")
         return session.report(tuned, command)
