@@ -57,7 +57,7 @@ def run(arguments: Sequence[str]) -> int:
     accuracy, data = result.accuracy, result.data_seconds_per_step / result.seconds_per_step
     quality = f"perplexity {result.perplexity:.2f}" if accuracy is None else f"accuracy {100 * accuracy:.2f} %"
     if result.unreadable_samples:
-        print(f"{result.unreadable_samples} samples could not be read and were left out; the messages above name them.")
+        print(f"{result.unreadable_samples} samples could not be read and were left out; messages above name examples.")
     print(
         f"{'already finished: ' if finished else ''}{result.documents} loss {result.final_loss:.4f}, "
         f"{quality}, {1e3 * result.seconds_per_step:.3g} ms per step "
