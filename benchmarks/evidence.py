@@ -1,4 +1,4 @@
-"""The experiments of docs/results/README.md: run them, keep their numbers, fill the page.
+"""The experiments of docs/results/README.md: run them, keep their numbers, fill the pages.
 
     python benchmarks/evidence.py resnet-tiny llama-tiny
     python benchmarks/evidence.py --list
@@ -21,7 +21,7 @@ from evidence_tables import RESULTS, ROOT, filled
 from htmuon.cli import main as htmuon
 from htmuon.recipes.run_record import RunRecord
 
-PAGE = ROOT / "docs" / "results" / "README.md"
+PAGES = (ROOT / "docs" / "results" / "README.md", ROOT / "docs" / "choosing_p.md")
 FIGURES = ROOT / "docs" / "results" / "figures"
 
 # Everything in common: rates tuned from three points on, three seeds, and no records of spectra on the way.
@@ -129,7 +129,8 @@ def main() -> None:
             if htmuon(words):
                 raise SystemExit(1)
         keep(experiment)
-    PAGE.write_text(filled(PAGE.read_text()))
+    for page in PAGES:
+        page.write_text(filled(page.read_text()))
 
 
 if __name__ == "__main__":

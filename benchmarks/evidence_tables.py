@@ -10,6 +10,14 @@ from htmuon.recipes.labels import label
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "evidence"
+# The sweep over the power, by spec.
+POWERS = {
+    "htmuon:power=-0.125": "-1/8",
+    "muon": "0, exact",
+    "htmuon:power=0.0625": "1/16",
+    "htmuon": "1/8",
+    "htmuon:power=0.25": "1/4",
+}
 
 
 def results() -> dict[str, dict[str, Any]]:
@@ -18,10 +26,30 @@ def results() -> dict[str, dict[str, Any]]:
 
 
 def filled(text: str) -> str:
-    """The page with every measured part made anew."""
-    for experiment, result in results().items():
+    """A page with every measured part made anew."""
+    found = results()
+    for experiment, result in found.items():
         text = fill(text, experiment, f"\n{section(result)}\n")
-    return text
+    return fill(text, "by power", f"\n{by_power(found)}\n")
+
+
+def by_power(found: dict[str, dict[str, Any]]) -> str:
+    """By how much the loss differs from that of Muon at each power, in each experiment, and at which rate."""
+    rows = [["experiment", "Muon's lr", *(f"p = {power}" for power in POWERS.values())]]
+    for experiment, result in found.items():
+        by_spec = {row["spec"]: row for row in result["optimizers"]}
+        cells = [cell(by_spec.get(spec)) for spec in POWERS]
+        rows.append([f"`{experiment}`", f"{by_spec[result['baseline']]['lr']:g}", *cells])
+    return markdown(rows)
+
+
+def cell(row: dict[str, Any] | None) -> str:
+    """The difference, bold where its interval leaves out zero, and the tuned rate."""
+    if row is None or row["difference"] is None:
+        return ""
+    shown = f"{row['difference']:+.4f}"
+    decided = row["judgement"] in ("better", "worse")
+    return f"{f'**{shown}**' if decided else shown} at {row['lr']:g}"
 
 
 def section(result: dict[str, Any]) -> str:
