@@ -218,6 +218,14 @@ class TestSequences:
         assert [tokens for tokens, _ in found] == [[1, 2, 0, 3], [3, 0, 4, 5], [5, 6, 7, 8], [8, 9, 0]]
         assert [(position.place.row, position.token) for _, position in found[:3]] == [(1, 0), (2, 1), (2, 4)]
 
+    def test_faults_at_the_end_of_an_epoch_are_no_reason_to_stop(self):
+        fault = Fault("a.json, row 3: not JSON")
+        documents = [(fault, Place(0, 0, 3)), (fault, Place(1, 0, 1)), ("a", Place(1, 0, 2))]
+        found = encoded_documents(
+            documents, lambda group: [[5, 6]] * len(group), Position(Place(0, 0, 2)), lambda _: None
+        )
+        assert [tokens for tokens, _, _ in found] == [[5, 6]]
+
     def test_a_document_of_one_token_is_left_out(self, data):
         told = []
         places = [Place(0, 0, row) for row in (1, 2, 3)]

@@ -51,20 +51,24 @@ Encoded = tuple[list[int], Position, Position]
 def encoded_documents(
     documents: Iterable[tuple[str | Fault, Place]], encode: Encode, position: Position, tell: Callable[[str], None]
 ) -> Iterator[Encoded]:
-    """The documents that can be read, as tokens; the others are counted, and told where the count is a power of two.
+    """The documents that can be read, as tokens; the others are counted.
+
+    They are told where their count is a power of two, and so are new epochs.
 
     Args:
         documents: from `training_documents`, beginning at `position.place`.
         encode: makes tokens of texts.
         position: of the first document.
-        tell: gets the messages, on new epochs too.
+        tell: gets the messages.
 
     Raises:
         ValueError: no document of an epoch can be read.
     """
-    first_epoch, usable = position.place.epoch, False
+    # Begun in the middle of an epoch, the next one is the first that is whole.
+    whole_epoch = position.place.epoch + (position.place != Place(position.place.epoch))
+    usable = False
     for item, place in _in_groups(documents, encode):
-        if place.epoch > position.place.epoch:
+        if place.epoch > position.place.epoch and _is_power_of_two(place.epoch):
             tell(f"all training data was read; epoch {place.epoch + 1} begins.")
         if not isinstance(item, Fault):
             usable = True
@@ -74,13 +78,17 @@ def encoded_documents(
             continue
         position = Position(place, 0, position.unreadable + 1)
         count = position.unreadable
-        if place.epoch > first_epoch and not usable:
+        if place.epoch > whole_epoch and not usable:
             raise ValueError(
                 f"the training data must have documents that can be read; none of {count} could be ({item.what}). "
                 "Look at the files, and at --data.text-column."
             )
-        if count & (count - 1) == 0:
+        if _is_power_of_two(count):
             tell(f"{count} training document{'s' * (count > 1)} left out, as unreadable: {item.what}.")
+
+
+def _is_power_of_two(number: int) -> bool:
+    return number & (number - 1) == 0
 
 
 def _in_groups(
