@@ -21,8 +21,8 @@ class TrainArguments:
       torchrun --nproc-per-node 2 -m htmuon train llama-tiny --out runs/two --parallel fsdp2
 
     Attributes:
-        out: the folder of the run; it gets the settings, the log, checkpoints, weights and spectra. The tokenized text
-            is kept beside it, for other runs on the same text.
+        out: the folder of the run; it gets the settings, the log, checkpoints, weights and spectra. Of text that
+            is held in memory, such as llama-tiny's, the tokens are kept beside it, for other runs on the same text.
         resume: go on with the unfinished run in that folder.
     """
 

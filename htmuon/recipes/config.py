@@ -130,7 +130,7 @@ class RunConfig:
         accumulation: forward passes whose gradients make one step.
         warmup_fraction: share of the steps with a rising learning rate.
         final_lr_fraction: learning rate of the last step, as a share of the peak.
-        seed: decides the initial weights and the order of the data.
+        seed: decides the initial weights and the order of the data; of streamed text the order of its files alone.
         evaluate_on: the held-out documents or images to evaluate on: "tuning" while settings are chosen, "report" for
             results.
         precision: of the forward and backward pass; "auto" is bfloat16 autocast on CUDA and float32 elsewhere.
@@ -147,8 +147,8 @@ class RunConfig:
         tensorboard: write the metrics to the folder `tensorboard` of the run, too.
         wandb: send the metrics to this project of Weights & Biases, too; with WANDB_MODE=offline they stay here.
         ema_decay: evaluate and store an exponential moving average of the weights with this decay, if given.
-        workers: processes that prepare training data which is not held in memory; None is one per CPU core but one, at
-            most 16; 0 prepares it between the steps.
+        workers: processes that decode training images which are not held in memory, as text has a thread; None is one
+            per CPU core but one, at most 16; 0 decodes them between the steps.
     """
 
     recipe: str

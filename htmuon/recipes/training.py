@@ -27,7 +27,7 @@ from htmuon.recipes.schedule import lr_factor, scale_lr
 from htmuon.recipes.seeds import mix_seed
 from htmuon.recipes.sinks import Sinks, open_sinks
 from htmuon.recipes.spectra import run_spectra
-from htmuon.recipes.task import Evaluation, Task, TaskSource
+from htmuon.recipes.task import Batch, Evaluation, Task, TaskSource
 from htmuon.recipes.timing import CudaTimer, HostTimer
 
 
@@ -147,12 +147,8 @@ class Training:
             self.monitor.before_step()
         self.timer.mark()
         total = torch.zeros((), device=self.device)
-        waited = 0.0
-        for index in range(config.accumulation):
-            began = time.perf_counter()
-            batch = self.task.fetch(step * config.accumulation + index)
-            waited += time.perf_counter() - began
-            mine, weight = share(batch, self.parallel)
+        self.data_seconds.append(0.0)
+        for index, (mine, weight) in enumerate(self._shares(step)):
             last = index + 1 == config.accumulation
             with nullcontext() if last else self.parallel.gradients_stay(self.model):
                 with autocast(self.precision, self.device):
@@ -171,7 +167,18 @@ class Training:
             self.average.update_parameters(self.inner)
         self.optimizer.zero_grad(set_to_none=True)
         self.losses.append(total)
-        self.data_seconds.append(waited)
+
+    def _shares(self, step: int) -> Iterator[tuple[Batch, float | Tensor]]:
+        """What this process trains on in a step, each batch with its weight, so that every target counts equally."""
+        numbers = range(step * self.config.accumulation, (step + 1) * self.config.accumulation)
+        # Batches of images have equally many targets, and those of a whole step can take much memory.
+        parts = [numbers] if self.config.data.task == "language" else [[number] for number in numbers]
+        for part in parts:
+            began = time.perf_counter()
+            batches = [self.task.fetch(number) for number in part]
+            self.data_seconds[-1] += time.perf_counter() - began
+            for batch in batches:
+                yield share(batch, self.parallel, batches)
 
     def _factor(self, step: int) -> float:
         config = self.config

@@ -115,5 +115,10 @@ def test_shares_of_a_batch_are_weighted_by_their_targets():
     assert [len(batch[0]) for batch, _ in shares] == [2, 2]
     # Six and one of seven targets, each share's mean weighted for a mean over two.
     assert [float(weight) for _, weight in shares] == pytest.approx([2 * 6 / 7, 2 * 1 / 7])
+    # With another batch of twelve targets: six and one of nineteen, for a mean over two processes and two batches.
+    both = [(inputs, targets), (inputs, torch.ones(4, 3, dtype=torch.long))]
+    for rank, count in enumerate((6, 1)):
+        half.rank = rank
+        assert float(share(both[0], half, both)[1]) == pytest.approx(4 * count / 19)
     with pytest.raises(ValueError, match="batch_size must be a multiple of the number of processes, 2"):
         share((inputs[:3], targets[:3]), Half())

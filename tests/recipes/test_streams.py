@@ -3,9 +3,10 @@
 import dataclasses
 import gzip
 import json
-import math
+import random
 import tracemalloc
 import weakref
+from functools import partial
 from itertools import islice
 
 import huggingface_hub
@@ -20,6 +21,7 @@ from htmuon.recipes.ahead import Ahead
 from htmuon.recipes.llm import hub, stream_task
 from htmuon.recipes.llm.documents import Fault, read_documents
 from htmuon.recipes.llm.losses import held_out_loss, training_loss
+from htmuon.recipes.llm.separated import separated, with_plain_newlines
 from htmuon.recipes.llm.sequences import Position, encoded_documents, packed, to_batch
 from htmuon.recipes.llm.shards import find_shards
 from htmuon.recipes.llm.stored_tokenizer import StoredTokenizer
@@ -70,7 +72,7 @@ def path_of(data, path):
     return dataclasses.replace(data, path=str(path))
 
 
-def open_task(run, tell=pytest.fail):
+def open_task(run, tell=lambda _: None):
     return StreamSource(run).open(CPU, None, tell)
 
 
@@ -134,6 +136,56 @@ class TestReading:
         path.write_bytes(path.read_bytes()[:100])
         ((_, fault),) = read_documents(str(path), data)
         assert "a.parquet, all after row 0" in fault.what
+
+    @pytest.mark.parametrize("compression", ["snappy", "zstd", "none"])
+    def test_the_rest_of_a_damaged_parquet_file_is_one_fault(self, tmp_path, data, compression):
+        path = tmp_path / "a.parquet"
+        draw = random.Random(0)
+        documents = ["".join(draw.choices("abcdefgh \u00e9", k=500)) for _ in range(400)]
+        table = pyarrow.table({"text": documents})
+        pyarrow.parquet.write_table(table, path, row_group_size=50, compression=compression, use_dictionary=False)
+        content = bytearray(path.read_bytes())
+        middle = slice(len(content) // 2, len(content) // 2 + 40)
+        content[middle] = bytes(byte ^ 0xFF for byte in content[middle])
+        path.write_bytes(content)
+        *found, (row, fault) = read_documents(str(path), data)
+        assert 100 <= row < 250
+        assert found == list(enumerate(documents[:row]))
+        assert f"a.parquet, all after row {row}: " in fault.what
+
+    def test_json_that_is_nested_too_deeply_is_a_fault(self, tmp_path, data):
+        path = tmp_path / "a.jsonl"
+        path.write_bytes(b"[" * 200_000 + b"\n" + c4_line("two"))
+        (_, fault), second = read_documents(str(path), data)
+        assert fault.what == "a.jsonl, row 1: JSON that is nested too deeply"
+        assert second == (1, "two")
+
+    def test_a_document_without_end_is_a_fault(self, tmp_path, data, monkeypatch):
+        monkeypatch.setattr("htmuon.recipes.llm.documents.separated", partial(separated, longest=2**20))
+        path = tmp_path / "a.txt"
+        path.write_bytes(b"line\r\n" * 2**20 + b"<|endoftext|>" + b"two")
+        tracemalloc.start()
+        (_, fault), second = read_documents(str(path), data)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert fault.what.startswith("a.txt, row 1: longer than 64 MB; ")
+        assert "--data.separator" in fault.what
+        assert second == (1, "two")
+        assert peak < 8 * 2**20
+
+    @pytest.mark.parametrize("separator", [b"|", b"=====", b"\n"])
+    def test_blocks_are_divided_wherever_they_are_cut(self, separator):
+        content = separator.join([b"one", b"", b"two\nthree"[: 3 if separator == b"\n" else None], b"x" * 50, b"end"])
+        for size in range(1, 70):
+            blocks = [content[begin : begin + size] for begin in range(0, len(content), size)]
+            expected = [None if len(part) > 20 else part for part in content.split(separator)]
+            assert list(separated(blocks, separator, longest=20)) == expected
+
+    def test_newlines_are_plain_wherever_blocks_are_cut(self):
+        content = b"one\r\ntwo\r\r\nthree\n\r"
+        for size in range(1, 20):
+            blocks = [content[begin : begin + size] for begin in range(0, len(content), size)]
+            assert b"".join(with_plain_newlines(blocks)) == content.replace(b"\r\n", b"\n")
 
     @pytest.mark.parametrize("separator", ["<|endoftext|>", r"\n\n", "==="])
     def test_text_files_are_divided_by_the_separator(self, tmp_path, data, separator):
@@ -280,6 +332,18 @@ class TestRuns:
             not torch.equal(first[0][0], self.batches(dataclasses.replace(run, seed=s), 1)[0][0]) for s in (1, 2, 3)
         )
 
+    def test_a_step_is_the_same_however_it_is_divided(self, tmp_path, run):
+        losses = []
+        for size, passes in ((8, 1), (4, 2), (2, 4), (1, 8)):
+            data = dataclasses.replace(run.data, packing="pad", sequence_length=40)
+            divided = dataclasses.replace(run, data=data, steps=2, batch_size=size, accumulation=passes)
+            train(divided, tmp_path / f"{size}")
+            lines = map(json.loads, (tmp_path / f"{size}" / "metrics.jsonl").read_text().splitlines())
+            losses.append([line["loss"] for line in lines if line["kind"] == "train"])
+        # The second loss depends on the gradients of the first step.
+        for other in losses[1:]:
+            assert other == pytest.approx(losses[0], abs=1e-6)
+
     @pytest.mark.parametrize("packing", ["pad", "concatenate"])
     def test_a_broken_run_goes_on_with_the_same_bits(self, tmp_path, run, recorder, packing):
         run = dataclasses.replace(run, data=dataclasses.replace(run.data, packing=packing), steps=60)
@@ -314,6 +378,10 @@ class TestRuns:
         # 16 steps of 8 documents: two epochs of 56 with 4 faults each, and the first 16 of the third, with 2.
         assert result.unreadable_samples == 11 == 1 + 4 + 4 + 2
         assert observer.messages == [
+            "the order of documents hardly depends on the seed: it decides the order of files, and within a file "
+            "documents stay as they are; for another order divide the text into more than 1.",
+            "text: 1 file to train on, every 16th document is held out; "
+            "first up to 10,000,000 held-out tokens are read.",
             "held-out documents left out, as unreadable: 1, such as a.json, row 16: not JSON.",
             "1 training document left out, as unreadable: a.json, row 4: not JSON.",
             "2 training documents left out, as unreadable: a.json, row 8: not JSON.",
@@ -337,7 +405,10 @@ class TestRuns:
         with pytest.raises(ValueError, match="must have documents to train on"):
             open_task(bad).fetch(0)
         (tmp_path / "valid.json.gz").unlink()
-        with pytest.raises(ValueError, match="at least 32 documents"):
+        with pytest.raises(ValueError, match=r"at least 32 documents where no file is held out by its name\.$"):
+            open_task(bad)
+        (tmp_path / "a.json").rename(tmp_path / "a.txt")
+        with pytest.raises(ValueError, match=r"at least 32 documents .* with --data\.separator\.$"):
             open_task(bad)
 
     def test_a_connection_that_breaks_is_one_sentence(self, tmp_path, run, monkeypatch):
@@ -347,7 +418,7 @@ class TestRuns:
             yield c4_line("one of the documents that were read")
             raise RuntimeError("no route")
 
-        monkeypatch.setattr("htmuon.recipes.llm.documents._lines", broken)
+        monkeypatch.setattr("htmuon.recipes.llm.documents._blocks", broken)
         words = (
             r"reading .*\.json\.gz failed \(RuntimeError: no route\); when .* the run goes on from its last checkpoint"
         )
@@ -483,4 +554,22 @@ class TestSources:
         shards = find_shards(path_of(data, root / "c4" / "c4-validation.00000-of-00001.json.gz"))
         assert len(shards.training) == 1
         assert shards.held_out == ()
-        assert math.isfinite(len(shards.fingerprint))
+        assert len(shards.fingerprint) == 16
+
+    def test_held_out_files_have_a_word_for_it_in_their_path(self, data, tmp_path):
+        held_out = ["val.jsonl", "validation/0000.jsonl", "test.parquet", "a/c4-validation.00000.json.gz", "Test_1.txt"]
+        training = ["invalid.jsonl", "latest.txt", "train/interval.jsonl", "values.json", "a/valued.txt"]
+        for name in (*held_out, *training):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text("")
+        shards = find_shards(path_of(data, tmp_path))
+        assert shards.held_out == tuple(str(path) for path in sorted(tmp_path / name for name in held_out))
+        assert shards.training == tuple(str(path) for path in sorted(tmp_path / name for name in training))
+
+    def test_it_is_told_what_is_held_out(self, run, root):
+        told = []
+        open_task(run, told.append)
+        assert told[1] == (
+            "text: 3 files to train on, 1 held out, such as c4-validation.00000-of-00001.json.gz; "
+            "first up to 10,000,000 held-out tokens are read."
+        )

@@ -3,14 +3,19 @@
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from glob import escape
 from pathlib import PurePosixPath
 from typing import Any
 
 from htmuon.recipes.extras import require
+from htmuon.recipes.llm.separated import LONGEST, separated, with_plain_newlines
 from htmuon.recipes.llm.stream_config import StreamConfig
+
+_BLOCK = 2**20
+# `datasets` tries for more than a minute, and `fsspec` and the hub's client add to it.
+_RETRIES, _RETRY_SECONDS = 4, 2
 
 
 @dataclass(frozen=True)
@@ -54,26 +59,42 @@ def read_documents(
                 continue
             if document:
                 yield row, document
-    except (EOFError, gzip.BadGzipFile, zlib.error, require("pyarrow").ArrowInvalid) as error:
-        if row + 1 >= first:
-            yield row + 1, Fault(f"{name}, all after row {row + 1}: {error}")
     # A proxy, a connection that breaks, the store behind the hub: each has errors of its own.
     except Exception as error:
-        raise OSError(f"reading {file} failed ({type(error).__name__}: {error})") from error
+        if not _is_damage(error, file):
+            raise OSError(f"reading {file} failed ({type(error).__name__}: {error})") from error
+        if row + 1 >= first:
+            yield row + 1, Fault(f"{name}, all after row {row + 1}: {error}")
+
+
+def _is_damage(error: Exception, file: str) -> bool:
+    """Whether the content of a file is the reason of an error, and not the way to it."""
+    damage = (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError, require("pyarrow").ArrowInvalid)
+    # Arrow's error for pages that cannot be unpacked has no number, unlike those of the operating system.
+    unpacking = type(error) is OSError and error.errno is None
+    return isinstance(error, damage) or (unpacking and file.endswith(".parquet") and not _is_remote(file))
+
+
+def _is_remote(file: str) -> bool:
+    return "://" in file
 
 
 def _rows(file: str, config: StreamConfig) -> Iterator[Any]:
     """What stands for each document: the value of a parquet file, or the bytes of another."""
     if file.endswith(".parquet"):
         return _parquet_rows(file, config.text_column)
-    separator = config.separator.replace("\\n", "\n").encode()
-    return _lines(file) if _is_json(file) else _separated(_lines(file), separator)
+    if _is_json(file):
+        return separated(_blocks(file), b"\n")
+    return separated(with_plain_newlines(_blocks(file)), config.separator.replace("\\n", "\n").encode())
 
 
 def _parquet_rows(file: str, column: str) -> Iterator[Any]:
+    datasets = require("datasets")
+    datasets.config.STREAMING_READ_MAX_RETRIES = datasets.config.STREAMING_OPEN_MAX_RETRIES = _RETRIES
+    datasets.config.STREAMING_READ_RETRY_INTERVAL = datasets.config.STREAMING_OPEN_RETRY_INTERVAL = _RETRY_SECONDS
     # What is not a URL is not to be taken for a pattern.
-    files = file if "://" in file else escape(file)
-    stream = require("datasets").load_dataset("parquet", data_files=files, split="train", streaming=True)
+    files = file if _is_remote(file) else escape(file)
+    stream = datasets.load_dataset("parquet", data_files=files, split="train", streaming=True)
     if column not in stream.column_names:
         names = ", ".join(stream.column_names)
         raise require("pyarrow").ArrowInvalid(f"no column {column!r}, it has {names}")
@@ -81,21 +102,13 @@ def _parquet_rows(file: str, column: str) -> Iterator[Any]:
         yield row[column]
 
 
-def _lines(file: str) -> Iterator[bytes]:
+def _blocks(file: str) -> Iterator[bytes]:
     # Not by `datasets`, which decodes megabytes at once, so that one byte that is not UTF-8 costs the whole file.
-    with require("fsspec").open(file, "rb", compression="gzip" if file.endswith(".gz") else None) as lines:
-        yield from lines
-
-
-def _separated(lines: Iterable[bytes], separator: bytes) -> Iterator[bytes]:
-    document = b""
-    for line in lines:
-        seen = max(0, len(document) + 1 - len(separator))
-        document += line.replace(b"\r\n", b"\n")
-        while (end := document.find(separator, seen)) >= 0:
-            yield document[:end]
-            document, seen = document[end + len(separator) :], 0
-    yield document
+    with require("fsspec").open(file, "rb", compression="gzip" if file.endswith(".gz") else None) as content:
+        # Where there is `read1`, it returns what comes before damage.
+        read = getattr(content, "read1", content.read)
+        while block := read(_BLOCK):
+            yield block
 
 
 def _is_json(file: str) -> bool:
@@ -110,6 +123,9 @@ def _document(raw: Any, file: str, config: StreamConfig) -> str:
     """
     if file.endswith(".parquet"):
         return _checked(raw, config.text_column)
+    if raw is None:
+        limit = f"longer than {LONGEST // 2**20} MB"
+        raise ValueError(limit if _is_json(file) else f"{limit}; choose what divides documents with --data.separator")
     try:
         text: str = raw.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
@@ -118,6 +134,8 @@ def _document(raw: Any, file: str, config: StreamConfig) -> str:
         return text
     try:
         value = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("JSON that is nested too deeply") from error
     except ValueError as error:
         raise ValueError("not JSON") from error
     return _checked(value.get(config.text_column) if isinstance(value, dict) else None, config.text_column)

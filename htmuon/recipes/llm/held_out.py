@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 import torch
 from torch import Tensor
@@ -57,6 +58,7 @@ def read_held_out(
             else:
                 yield document, Place()
 
+    on_message(_announcement(shards, config))
     chunks: list[tuple[Tensor, Tensor]] = []
     waiting: list[list[int]] = []
     remaining = config.evaluation_tokens
@@ -76,10 +78,26 @@ def read_held_out(
         raise ValueError(
             f"the data must have {use} documents that can be read; {config.path or config.dataset} has none among "
             f"{'its held-out files' if shards.held_out else f'every {HOLD_OUT_EVERY}th document'}. Give more text, at "
-            f"least {2 * HOLD_OUT_EVERY} documents where no file has 'valid' in its name."
+            f"least {2 * HOLD_OUT_EVERY} documents where no file is held out by its name{_divided(shards)}."
         )
     inputs, targets = zip(*chunks, strict=True)
     return HeldOutSequences(torch.cat(inputs), torch.cat(targets), unreadable)
+
+
+def _announcement(shards: Shards, config: StreamConfig) -> str:
+    training, held_out = len(shards.training), len(shards.held_out)
+    files = f"{training} file{'s' * (training > 1)} to train on"
+    if not held_out:
+        others = f"every {HOLD_OUT_EVERY}th document is held out"
+    else:
+        others = f"{held_out} held out, such as {PurePosixPath(shards.held_out[0]).name}"
+    return f"text: {files}, {others}; first up to {config.evaluation_tokens:,} held-out tokens are read."
+
+
+def _divided(shards: Shards) -> str:
+    """What to add for text files, in which documents can be divided otherwise."""
+    is_text = any(file.removesuffix(".gz").endswith(".txt") for file in (*shards.training, *shards.held_out))
+    return ", and choose what divides the documents of .txt files with --data.separator" if is_text else ""
 
 
 def _int32(sequences: list[list[int]], config: StreamConfig) -> tuple[Tensor, Tensor]:

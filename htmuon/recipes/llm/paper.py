@@ -7,12 +7,15 @@ cut off or padded. The numbers of the LLaMAs are those of the paper's code (gith
 scripts/).
 
 That code has bfloat16 weights, in which a decay of less than 2^-9 in a step is lost: most of its runs have none. Here
-weights are float32 in either form and only the products are bfloat16, so that weight decay is what it says.
+weights are float32 in either form and only the products are bfloat16, so that weight decay is what it says. The gains
+of RMSNorm do not decay here; in the paper's bfloat16 their decay changed nothing.
 
-The paper trains GPT-2 small on OpenWebText, but its code has no settings for it. Here they are those of MARS
-(github.com/AGI-Arena/MARS, config/train_gpt2_small_muon.py), on which that code says to build: the model and data of
-nanoGPT, 480 x 1024 tokens, 100,000 steps, 2,000 of them warm-up, clipping at 1. Of the paper's protocol for GPT-2 it is
-only known that it gives every matrix to the spectral side.
+The paper trains GPT-2 small on OpenWebText, but its code has no settings for it. Here the model and data of nanoGPT,
+480 x 1024 tokens, 100,000 steps, 2,000 of them warm-up, and clipping at 1 are those of MARS (github.com/AGI-Arena/MARS,
+config/train_gpt2_small_muon.py), on which that code says to build. The rest is not: MARS has no decay of the matrices,
+and a constant learning rate that then falls in a line to 0 (0.01 of the peak at most); here all decay by 0.1, and a
+cosine ends at a tenth, as for the LLaMAs. Of the paper's protocol for GPT-2 it is only known that it gives every
+matrix to the spectral side.
 """
 
 from dataclasses import dataclass, replace
@@ -135,5 +138,8 @@ for _size, _row in _LLAMAS.items():
     _tokens = f"{_config.steps * _config.tokens_per_step / 1e9:.1f} billion tokens"
     _register(_config, f"LLaMA-{_size.upper()} of the HTMuon paper on C4, {_tokens}.")
     _register(_as_published(_config), "The same in the paper's protocol: all matrices spectral, padded documents.")
-_register(_gpt2_small(), "GPT-2 small on OpenWebText, 49 billion tokens; settings of MARS, as the paper has none.")
+_register(
+    _gpt2_small(),
+    "GPT-2 small on OpenWebText, 49 billion tokens; model and budget of MARS, decay and schedule as for LLaMA.",
+)
 _register(_as_published(_gpt2_small()), "The same with all matrices spectral, as in the paper.")

@@ -127,14 +127,17 @@ def concatenated(documents: Iterable[Encoded], length: int) -> Iterator[tuple[li
     for document, before, after in documents:  # noqa: B007  # the last one is used at the end
         begun.append((len(tokens) - before.token, before))
         tokens += document[before.token :]
-        while len(tokens) > length:
-            sequence = tokens[: length + 1]
-            del tokens[:length]
-            begun = deque((start - length, before) for start, before in begun)
-            while len(begun) > 1 and begun[1][0] <= 0:
+        used = 0
+        while len(tokens) - used > length:
+            sequence = tokens[used : used + length + 1]
+            used += length
+            while len(begun) > 1 and begun[1][0] <= used:
                 begun.popleft()
             start, before = begun[0]
-            yield sequence, replace(before, token=-start)
+            yield sequence, replace(before, token=used - start)
+        # Once for each document: for each sequence it would take time with the square of a document's length.
+        del tokens[:used]
+        begun = deque((start - used, before) for start, before in begun)
     if len(tokens) > 1:
         yield tokens, after
 

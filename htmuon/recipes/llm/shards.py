@@ -11,6 +11,8 @@ from htmuon.recipes.extras import require
 from htmuon.recipes.llm.hub import NOT_REACHED, hub_answers
 from htmuon.recipes.llm.stream_config import StreamConfig
 
+# A whole word of the path: "c4-validation.00000.json.gz", "val/0.jsonl" and "test.parquet", and not "invalid.jsonl".
+_HELD_OUT = re.compile(r"(?<![a-z])(val|valid|validation|test)(?![a-z])", re.IGNORECASE)
 SUFFIXES = (".json", ".jsonl", ".txt", ".json.gz", ".jsonl.gz", ".txt.gz", ".parquet")
 
 
@@ -43,12 +45,13 @@ def _local(path: str) -> Shards:
     if not root.exists():
         raise ValueError(f"the data path must be a file or a folder with text; {path!r} does not exist.")
     files = sorted(file for file in root.rglob("*") if _is_text(file)) if root.is_dir() else [root]
-    held_out = [file for file in files if "valid" in file.name] if root.is_dir() else []
+    held_out = [file for file in files if _HELD_OUT.search(str(file.relative_to(root)))] if root.is_dir() else []
     training = [file for file in files if file not in held_out]
     if not training or not all(map(_is_text, training)):
         raise ValueError(
-            f"the data must be files to train on that end in {', '.join(SUFFIXES)}, and whose names don't contain "
-            f"'valid' as those of held-out files do; {path!r} {'has none' if root.is_dir() else 'is none'}."
+            f"the data must be files to train on that end in {', '.join(SUFFIXES)}, in whose path none of the words "
+            f"val, valid, validation and test stands, as in those of held-out files; {path!r} "
+            f"{'has none' if root.is_dir() else 'is none'}."
         )
     # The content of terabytes is not read: names and sizes tell one folder from another.
     sizes = [(str(file.relative_to(root)) if root.is_dir() else file.name, file.stat().st_size) for file in files]

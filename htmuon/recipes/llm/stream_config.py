@@ -16,13 +16,14 @@ class StreamConfig:
 
     Args:
         path: a file or a folder of `.json`, `.jsonl`, `.parquet` and `.txt` files (all but parquet also with `.gz`) in
-            place of the dataset; those with "valid" in their name are held out. "" reads the dataset from the hub.
+            place of the dataset. Those with the word val, valid, validation or test in their path below the folder are
+            held out. "" reads the dataset from the hub. A seed decides the order of files, and not that within one.
         dataset: name on the hub.
         subset: of the dataset; "" if it has only one.
         revision: branch or commit of the dataset; "" is the newest.
         training_split: documents to train on.
         held_out_split: documents to evaluate on; "" takes every 16th of the others away from training, and so do local
-            files with no "valid" in any name.
+            files of which none is held out.
         text_column: the column, or the key of a JSON object, with the text of a document.
         separator: what stands between two documents of a `.txt` file (`\n` may be spelled out).
         tokenizer: a `tokenizer.json`, a folder with one, or the name of a model on the hub that has one.

@@ -22,8 +22,10 @@ from htmuon.recipes.llm.stream import training_documents
 from htmuon.recipes.llm.stream_config import StreamConfig
 from htmuon.recipes.task import Batch, Evaluation
 
-# Batches that are ready before they are needed: enough for what the host asks for at once while a GPU is busy.
+# Batches that are ready before they are needed, at least a step's, which are asked for at once.
 _AHEAD = 16
+# Fewer files have hardly any orders.
+_FEW_FILES = 4
 
 
 class StreamSource:
@@ -77,7 +79,7 @@ class StreamedModelling:
         shards: the files.
         tokenizer: makes tokens of documents.
         device: where batches are needed.
-        on_message: told about documents that cannot be read, and about epochs.
+        on_message: told about the files, documents that cannot be read, and epochs.
 
     Raises:
         ValueError: no held-out document can be read.
@@ -97,6 +99,11 @@ class StreamedModelling:
         self.device, self.on_message = device, on_message
         self.position = Position()
         self._batches: Ahead[_Made] | None = None
+        if len(shards.training) < _FEW_FILES:
+            on_message(
+                "the order of documents hardly depends on the seed: it decides the order of files, and within a file "
+                f"documents stay as they are; for another order divide the text into more than {len(shards.training)}."
+            )
         self.held_out = read_held_out(shards, self.data, config.evaluate_on, tokenizer.encode, on_message)
         self.chance_loss = math.log(self.data.vocab_size) - 1e-3
 
@@ -123,7 +130,7 @@ class StreamedModelling:
         """
         if self._batches is None:
             made_ahead = _made(self.config, self.shards, self.tokenizer.encode, self.position)
-            self._batches = Ahead(made_ahead, _AHEAD)
+            self._batches = Ahead(made_ahead, max(_AHEAD, self.config.accumulation))
         try:
             made = next(self._batches)
         except OSError as error:

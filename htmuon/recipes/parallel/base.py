@@ -1,6 +1,6 @@
 """What the trainer asks of the processes of a run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -81,20 +81,22 @@ def in_turn(parallel: Parallel) -> Iterator[None]:
         parallel.wait()
 
 
-def share(batch: Batch, parallel: Parallel) -> tuple[Batch, float | Tensor]:
+def share(batch: Batch, parallel: Parallel, together: Sequence[Batch] | None = None) -> tuple[Batch, float | Tensor]:
     """This process' rows of a batch, and the weight of the mean over them in the mean over all.
 
-    The mean over the processes of weight times loss is then the loss of the whole batch, also where rows have unequal
-    numbers of targets.
+    The mean over the processes, and over the batches of `together`, of weight times loss is then the loss of all these
+    batches as one, also where rows have unequal numbers of targets.
 
     Args:
         batch: inputs and targets, as one process would train on them.
         parallel: the processes.
+        together: the batches of which the loss is a mean; None is this one alone.
 
     Raises:
         ValueError: there are not equally many rows for each.
     """
-    if parallel.size == 1:
+    batches = [batch] if together is None else together
+    if parallel.size == 1 and len(batches) == 1:
         return batch, 1.0
     inputs, targets = batch
     if len(inputs) % parallel.size:
@@ -104,7 +106,8 @@ def share(batch: Batch, parallel: Parallel) -> tuple[Batch, float | Tensor]:
         )
     rows = len(inputs) // parallel.size
     mine = slice(parallel.rank * rows, (parallel.rank + 1) * rows)
-    weight = _count(targets[mine]) * parallel.size / _count(targets)
+    whole = torch.stack([_count(others) for _, others in batches]).sum()
+    weight = _count(targets[mine]) * (parallel.size * len(batches)) / whole
     return (inputs[mine], targets[mine]), weight
 
 
