@@ -249,7 +249,7 @@ def poisoned(layout: str) -> tuple[float, int, int]:
     extra = LAYOUTS[layout](model)
     optimizer = build("htnormuon", model, **extra)
     set_gradients(model, 0)
-    if dist.get_rank() == dist.get_world_size() - 1:
+    if dist.get_rank() == 1:  # the last one holds nothing of them
         for p in (model.experts, model.wide_0):
             local = p.grad.to_local() if isinstance(p.grad, DTensor) else p.grad
             local.fill_(float("nan"))

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 # What a job may take; a collective that nobody answers would wait for ever.
-SECONDS = 120
+SECONDS = 300
 
 
 class Ranks:
