@@ -74,7 +74,8 @@ class Layouts:
     def __init__(self, process_group: "ProcessGroup | None") -> None:
         if process_group is not None and not isinstance(process_group, torch.distributed.ProcessGroup):
             raise TypeError(
-                f"process_group must be a ProcessGroup, torch.distributed.group.WORLD for instance; got {process_group!r}."
+                "process_group must be a ProcessGroup, torch.distributed.group.WORLD for instance; "
+                f"got {process_group!r}."
             )
         self._process_group = process_group
         # Not shared between optimizers: meshes are equal that have groups of another life of the process group.

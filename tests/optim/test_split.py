@@ -101,7 +101,7 @@ def test_bad_rules(split, words):
 
 @pytest.mark.parametrize("split", ["qkv.weight", {"qkv.weight": 3.0}, {"qkv.weight": "3"}])
 def test_rules_of_a_wrong_type(split):
-    with pytest.raises(TypeError, match="split must map patterns|parts must be a number of equal ones"):
+    with pytest.raises(TypeError, match=r"split must map patterns|parts must be a number of equal ones"):
         htmuon.param_groups(torch.nn.ModuleDict({"qkv": torch.nn.Linear(8, 24)}), split=split)
 
 

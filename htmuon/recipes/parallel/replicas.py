@@ -25,7 +25,9 @@ class Replicas:
         self.device = device
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         # For what the first process does while the others wait: tokenizing a text takes longer than a collective may.
-        self._patient = dist.new_group(backend="gloo", timeout=timedelta(hours=12))
+        patient = dist.new_group(backend="gloo", timeout=timedelta(hours=12))
+        assert isinstance(patient, dist.ProcessGroup)
+        self._patient = patient
 
     @property
     def process_group(self) -> dist.ProcessGroup | None:
