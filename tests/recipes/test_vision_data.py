@@ -60,7 +60,7 @@ def test_the_fingerprint_is_that_of_the_content(tmp_path):
         ({"x_train": np.zeros((12, 6, 5, 3))}, "x_train must be uint8 images.*float64 of shape"),
         (
             {"x_train": np.zeros((12, 3, 6, 5), np.uint8)},
-            r"x_train must have its channels last.*transpose\(0, 2, 3, 1\)",
+            r"x_train must have its channels last.*transpose",
         ),
         ({"y_train": np.arange(12) + 10**9}, r"classes must be numbered from 0 without gaps.*up to 1000000011 for 12"),
         ({"x_train": np.zeros((12, 6), np.uint8)}, r"x_train must be uint8 images.*shape \(12, 6\)"),
