@@ -2,15 +2,15 @@
 
     python benchmarks/readme_tables.py
 
-`comparison.json` is the `summary.json` of the comparison that `make tune` makes, `demo.txt` what `make demo` printed
-last, `bench_llama-60m.json` what `make bench` writes.
+`evidence/` is what `python benchmarks/evidence.py` keeps, `demo.txt` what `make demo` printed last,
+`bench_llama-60m.json` what `make bench` writes.
 """
 
 import json
-import re
-import statistics
 from pathlib import Path
-from typing import Any
+
+from evidence_tables import results, table
+from pages import fill, markdown
 
 from htmuon.recipes.bench import BenchResult
 from htmuon.recipes.bench.table import heads
@@ -19,40 +19,13 @@ from htmuon.recipes.bench.table import rows as bench_rows
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results"
-NAMES = {
-    "adamw": "AdamW",
-    "muon:method=newton_schulz": "Muon (five Newton-Schulz steps, as `torch.optim.Muon`)",
-    "muon": "Muon (exact polar factor)",
-    "htmuon": "HTMuon (`none`, as published)",
-    "htmuon:normalization=rms": "HTMuon (`rms`)",
-}
 
 
-def markdown(rows: list[list[str]]) -> str:
-    head, *body = rows
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *body])
-
-
-def comparison_table(summary: dict[str, Any]) -> str:
-    rows = [["optimizer", "lr", "validation loss", "perplexity", "ms/step", "optimizer's share", "state"]]
-    for entry in summary["optimizers"]:
-        share = entry["optimizer_seconds_per_step"] / entry["seconds_per_step"]
-        rows.append(
-            [
-                NAMES[entry["spec"]],
-                f"{entry['lr']:.3g}",
-                f"{statistics.fmean(entry['losses']):.4f} ± {statistics.stdev(entry['losses']):.4f}",
-                f"{entry['perplexity']:.1f}",
-                f"{1e3 * entry['seconds_per_step']:.0f}",
-                f"{share:.0%}",
-                f"{entry['optimizer_state_bytes'] / 1e6:.1f} MB",
-            ]
-        )
-    seeds = len(summary["optimizers"][0]["seeds"])
-    how = "each optimizer with its own tuned learning rate (`make tune`)"
-    tails = "their spectra are in [docs/heavy_tails.md](docs/heavy_tails.md)"
-    text = f"`llama-tiny`, {seeds} seeds, {how}; {tails}:\n\n"
-    return text + markdown(rows) + "\n\n" + "\n".join(f"- {sentence}" for sentence in summary["verdict"])
+def comparison_table() -> str:
+    """The two recipes that run anywhere, from the experiments of docs/results."""
+    found = results()
+    parts = [f"`{name}`:\n\n{table(found[name])}" for name in ("llama-tiny", "resnet-tiny")]
+    return "\n\n".join(parts)
 
 
 def cost_table(result: BenchResult) -> str:
@@ -66,19 +39,11 @@ def cost_table(result: BenchResult) -> str:
     return f"{title}\n\n{table}\n\nMedian ratios of one run, `{where['command']}` ({how})."
 
 
-def fill(text: str, name: str, content: str) -> str:
-    """Put `content` between the markers of a section."""
-    pattern = rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)"
-    return re.sub(pattern, lambda match: f"{match[1]}{content}\n{match[2]}", text, flags=re.DOTALL)
-
-
 def filled(text: str) -> str:
     """The README with every measured section made anew."""
     demo = "".join(f"    {line}".rstrip() + "\n" for line in (RESULTS / "demo.txt").read_text().splitlines())
     text = fill(text, "demo", "\n" + demo)
-    text = fill(
-        text, "comparison", "\n" + comparison_table(json.loads((RESULTS / "comparison.json").read_text())) + "\n"
-    )
+    text = fill(text, "comparison", f"\n{comparison_table()}\n")
     bench = BenchResult.from_dict(json.loads((RESULTS / "bench_llama-60m.json").read_text()))
     return fill(text, "cost", "\n" + cost_table(bench) + "\n")
 

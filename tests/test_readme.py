@@ -51,6 +51,7 @@ def test_the_targets_that_it_names_are_in_the_makefile():
         assert f"\n{target}:" in makefile
 
 
-def test_its_numbers_are_those_of_the_committed_measurements():
+def test_its_numbers_are_those_of_the_committed_measurements(monkeypatch):
+    monkeypatch.syspath_prepend(README.parent / "benchmarks")
     tables = runpy.run_path(str(README.parent / "benchmarks" / "readme_tables.py"))
     assert tables["filled"](README.read_text()) == README.read_text()
