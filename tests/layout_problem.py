@@ -1,5 +1,7 @@
 """A model of odd shapes, gradients that depend on the step alone, and the ways in which ranks can hold it."""
 
+import copy
+import pickle
 import time
 from collections.abc import Callable
 from typing import Any
@@ -71,11 +73,15 @@ def slice_like(whole: Tensor, parameter: Tensor) -> Tensor:
     return DTensor.from_local(local.contiguous(), mesh, placements, run_check=False, shape=whole.shape, stride=stride)
 
 
+def set_gradients(model: Problem, step: int) -> None:
+    for name, p in model.named_parameters():
+        whole = gradient(name, tuple(p.shape), step)
+        p.grad = None if whole is None else slice_like(whole, p)
+
+
 def train(model: Problem, optimizer: htmuon.HTMuon, steps: range) -> None:
     for step in steps:
-        for name, p in model.named_parameters():
-            whole = gradient(name, tuple(p.shape), step)
-            p.grad = None if whole is None else slice_like(whole, p)
+        set_gradients(model, step)
         optimizer.step()
 
 
@@ -124,9 +130,22 @@ def fsdp_and_tensor_parallel(model: Problem) -> dict[str, Any]:
     return {}
 
 
+def expert_parallel_and_fsdp(model: Problem) -> dict[str, Any]:
+    """Experts divided along their number by one axis and cut by another, as torch does it; all else under FSDP2."""
+    mesh = _mesh(2, dist.get_world_size() // 2)
+    experts = distribute_tensor(model.experts.detach(), mesh["inner"], [Shard(0)], src_data_rank=None)
+    model.experts = nn.Parameter(experts)
+    for name, p in list(model.named_parameters()):
+        if name != "experts":
+            whole = distribute_tensor(p.detach(), mesh["inner"], [Replicate()], src_data_rank=None)
+            setattr(model, name, nn.Parameter(whole, requires_grad=p.requires_grad))
+    fully_shard(model, mesh=mesh["outer"], shard_placement_fn=lambda p: Shard(1) if p.ndim == 3 else Shard(0))
+    return {}
+
+
 # Each changes the parameters of a model and returns what the optimizer needs beside them.
 LAYOUTS: dict[str, Callable[[Problem], dict[str, Any]]] = {
-    f.__name__: f for f in (ddp, fsdp, tensor_parallel, hsdp, fsdp_and_tensor_parallel)
+    f.__name__: f for f in (ddp, fsdp, tensor_parallel, hsdp, fsdp_and_tensor_parallel, expert_parallel_and_fsdp)
 }
 
 
@@ -196,12 +215,55 @@ def told_apart(change: str, rank: int) -> tuple[float, str]:
         del model.short
     settings |= fsdp(model) if change == "setting" else ddp(model)
     optimizer = build("htmuon", model, **settings)
+    set_gradients(model, 0)
+    if dist.get_rank() == rank and change == "gradient":
+        model.short.grad = None
+    if dist.get_rank() == rank and change == "no gradients":
+        optimizer.zero_grad()
+    return _error_of(optimizer)
+
+
+def _error_of(optimizer: htmuon.HTMuon) -> tuple[float, str]:
     began = time.perf_counter()
     try:
-        train(model, optimizer, range(1))
+        optimizer.step()
     except ValueError as error:
         return time.perf_counter() - began, str(error)
     raise AssertionError("no error")
+
+
+def gradient_missing_later() -> tuple[float, str]:
+    """The seconds until the error of a step in which one rank lacks a gradient, and what it says."""
+    model = Problem()
+    optimizer = build("htmuon", model, **ddp(model))
+    train(model, optimizer, range(2))
+    set_gradients(model, 2)
+    if dist.get_rank() == 1:
+        model.wide_1.grad = None
+    return _error_of(optimizer)
+
+
+def poisoned(layout: str) -> tuple[float, int, int]:
+    """What a step with a NaN on one rank moves, and its counters."""
+    model = Problem()
+    extra = LAYOUTS[layout](model)
+    optimizer = build("htnormuon", model, **extra)
+    set_gradients(model, 0)
+    if dist.get_rank() == 1:  # the last one holds nothing of them
+        for p in (model.experts, model.wide_0):
+            local = p.grad.to_local() if isinstance(p.grad, DTensor) else p.grad
+            local.fill_(float("nan"))
+    optimizer.step()
+    group = optimizer.param_groups[0]
+    return error(model, Problem()), int(group["step"]), int(group["skipped_steps"])
+
+
+def copies() -> tuple[bool, bool]:
+    """Whether a copy of an optimizer has its ranks, and whether a stored one has none."""
+    optimizer = build("htmuon", Problem(), process_group=dist.group.WORLD)
+    other = copy.deepcopy(optimizer)
+    stored = pickle.loads(pickle.dumps(optimizer))
+    return other.process_group is dist.group.WORLD, stored.process_group is None
 
 
 class Even(nn.Module):
@@ -213,7 +275,8 @@ class Even(nn.Module):
         self.matrices += [nn.Parameter(torch.ones(8, 24)) for _ in range(8)]
 
     def groups(self) -> list[dict[str, Any]]:
-        return [{"params": list(self.parameters()), "use_muon": True}]
+        """One for each matrix: work is divided over all groups of a step."""
+        return [{"params": [p], "use_muon": True} for p in self.parameters()]
 
 
 def counted(layout: str) -> tuple[int, int]:
@@ -222,17 +285,26 @@ def counted(layout: str) -> tuple[int, int]:
     extra = LAYOUTS[layout](model)
     optimizer = htmuon.HTMuon(model.groups(), **extra)
     sent, done = [0], [0]
-    exchange, apply = dist.all_to_all_single, Single.apply
+    exchange, tell, apply = dist.all_to_all_single, dist.broadcast, Single.apply
 
     def count_sent(received, given, there, here, group, async_op):
         sent[0] += sum(here) - here[group.rank()]
         return exchange(received, given, there, here, group=group, async_op=async_op)
 
+    def count_told(rows, group, group_src, async_op):
+        if group.rank() == group_src:
+            sent[0] += rows.numel() * (group.size() - 1)
+        return tell(rows, group=group, group_src=group_src, async_op=async_op)
+
     def count_done(self, stack, ledger):
         done[0] += stack.direction.numel() * min(stack.direction.shape[-2:])
         return apply(self, stack, ledger)
 
-    with mock.patch.object(dist, "all_to_all_single", count_sent), mock.patch.object(Single, "apply", count_done):
+    with (
+        mock.patch.object(dist, "all_to_all_single", count_sent),
+        mock.patch.object(dist, "broadcast", count_told),
+        mock.patch.object(Single, "apply", count_done),
+    ):
         for p in model.parameters():
             p.grad = slice_like(torch.randn(p.shape, generator=torch.Generator().manual_seed(0)), p)
         optimizer.step()

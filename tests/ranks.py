@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 # What a job may take; a collective that nobody answers would wait for ever.
-SECONDS = 120
+SECONDS = 300
 
 
 class Ranks:
@@ -38,7 +38,7 @@ class Ranks:
             self._processes.append(process)
 
     def run(self, job: Callable[..., Any], *arguments: Any, **settings: Any) -> list[Any]:
-        """What `job(*arguments, **settings)` returns on every rank; an exception comes back as its last line."""
+        """What `job(*arguments, **settings)` returns on every rank; an exception on any of them is one here."""
         for pipe in self._pipes:
             pipe.send((job, arguments, settings))
         results = []
@@ -47,6 +47,9 @@ class Ranks:
                 self.close()
                 raise TimeoutError(f"rank {rank} gave no answer in {SECONDS} s")
             results.append(pipe.recv())
+        failed = [result for result in results if isinstance(result, Failed)]
+        if failed:
+            raise AssertionError(failed[0])
         return results
 
     def close(self) -> None:

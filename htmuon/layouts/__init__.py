@@ -3,12 +3,13 @@
 from htmuon.layouts.agreement import agree, check_alike
 from htmuon.layouts.base import Bracket, Layout, Stack, Stages
 from htmuon.layouts.owners import Ledger
-from htmuon.layouts.select import allocate, is_distributed, is_flattened, layout_of, part, part_like
+from htmuon.layouts.select import Layouts, allocate, is_distributed, is_flattened, part, part_like
 from htmuon.layouts.single import Single
 
 __all__ = [
     "Bracket",
     "Layout",
+    "Layouts",
     "Ledger",
     "Single",
     "Stack",
@@ -18,7 +19,6 @@ __all__ = [
     "check_alike",
     "is_distributed",
     "is_flattened",
-    "layout_of",
     "part",
     "part_like",
 ]

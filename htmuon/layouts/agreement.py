@@ -11,13 +11,22 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
-def agree(flag: Tensor, groups: "Sequence[ProcessGroup]") -> Tensor:
-    """True (0-d bool tensor) where the flag is true on every rank of the groups; on the device, without a wait."""
+def agree(flag: Tensor, moving: int, groups: "Sequence[ProcessGroup]") -> tuple[Tensor, Tensor]:
+    """Whether a flag is true on every rank of the groups, and whether all move the same parameters.
+
+    Args:
+        flag: 0-d bool tensor.
+        moving: a number that stands for the parameters that move, below 2^62.
+        groups: of ranks; along all of them together every rank hears of every other.
+
+    Returns:
+        Two 0-d bool tensors, on the device of the flag; the host does not wait for them.
+    """
+    said = torch.stack([flag.long(), *torch.full((2,), moving, device=flag.device).unbind()])
+    said[2] = -said[2]
     for group in groups:
-        count = flag.to(torch.int32)
-        dist.all_reduce(count, op=dist.ReduceOp.MIN, group=group)
-        flag = count.bool()
-    return flag
+        dist.all_reduce(said, op=dist.ReduceOp.MIN, group=group)
+    return said[0].bool(), said[1] == -said[2]
 
 
 def check_alike(lines: Sequence[str], groups: "Sequence[ProcessGroup]") -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from htmuon._typing import State
 from htmuon.layouts.base import Layout, Stack, Stages
-from htmuon.layouts.payload import pack, unpack
+from htmuon.layouts.payload import inverse, pack, take, unpack
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -53,7 +53,9 @@ class Replicated:
         owners = ledger.owners(self.group, len(stack.direction), stack.cost)
         places = [[k for k, owner in enumerate(owners) if owner == rank] for rank in range(self.group.size())]
         mine = places[self.group.rank()]
-        share = replace(stack, direction=stack.direction[mine], state={n: s[mine] for n, s in stack.state.items()})
+        share = replace(
+            stack, direction=take(stack.direction, mine), state={n: take(s, mine) for n, s in stack.state.items()}
+        )
         update, state = yield from self.inner.apply(share, ledger.inside(self.group))
 
         own = pack([update, *state.values()])
@@ -67,10 +69,6 @@ class Replicated:
         for work in works:
             assert work is not None
             work.wait()
-        rows = torch.cat(told)[_inverse([k for at in places for k in at])]
+        rows = take(torch.cat(told), inverse([k for at in places for k in at]))
         found, *states = unpack(rows, [tensor.shape[1:] for tensor in (stack.direction, *stack.state.values())])
         return found, dict(zip(stack.state, states, strict=True))
-
-
-def _inverse(permutation: list[int]) -> list[int]:
-    return sorted(range(len(permutation)), key=permutation.__getitem__)

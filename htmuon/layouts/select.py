@@ -1,14 +1,14 @@
 """The layout of a tensor: a DTensor says by itself how it is laid out, a plain tensor is whole."""
 
 import sys
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from torch import Tensor
 
 from htmuon.layouts.base import Layout
-from htmuon.layouts.single import Single
+from htmuon.layouts.single import Single, slice_lengths
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -28,27 +28,6 @@ def is_flattened(tensor: Tensor) -> bool:
     return bool(getattr(tensor, "_fsdp_flattened", False))
 
 
-def layout_of(tensor: Tensor, batch_dims: int, process_group: "ProcessGroup | None") -> Layout:
-    """How the ranks hold a parameter.
-
-    Args:
-        tensor: the parameter.
-        batch_dims: its first dims that count matrices, as those of stacked experts do; slices of them hold whole
-            matrices and stay where they are.
-        process_group: ranks that hold the same plain tensors and divide the work on them.
-
-    Raises:
-        ValueError: a DTensor's placement is none that a parameter can have.
-    """
-    if is_distributed(tensor):
-        return _distributed_layout(tensor.device_mesh, tuple(tensor.placements), batch_dims)
-    if process_group is None or process_group.size() == 1:
-        return Single()
-    from htmuon.layouts.replicated import Replicated
-
-    return Replicated(process_group, Single())
-
-
 def part(tensor: Tensor) -> Tensor:
     """What this rank holds of a tensor, sharing its memory."""
     return tensor.to_local() if is_distributed(tensor) else tensor
@@ -65,55 +44,127 @@ def allocate(parameter: Tensor, shape: tuple[int, ...], dtype: torch.dtype, batc
     """A zero state of the given whole shape beside a parameter, divided among the ranks as far as the parameter is."""
     if not is_distributed(parameter):
         return torch.zeros(shape, dtype=dtype, device=parameter.device)
-    from torch.distributed.tensor import zeros
+    from torch.distributed.tensor import DTensor
 
-    placements = [_of_state(placement, batch_dims) for placement in parameter.placements]
-    return zeros(shape, dtype=dtype, device_mesh=parameter.device_mesh, placements=placements)
+    mesh, placements = parameter.device_mesh, tuple(parameter.placements)
+    local = list(shape)
+    for axis in _divisions(mesh, placements):
+        dim = _state_dim(axis.dim, batch_dims)
+        local[dim] = slice_lengths(local[dim], axis.ranks)[axis.rank]
+    return DTensor.from_local(
+        torch.zeros(local, dtype=dtype, device=parameter.device),
+        mesh,
+        [_of_state(placement, batch_dims) for placement in placements],
+        run_check=False,
+        shape=torch.Size(shape),
+        stride=torch.empty(shape, device="meta").stride(),
+    )
+
+
+class Layouts:
+    """How the ranks hold the parameters of one optimizer.
+
+    Args:
+        process_group: ranks that hold the same plain tensors and divide the work on them.
+
+    Raises:
+        TypeError: that is no process group.
+    """
+
+    def __init__(self, process_group: "ProcessGroup | None") -> None:
+        if process_group is not None and not isinstance(process_group, torch.distributed.ProcessGroup):
+            raise TypeError(
+                "process_group must be a ProcessGroup, torch.distributed.group.WORLD for instance; "
+                f"got {process_group!r}."
+            )
+        self._process_group = process_group
+        # Not shared between optimizers: meshes are equal that have groups of another life of the process group.
+        self._known: dict[tuple[DeviceMesh, tuple[Placement, ...], int], Layout] = {}
+
+    def of(self, tensor: Tensor, batch_dims: int) -> Layout:
+        """The layout of a parameter.
+
+        Args:
+            tensor: the parameter.
+            batch_dims: its first dims that count matrices, as those of stacked experts do; slices of them hold whole
+                matrices and stay where they are.
+
+        Raises:
+            ValueError: a DTensor's placement is none that a parameter can have.
+        """
+        if is_distributed(tensor):
+            key = tensor.device_mesh, tuple(tensor.placements), batch_dims
+            if key not in self._known:
+                self._known[key] = _distributed_layout(*key)
+            return self._known[key]
+        if self._process_group is None or self._process_group.size() == 1:
+            return Single()
+        from htmuon.layouts.replicated import Replicated
+
+        return Replicated(self._process_group, Single())
+
+
+@dataclass(frozen=True)
+class _Division:
+    """An axis of a mesh that divides a dim among `ranks`, of which this process is number `rank`."""
+
+    axis: int
+    dim: int
+    ranks: int
+    rank: int
+
+
+def _divisions(mesh: "DeviceMesh", placements: "tuple[Placement, ...]") -> list[_Division]:
+    """The axes that divide a parameter, in the order in which they did.
+
+    FSDP2 divides what tensor parallelism has left of a dim, and torch marks it by a placement with a split factor.
+    """
+    coordinates = mesh.get_coordinate()
+    assert coordinates is not None, "a parameter on a mesh that this rank is not in"
+    sharded = [axis for axis, placement in enumerate(placements) if not placement.is_replicate()]
+    order = sorted(sharded, key=lambda axis: hasattr(placements[axis], "split_factor"))
+    dims: dict[int, int] = {axis: placements[axis].dim for axis in order}  # type: ignore[attr-defined]
+    return [_Division(axis, dims[axis], mesh.size(axis), coordinates[axis]) for axis in order]
+
+
+def _state_dim(dim: int, batch_dims: int) -> int:
+    """The dim of a state `[*batch, x, y]` that is divided where the parameter's is: every state has its first ones."""
+    return min(dim, batch_dims)
 
 
 def _of_state(placement: "Placement", batch_dims: int) -> "Placement":
-    """Sliced where the parameter is, along the first dim: every state has that, whatever its shape."""
     if placement.is_replicate():
         return placement
-    dim: int = placement.dim  # type: ignore[attr-defined]
-    if dim < batch_dims:
-        return placement
+    dim = _state_dim(placement.dim, batch_dims)  # type: ignore[attr-defined]
     if hasattr(placement, "split_factor"):
-        return type(placement)(0, split_factor=placement.split_factor)  # type: ignore[call-arg]
-    return type(placement)(0)  # type: ignore[call-arg]
+        return type(placement)(dim, split_factor=placement.split_factor)  # type: ignore[call-arg]
+    return type(placement)(dim)  # type: ignore[call-arg]
 
 
-@lru_cache(maxsize=1024)
 def _distributed_layout(mesh: "DeviceMesh", placements: "tuple[Placement, ...]", batch_dims: int) -> Layout:
     from htmuon.layouts.replicated import Replicated
     from htmuon.layouts.sharded import Sharded, Slicing
 
-    sharded = {}
-    for axis, placement in enumerate(placements):
+    for number, placement in enumerate(placements):
         if placement.is_partial() or not (placement.is_replicate() or hasattr(placement, "dim")):
             raise ValueError(
                 f"a parameter that is a DTensor must be sharded or replicated along every axis of its mesh; got "
-                f"{placement} on axis {axis}. Use fully_shard or parallelize_module, which make such parameters."
+                f"{placement} on axis {number}. Use fully_shard or parallelize_module, which make such parameters."
             )
-        if not placement.is_replicate():
-            sharded[axis] = placement
-    # Axes in the order in which they divided the parameter: FSDP2 divides what tensor parallelism has left of a dim,
-    # and torch marks it by a placement with a split factor.
-    order = sorted(sharded, key=lambda axis: hasattr(sharded[axis], "split_factor"))
-    coordinates = mesh.get_coordinate()
-    assert coordinates is not None
-    divisions = {axis: (mesh.size(axis), coordinates[axis]) for axis in order}
-    dims: dict[int, int] = {axis: sharded[axis].dim for axis in order}  # type: ignore[attr-defined]
-    layout: Layout = Single(tuple((dims[axis], *divisions[axis]) for axis in order if dims[axis] < batch_dims))
-    for position, axis in enumerate(order):
-        if dims[axis] < batch_dims:
-            continue
-        earlier = order[:position]
-        same = tuple(divisions[other] for other in earlier if dims[other] == dims[axis])
-        first = tuple(divisions[other] for other in earlier if dims[other] == 0 or dims[other] >= batch_dims)
-        layout = Sharded(mesh.get_group(axis), Slicing(dims[axis], same), Slicing(0, first), layout)
-    for axis, placement in enumerate(placements):
+    divisions = _divisions(mesh, placements)
+    batches = [axis for axis in divisions if axis.dim < batch_dims]
+    layout: Layout = Single(
+        batch=tuple((axis.dim, axis.ranks, axis.rank) for axis in batches),
+        groups=tuple(mesh.get_group(axis.axis) for axis in batches),
+    )
+    cut = [axis for axis in divisions if axis.dim >= batch_dims]
+    for position, axis in enumerate(cut):
+        earlier = cut[:position]
+        same = tuple((other.ranks, other.rank) for other in earlier if other.dim == axis.dim)
+        all_earlier = tuple((other.ranks, other.rank) for other in earlier)
+        layout = Sharded(mesh.get_group(axis.axis), Slicing(axis.dim, same), Slicing(batch_dims, all_earlier), layout)
+    for number, placement in enumerate(placements):
         # Outermost: of what is replicated only a share is assembled.
-        if placement.is_replicate() and mesh.size(axis) > 1:
-            layout = Replicated(mesh.get_group(axis), layout)
+        if placement.is_replicate() and mesh.size(number) > 1:
+            layout = Replicated(mesh.get_group(number), layout)
     return layout

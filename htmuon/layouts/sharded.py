@@ -10,7 +10,7 @@ from torch import Tensor
 
 from htmuon._typing import State
 from htmuon.layouts.base import Layout, Stack, Stages
-from htmuon.layouts.payload import pack, unpack
+from htmuon.layouts.payload import inverse, pack, take, unpack
 from htmuon.layouts.single import slice_lengths
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Sharded:
         widths = [sum(torch.Size(shape).numel() for shape in of_rank) for of_rank in shapes]
         here, there = [n * widths[me] for n in counts], [counts[me] * width for width in widths]
 
-        sent = pack(tensors)[by_owner]
+        sent = take(pack(tensors), by_owner)
         received = sent.new_empty(sum(there))
         work = dist.all_to_all_single(received, sent.view(-1), there, here, group=self.group, async_op=True)
         yield
@@ -123,8 +123,7 @@ class Sharded:
         yield
         assert work is not None
         work.wait()
-        rows = torch.empty_like(received).view(len(owners), widths[me])
-        rows[by_owner] = received.view(len(owners), widths[me])
+        rows = take(received.view(len(owners), widths[me]), inverse(by_owner))
         found, *states = unpack(rows, shapes[me])
         return found, dict(zip(stack.state, states, strict=True))
 

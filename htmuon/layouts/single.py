@@ -21,14 +21,11 @@ class Single:
     Attributes:
         batch: for each mesh axis along which a stack of matrices is divided, as experts are: the dim, the number of
             ranks and the number of this one. Each rank then has whole matrices of its own.
+        groups: the ranks of those axes, who must agree whether a step is taken.
     """
 
     batch: tuple[tuple[int, int, int], ...] = ()
-
-    @property
-    def groups(self) -> "tuple[ProcessGroup, ...]":
-        """None."""
-        return ()
+    groups: "tuple[ProcessGroup, ...]" = ()
 
     @property
     def ranks(self) -> int:

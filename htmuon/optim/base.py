@@ -20,6 +20,8 @@ once. One gradient that is not finite masks the whole step, on the device: no pa
 moves.
 """
 
+import copy
+import zlib
 from collections.abc import Callable, Generator
 from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -35,6 +37,7 @@ from htmuon.kernels import full_float32
 from htmuon.layouts import (
     Bracket,
     Layout,
+    Layouts,
     Ledger,
     Stack,
     agree,
@@ -86,6 +89,8 @@ class SpectralOptimizer(Optimizer):
     ) -> None:
         self.other_defaults = other_defaults
         self.process_group = process_group
+        self._layouts = Layouts(process_group)
+        # Whether the ranks were compared since parameters, settings or state were given.
         self._alike = False
         super().__init__(params, defaults)
 
@@ -123,6 +128,7 @@ class SpectralOptimizer(Optimizer):
         for counter in COUNTERS:
             group[counter] = torch.zeros((), dtype=torch.int64, device=_device(group))
         self._set_power(group)
+        self._alike = False
 
     @property
     def skipped_steps(self) -> Tensor:
@@ -148,26 +154,38 @@ class SpectralOptimizer(Optimizer):
         check_gradients(parameters)
         for group in self.param_groups:
             check_settings(group, sets_size=self.sets_size)
-        moving = [p for p in parameters if moves(p)]
-        if not moving:
+        finite = self._agreed(parameters)
+        if finite is None:
             return loss
+        ledger = Ledger()
+        with full_float32():
+            for group in self.param_groups:
+                self._group_step(group, finite, ledger)
+        return loss
+
+    def _agreed(self, parameters: list[Tensor]) -> Tensor | None:
+        """Whether all gradients of all ranks are finite, a 0-d bool tensor; None where nothing moves."""
         groups = self._ranks()
+        moving = [moves(p) for p in parameters]
         if groups and not self._alike:
             check_alike(describe(self.param_groups), groups)
             self._allocate()
             self._alike = True
-        finite = agree(_all_finite(moving), groups)
-        with full_float32():
-            for group in self.param_groups:
-                self._group_step(group, finite)
-        return loss
+        finite = _all_finite([p for p, moved in zip(parameters, moving, strict=True) if moved])
+        if groups:
+            finite, same = agree(finite.to(_device(self.param_groups[0])), zlib.crc32(bytes(moving)), groups)
+            if host_may_look(same) and not same:
+                raise ValueError(
+                    "every rank must have gradients for the same parameters; in this step they differ. Let each rank "
+                    "use every parameter, or set unused gradients to zero."
+                )
+        return finite if any(moving) else None
 
-    def _group_step(self, group: Group, finite: Tensor) -> None:
+    def _group_step(self, group: Group, finite: Tensor, ledger: Ledger) -> None:
         """Power, parameters and counters of one group."""
         self._set_power(group)
         if group["use_muon"]:
-            ledger = Ledger()
-            stacks = matrix_buckets(group, self.process_group)
+            stacks = matrix_buckets(group, self._layouts)
             run_staggered(self._spectral_update(group, *stack, finite, ledger) for stack in stacks)
         else:
             for bucket in other_buckets(group):
@@ -186,7 +204,7 @@ class SpectralOptimizer(Optimizer):
 
     def _ranks(self) -> "tuple[ProcessGroup, ...]":
         """The groups of ranks that train together."""
-        layouts = (matrix_layout(group, p, self.process_group) for group in self.param_groups for p in group["params"])
+        layouts = (matrix_layout(group, p, self._layouts) for group in self.param_groups for p in group["params"])
         return tuple(dict.fromkeys(chain.from_iterable(layout.groups for layout in layouts)))
 
     def _spectral_update(
@@ -323,10 +341,20 @@ class SpectralOptimizer(Optimizer):
         for group in self.param_groups:
             for counter in COUNTERS:
                 group[counter] = group[counter].to(_device(group))
+        self._alike = False
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
-        return {**state, "other_defaults": self.other_defaults, "process_group": self.process_group, "_alike": False}
+        # Ranks cannot be stored: what is loaded computes everything by itself.
+        own = {"process_group": None, "_layouts": Layouts(None), "_alike": False}
+        return {**state, "other_defaults": self.other_defaults, **own}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "SpectralOptimizer":
+        """A copy with the same ranks."""
+        other = type(self).__new__(type(self))
+        other.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        other.process_group, other._layouts = self.process_group, Layouts(self.process_group)
+        return other
 
     def _add_setting(self, name: str, value: float) -> None:
         """A setting that one variant alone has: in the defaults, and in every group that does not bring its own."""
@@ -336,10 +364,10 @@ class SpectralOptimizer(Optimizer):
 
 
 def _all_finite(parameters: list[Tensor]) -> Tensor:
-    """One flag, 0-d bool, for all that this rank holds of the gradients."""
+    """One flag, 0-d bool, for all that this rank holds of the gradients of some parameters."""
     gradients = [g for g in (part_like(cast(Tensor, p.grad), p) for p in parameters) if g.numel() > 0]
     if not gradients:
-        return torch.ones((), dtype=torch.bool, device=parameters[0].device)
+        return torch.ones((), dtype=torch.bool)
     # The largest magnitude is NaN or infinite where any entry is.
     return get_total_norm(gradients, norm_type=float("inf")).isfinite()
 

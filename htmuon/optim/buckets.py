@@ -2,16 +2,13 @@
 
 from collections import defaultdict
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
-from htmuon.layouts import Layout, layout_of
+from htmuon.layouts import Layout, Layouts
 from htmuon.optim.settings import Group
 from htmuon.optim.views import batch_dims, default_view, matrix_shape
-
-if TYPE_CHECKING:
-    from htmuon.layouts.base import ProcessGroup
 
 
 def moves(parameter: Tensor) -> bool:
@@ -19,12 +16,12 @@ def moves(parameter: Tensor) -> bool:
     return parameter.grad is not None and parameter.numel() > 0
 
 
-def matrix_layout(group: Group, parameter: Tensor, process_group: "ProcessGroup | None") -> Layout:
+def matrix_layout(group: Group, parameter: Tensor, layouts: Layouts) -> Layout:
     """How the ranks hold a matrix parameter of a group."""
-    return layout_of(parameter, batch_dims(parameter.ndim, group["matrix_view"]), process_group)
+    return layouts.of(parameter, batch_dims(parameter.ndim, group["matrix_view"]))
 
 
-def matrix_buckets(group: Group, process_group: "ProcessGroup | None") -> list[tuple[Layout, list[Tensor]]]:
+def matrix_buckets(group: Group, layouts: Layouts) -> list[tuple[Layout, list[Tensor]]]:
     """The matrix parameters of a group that move, in stacks of equal shape and layout, the dearest first.
 
     What a rank holds of a stack has at most `stack_elements` elements; but a stack has a parameter for each rank that
@@ -32,7 +29,7 @@ def matrix_buckets(group: Group, process_group: "ProcessGroup | None") -> list[t
     """
     alike: dict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
     for p in filter(moves, group["params"]):
-        alike[(matrix_layout(group, p, process_group), p.shape, p.dtype, p.device)].append(p)
+        alike[(matrix_layout(group, p, layouts), p.shape, p.dtype, p.device)].append(p)
     found = []
     for (layout, *_), parameters in alike.items():
         most = max(layout.owners, group["stack_elements"] * layout.ranks // parameters[0].numel())

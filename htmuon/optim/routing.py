@@ -221,6 +221,11 @@ def route(
         )
     _check_patterns(spectral, names, "spectral")
     _check_patterns(other, names, "other")
+    if split is not None and not isinstance(split, Mapping):
+        raise TypeError(f'split must map patterns to parts, {{"*.qkv.weight": 3}}; got {split!r}.')
+    for parts in (split or {}).values():
+        if isinstance(parts, str | bool | float):
+            raise TypeError(f"parts must be a number of equal ones or a list of sizes; got {parts!r}. Write 3, say.")
     _check_patterns(split or {}, names, "split")
     views: dict[str, MatrixView | None] = dict(spectral) if isinstance(spectral, Mapping) else dict.fromkeys(spectral)
     for view in views.values():

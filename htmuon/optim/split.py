@@ -38,7 +38,7 @@ def part_shapes(shape: tuple[int, ...], view: MatrixView, split: Split | None) -
     *batch, out, inputs = matrix_shape(shape, view)
     if split is None:
         return [(*batch, out, inputs)]
-    sizes = [out // split] * split if isinstance(split, int) else list(split)
+    sizes = [out // max(split, 1)] * split if isinstance(split, int) else list(split)
     if not sizes or min(sizes) < 1 or sum(sizes) != out:
         raise ValueError(
             f"split must be a number that divides the {out} output rows of the matrix, or a list of sizes whose sum "

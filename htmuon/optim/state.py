@@ -48,13 +48,19 @@ def check_state(saved: dict[str, Any], parameter: Tensor, shapes: dict[str, tupl
                 f"{name} of {who} must have the shape {shape}; the state_dict has {tuple(saved[name].shape)}. It is "
                 "the state of another model, or of another matrix_view."
             )
-        if is_distributed(saved[name]) != is_distributed(parameter):
-            kind = "a DTensor" if is_distributed(parameter) else "a plain tensor"
+        own, theirs = _placement(parameter), _placement(saved[name])
+        # Statistics are placed in their own way; what has the parameter's shape is placed as it is.
+        if (own is None) != (theirs is None) or (name == "momentum_buffer" and own != theirs):
             raise ValueError(
-                f"{name} of {who} must be {kind}, as the parameter is; the state_dict has a "
-                f"{type(saved[name]).__name__}. Load it by set_optimizer_state_dict of "
-                "torch.distributed.checkpoint.state_dict, which lays it out anew."
+                f"{name} of {who} must be placed on the ranks as the parameter is ({own}); that of the state_dict is "
+                f"{theirs}. Load it by set_optimizer_state_dict of torch.distributed.checkpoint.state_dict, which lays "
+                "it out anew."
             )
+
+
+def _placement(tensor: Tensor) -> str | None:
+    """Where a DTensor is, in words; None for a plain tensor."""
+    return f"{tuple(tensor.placements)} on {tuple(tensor.device_mesh.shape)}" if is_distributed(tensor) else None
 
 
 def copied(value: Tensor, parameter: Tensor) -> Tensor:

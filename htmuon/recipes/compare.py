@@ -82,14 +82,21 @@ def tuning_command(config: CompareConfig) -> str:
     """The command that finds the learning rates that a comparison needs."""
     usual = flat_settings(RECIPES[config.run.recipe]().to_dict())
     changed = {name: value for name, value in config.tuning_settings().items() if value != usual[name]}
-    flags = [word for name, value in changed.items() for word in (_flag(name), str(value))]
+    flags = [word for name, value in changed.items() for word in _flag(name, value)]
     words = ["htmuon", "compare", config.run.recipe, "--optimizers", *config.optimizers, *flags]
     return shlex.join([*words, "--learning-rates", "tune", "--save-tuned", "FILE", "--out", "FOLDER"])
 
 
-def _flag(name: str) -> str:
+def _flag(name: str, value: object) -> list[str]:
+    """The words that set one setting on the command line."""
     short = {"data.path": "data", "optimizer.weight_decay": "weight-decay"}
-    return "--" + short.get(name, name).replace("_", "-")
+    typed = short.get(name, name).replace("_", "-")
+    if isinstance(value, bool):
+        group, dot, last = typed.rpartition(".")
+        return [f"--{group}{dot}{'' if value else 'no-'}{last}"]
+    text = str(value)
+    # What begins with a dash would be taken for the next flag.
+    return [f"--{typed}={text}"] if text.startswith("-") else [f"--{typed}", text]
 
 
 def _stored_rates(config: CompareConfig) -> TunedRecipe:

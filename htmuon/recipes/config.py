@@ -147,8 +147,8 @@ class RunConfig:
         tensorboard: write the metrics to the folder `tensorboard` of the run, too.
         wandb: send the metrics to this project of Weights & Biases, too; with WANDB_MODE=offline they stay here.
         ema_decay: evaluate and store an exponential moving average of the weights with this decay, if given.
-        workers: processes that decode training images which are not held in memory, as text has a thread; None is one
-            per CPU core but one, at most 16; 0 decodes them between the steps.
+        workers: processes that decode images which are not held in memory, those of the recipes vit-*; others take no
+            notice of it. None is one per CPU core but one, at most 16; 0 decodes between the steps.
     """
 
     recipe: str

@@ -67,6 +67,8 @@ def train(
     # A step may draw random numbers from a seed of its own; the caller's stream is not touched.
     devices = [device] if device.type == "cuda" else []
     with opened(config, device) as parallel, current(device), torch.random.fork_rng(devices=devices):
+        if config.parallel == "fsdp2" and parallel.size == 1:
+            observer.on_message("One process: nothing is sharded. torchrun starts several.")
         model = parallel.wrap(source.build_model().to(device), resolve_precision(config.precision, device))
         optimizer = _optimizer(config, parallel, parallel.inner(model))
         keep_initial_lr(optimizer)

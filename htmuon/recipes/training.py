@@ -267,7 +267,14 @@ class Training:
     def _restore(self) -> int:
         """Load the last good checkpoint, if there is one; the number of steps done."""
         with in_turn(self.parallel):  # the first process removes what is damaged
-            checkpoint = load_checkpoint(self.home.checkpoints, self.device, self.observer.on_message)
+            where = self.device if self.parallel.whole else torch.device("cpu")  # whole, before it is sliced
+            checkpoint = load_checkpoint(self.home.checkpoints, where, self.observer.on_message)
+        step = 0 if checkpoint is None else checkpoint.step
+        if self.parallel.agreed(step) != step:
+            raise ValueError(
+                f"all processes must find the same checkpoint; the first one has another step than {step}, which is in "
+                f"{self.home.path}. Put the run on a file system that all of them share."
+            )
         if checkpoint is None:
             return 0
         progress = checkpoint.progress

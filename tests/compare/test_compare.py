@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -10,14 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from htmuon.recipes.compare import compare
+from htmuon.cli import compare as compare_command
+from htmuon.recipes.compare import compare, tuning_command
 from htmuon.recipes.compare_config import CompareConfig
 from htmuon.recipes.config import RunConfig
 from htmuon.recipes.display import SilentDisplay
 from htmuon.recipes.files import locked
 from htmuon.recipes.learning_rates import GridConfig, load_tuned
+from htmuon.recipes.registry import RECIPES
 from htmuon.recipes.run_record import RunRecord
 from htmuon.recipes.summary import OptimizerSummary
+from htmuon.recipes.vision.config import ImageDataConfig
 
 
 class Titles(SilentDisplay):
@@ -169,6 +173,44 @@ def test_a_rate_that_is_not_stored_is_an_error_with_the_command(done: Done, tmp_
     ):
         compare(config, command="typed")
     assert not config.out.exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "typed"),
+    [
+        ("resnet-tiny", ["--data.no-flip", "--data.crop-padding", "0", "--weight-decay", "0.1", "--steps", "7"]),
+        ("gpt2-small", ["--max-grad-norm", "None", "--text", "a [1]/it's"]),
+        ("llama-tiny", ["--data.separator=--", "--max-grad-norm", "0.5", "--ema-decay", "0.9"]),
+    ],
+)
+def test_the_tuning_command_can_be_typed(
+    recipe: str, typed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[CompareConfig] = []
+
+    def catch(config: CompareConfig, **_: object) -> list[OptimizerSummary]:
+        seen.append(config)
+        raise ValueError("caught")
+
+    monkeypatch.setattr(compare_command, "compare", catch)
+    arguments = [recipe, *typed, "--optimizers", "htmuon:power=0.25", "--out", str(tmp_path)]
+    with pytest.raises(ValueError, match="caught"):
+        compare_command.run(arguments)
+    words = shlex.split(tuning_command(seen[0]))
+    assert words[:2] == ["htmuon", "compare"]
+    with pytest.raises(ValueError, match="caught"):
+        compare_command.run(words[2:])
+    asked, suggested = seen
+    assert suggested.tuning_settings() == asked.tuning_settings()
+    assert suggested.optimizers == asked.optimizers
+    assert suggested.learning_rates == "tune"
+
+
+def test_flags_that_are_on_can_be_typed(tiny: CompareConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = RECIPES["resnet-tiny"]()
+    still = dataclasses.replace(usual, data=ImageDataConfig(flip=False))
+    monkeypatch.setitem(RECIPES._parts, "resnet-tiny", lambda: still)
+    assert " --data.flip --learning-rates tune" in tuning_command(dataclasses.replace(tiny, run=usual))
 
 
 def test_rates_are_saved_only_when_tuned(tiny: CompareConfig, tmp_path: Path) -> None:

@@ -8,11 +8,29 @@ import pytest
     ("change", "words"),
     [
         ("setting", "rank 0 has momentum=0.95 in group 0, rank 1 has momentum=0.9 in group 0"),
-        ("shape", "rank 0 has parameter single of group 0: (9, 9) torch.float32, rank 1 has"),
+        ("shape", "rank 0 has parameter single of group 0: (9, 9) torch.float32, with a gradient, rank 1 has"),
         ("missing", "rank 0 has parameter short of group 0"),
+        ("gradient", "short of group 0: (3, 8) torch.float32, with a gradient, rank 1 has"),
+        ("no gradients", "with a gradient, rank 1 has parameter tall_0 of group 0"),
     ],
 )
 def test_a_rank_that_differs(world, change, words):
     for seconds, error in world(2).run(layout_problem.told_apart, change, rank=1):
         assert words in error
         assert seconds < 10
+
+
+def test_gradients_that_are_missing_on_one_rank_later(world):
+    for seconds, error in world(2).run(layout_problem.gradient_missing_later):
+        assert "every rank must have gradients for the same parameters" in error
+        assert seconds < 10
+
+
+@pytest.mark.parametrize("layout", layout_problem.LAYOUTS)
+def test_a_gradient_that_is_not_finite_on_one_rank_masks_the_step_on_all(world, layout):
+    for moved, step, skipped in world(4).run(layout_problem.poisoned, layout):
+        assert (moved, step, skipped) == (0.0, 0, 1)
+
+
+def test_a_copy_has_the_ranks_and_what_was_stored_has_none(world):
+    assert world(2).run(layout_problem.copies) == [(True, True)] * 2

@@ -88,6 +88,7 @@ def test_rules_by_pattern():
         ({"qkv.weight": 5}, "split pattern 'qkv.weight', parameter 'qkv.weight': split must be a number that divides"),
         ({"qkv.weight": (8, 8)}, "whose sum they are; got"),
         ({"head.*": 3}, "takes AdamW .output head.. Make it narrower"),
+        ({"qkv.weight": 0}, "split must be a number that divides"),
         ({"nothing": 3}, "split pattern 'nothing' matches no trainable parameter"),
         ({"qkv.weight": 3, "q*.weight": 3}, "matches 2 split patterns"),
     ],
@@ -96,6 +97,12 @@ def test_bad_rules(split, words):
     model = torch.nn.ModuleDict({"qkv": torch.nn.Linear(8, 24), "head": torch.nn.Linear(8, 3)})
     with pytest.raises(ValueError, match=words):
         htmuon.param_groups(model, split=split)
+
+
+@pytest.mark.parametrize("split", ["qkv.weight", {"qkv.weight": 3.0}, {"qkv.weight": "3"}])
+def test_rules_of_a_wrong_type(split):
+    with pytest.raises(TypeError, match=r"split must map patterns|parts must be a number of equal ones"):
+        htmuon.param_groups(torch.nn.ModuleDict({"qkv": torch.nn.Linear(8, 24)}), split=split)
 
 
 def test_parts_of_a_group_are_checked():

@@ -58,6 +58,11 @@ def test_the_fingerprint_is_that_of_the_content(tmp_path):
     [
         ({"y_test": None}, "must have the arrays .* lacks y_test.*savez_compressed"),
         ({"x_train": np.zeros((12, 6, 5, 3))}, "x_train must be uint8 images.*float64 of shape"),
+        (
+            {"x_train": np.zeros((12, 3, 6, 5), np.uint8)},
+            r"x_train must have its channels last.*transpose",
+        ),
+        ({"y_train": np.arange(12) + 10**9}, r"classes must be numbered from 0 without gaps.*up to 1000000011 for 12"),
         ({"x_train": np.zeros((12, 6), np.uint8)}, r"x_train must be uint8 images.*shape \(12, 6\)"),
         ({"x_test": np.zeros((0, 6, 5, 3), np.uint8), "y_test": np.zeros(0, int)}, "x_test must be .* at least one"),
         ({"y_train": np.arange(11)}, r"y_train must be one class number.*12 images.*shape \(11,\)"),

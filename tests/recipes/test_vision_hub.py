@@ -12,6 +12,7 @@ import pytest
 from stored_images import encoded, pictures, write_parquet
 
 from htmuon.cli import main
+from htmuon.recipes.vision.hub import PREFIX, download
 
 NAME, COMMIT = "uoft-cs/cifar10", "0b2714987fa478483af9968de7c934580d0bb9a2"
 
@@ -78,22 +79,27 @@ def test_a_name_that_is_none(tmp_path, hub, capsys):
     assert "fetching the images hf://datasets/a/b/c failed (Repo id must be in the form" in line
 
 
-def test_images_are_fetched_once(tmp_path, hub, capsys):
-    answers, asked = hub
-    for part, count in (("train", 12), ("test", 6)):
-        pixels, labels = pictures(count, size=(32, 32))
-        write_parquet(tmp_path / f"{part}.parquet", [encoded(picture) for picture in pixels], labels)
-    files = {f"plain_text/{part}-00000-of-00001.parquet": f"{part}.parquet" for part in ("train", "test")}
+def serve(answers, tmp_path, files):
+    """Let the hub have these parquet files, with so many images each."""
     siblings = [{"rfilename": name} for name in (*files, "README.md")]
     described = json.dumps({"id": NAME, "sha": COMMIT, "siblings": siblings, "private": False}).encode()
     for revision in ("main", COMMIT):
         answers[f"/api/datasets/{NAME}/revision/{revision}"] = (200, {}, described)
     tree = [{"type": "file", "path": name, "size": 1, "oid": name} for name in (*files, "README.md")]
     answers[f"/api/datasets/{NAME}/tree/{COMMIT}"] = (200, {}, json.dumps(tree).encode())
-    for name, local in files.items():
-        content = (tmp_path / local).read_bytes()
-        headers = {"ETag": f'"{local}"', "X-Repo-Commit": COMMIT}
+    for name, count in files.items():
+        pixels, labels = pictures(count, size=(32, 32))
+        write_parquet(tmp_path / "served" / name, [encoded(picture) for picture in pixels], labels)
+        content = (tmp_path / "served" / name).read_bytes()
+        headers = {"ETag": f'"{name}"', "X-Repo-Commit": COMMIT}
         answers[f"/datasets/{NAME}/resolve/{COMMIT}/{name}"] = (200, headers, content)
+
+
+def test_images_are_fetched_once(tmp_path, hub, capsys):
+    answers, asked = hub
+    serve(
+        answers, tmp_path, {f"plain_text/{part}-00000-of-00001.parquet": n for part, n in (("train", 12), ("test", 6))}
+    )
     assert run(tmp_path) == 0, asked
     assert not any("README" in path for path in asked)
     asked.clear()
@@ -101,6 +107,46 @@ def test_images_are_fetched_once(tmp_path, hub, capsys):
     assert main(["train", "resnet18-cifar10", "--out", str(tmp_path / "again")]) == 2
     assert "must fill one batch of 128; there are 12" in capsys.readouterr().err  # the same images, without a download
     assert not any("resolve" in path for path in asked)
+
+
+@pytest.mark.parametrize("test_file", ["data/test-00000-of-00001.parquet", "test/0000.parquet", "test.parquet"])
+def test_test_files_are_not_fetched_where_there_are_validation_files(tmp_path, hub, test_file):
+    answers, asked = hub
+    files = {"data/train-00000-of-00001.parquet": 12, "data/validation-00000-of-00001.parquet": 6}
+    serve(answers, tmp_path, {**files, test_file: 6})
+    assert run(tmp_path) == 0
+    fetched = {path.partition(f"{COMMIT}/")[2] for path in asked if "resolve" in path}
+    assert fetched == set(files)
+
+
+def test_a_download_that_was_interrupted_is_not_all_the_images(tmp_path, hub, capsys):
+    answers, _ = hub
+    names = [f"plain_text/train-0000{number}-of-00003.parquet" for number in range(3)]
+    serve(answers, tmp_path, {**dict.fromkeys(names, 4), "plain_text/test-00000-of-00001.parquet": 6})
+    cache = download(f"{PREFIX}{NAME}")
+    (cache / names[1]).unlink()
+    capsys.readouterr()
+    answers.clear()
+    answers["*"] = (503, {}, b"Down\nfor maintenance.")
+    assert run(tmp_path) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "are not all on this computer and the Hugging Face hub could not be reached (Server error" in line
+
+
+def test_a_cache_without_a_listing_lacks_files(tmp_path, hub, capsys):
+    # As versions of huggingface_hub leave it that keep no list of what there is to fetch.
+    stored = tmp_path / "hub" / "datasets--uoft-cs--cifar10"
+    pixels, labels = pictures(6, size=(32, 32))
+    for name in ("train-00000-of-00003", "test-00000-of-00001"):
+        write_parquet(stored / "snapshots" / COMMIT / f"{name}.parquet", [encoded(image) for image in pixels], labels)
+    (stored / "refs").mkdir()
+    (stored / "refs" / "main").write_text(COMMIT)
+    answers, _ = hub
+    answers["*"] = (503, {}, b"")
+    capsys.readouterr()
+    assert run(tmp_path) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "lacks train-00001-of-00003.parquet, train-00002-of-00003.parquet. Put them there; files of the hub" in line
 
 
 def test_without_a_network_there_is_one_sentence_at_once(tmp_path, monkeypatch, capsys):

@@ -1,3 +1,4 @@
+import io
 import pickle
 import shutil
 
@@ -90,6 +91,49 @@ def test_a_folder_for_each_class(tmp_path, held_out):
     assert {image.numpy().tobytes() for image in images.training.pixels} == expected
 
 
+@pytest.mark.parametrize("name", ["a [1]", "a*", "[train]"])
+def test_a_folder_whose_name_looks_like_a_pattern(tmp_path, name):
+    check_content(decode_set(open_stored(str(hub_layout(tmp_path / name))), name)[0])
+
+
+def test_hidden_folders_are_no_classes(tmp_path):
+    write_folder(tmp_path / "folder", {"train": TRAINING, "test": TEST})
+    for part in ("train", "test"):
+        (tmp_path / "folder" / part / ".ipynb_checkpoints").mkdir()
+    assert open_stored(str(tmp_path / "folder")).classes == 3
+
+
+def numbered(root, names):
+    contents = [encoded(image) for image in TRAINING[0]]
+    for name in names:
+        write_parquet(root / f"{name}.parquet", contents, TRAINING[1])
+    return str(root)
+
+
+@pytest.mark.parametrize(
+    ("names", "missing"),
+    [
+        (["train-00000-of-00003", "train-00002-of-00003", "test"], "train-00001-of-00003.parquet. Put"),
+        (["train", "data/test-1-of-2"], "data/test-0-of-2.parquet. Put"),
+        (["train-2-of-3-ab12", "train-3-of-3-cd34", "test"], "train-1-of-3.parquet. Put"),
+        (
+            ["train-00000-of-00005"],
+            "train-00001-of-00005.parquet, train-00002-of-00005.parquet, train-00003-of-00005.parquet and 1 more. Put",
+        ),
+    ],
+)
+def test_a_missing_file_of_a_part_is_named(tmp_path, names, missing):
+    with pytest.raises(ValueError, match=f"must all be there; .* lacks {missing} them there"):
+        open_stored(numbered(tmp_path, names))
+
+
+@pytest.mark.parametrize("suffix", ["", "-b4aaeceff1d90ecb"])
+def test_numbers_from_0_or_1_are_complete(tmp_path, suffix):
+    names = [f"train-{number}-of-2{suffix}" for number in (1, 2)]
+    stored = open_stored(numbered(tmp_path, [*names, "validation-0-of-1", "test-7-of-9"]))
+    assert len(stored.training.labels) == 2 * len(TRAINING[1])
+
+
 def test_tables_and_folders_can_be_sent_to_other_processes(tmp_path):
     write_folder(tmp_path / "folder", {"train": TRAINING, "test": TEST})
     for stored in (open_stored(str(tmp_path / "folder")), open_stored(str(hub_layout(tmp_path / "hub")))):
@@ -118,6 +162,27 @@ def test_every_mode_becomes_rgb(tmp_path, mode):
     assert decoded.mode == "RGB"
     if MODES[mode] is not None:
         assert decoded.getpixel((0, 0)) == MODES[mode]
+
+
+def test_sixteen_bits_become_eight():
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    wide = ramp.astype(np.uint16) * 257
+    files = {"ramp.png": wide, "ramp.tif": wide, "ramp.pgm": wide, "big-endian.tif": wide.astype(">u2")}
+    for name, pixels in files.items():
+        stream = io.BytesIO()
+        formats = {"png": "PNG", "tif": "TIFF", "pgm": "PPM"}
+        Image.fromarray(pixels).save(stream, formats[name.rpartition(".")[2]])
+        assert np.array_equal(np.asarray(decode(stream.getvalue(), name)), np.asarray(decode(encoded(ramp), "8 bits")))
+    with pytest.raises(UnreadableImageError, match="cut is no image that can be decoded"):
+        decode(encoded(wide)[:50], "cut")
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_numbers_of_32_bits_are_no_pixels(kind):
+    stream = io.BytesIO()
+    Image.fromarray(np.arange(64, dtype=kind).reshape(8, 8)).save(stream, "TIFF")
+    with pytest.raises(UnreadableImageError, match="x is an image of 32-bit numbers, not of 8 or 16 bits"):
+        decode(stream.getvalue(), "x")
 
 
 def test_damaged_images():

@@ -1,6 +1,7 @@
 """Processes that each hold the whole model: DistributedDataParallel."""
 
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -23,6 +24,10 @@ class Replicas:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        # For what the first process does while the others wait: tokenizing a text takes longer than a collective may.
+        patient = dist.new_group(backend="gloo", timeout=timedelta(hours=12))
+        assert isinstance(patient, dist.ProcessGroup)
+        self._patient = patient
 
     @property
     def process_group(self) -> dist.ProcessGroup | None:
@@ -56,12 +61,12 @@ class Replicas:
     def agreed(self, value: T) -> T:
         """What process 0 has."""
         box = [value]
-        dist.broadcast_object_list(box, src=0)
+        dist.broadcast_object_list(box, src=0, group=self._patient)
         return box[0]
 
     def wait(self) -> None:
         """Go on when all processes are here."""
-        dist.barrier()
+        dist.barrier(group=self._patient)
 
     def state(
         self, model: torch.nn.Module, optimizer: torch.optim.Optimizer

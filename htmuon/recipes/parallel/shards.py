@@ -54,8 +54,9 @@ class Shards(Replicas):
     def state(
         self, model: torch.nn.Module, optimizer: torch.optim.Optimizer
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The state_dicts with whole tensors, on the CPU."""
-        return _whole(model.state_dict()), _whole(optimizer.state_dict())
+        """The state_dicts with whole tensors, on the CPU; those of other processes than the first have no tensors."""
+        first = self.rank == 0
+        return _whole(model.state_dict(), first), _whole(optimizer.state_dict(), first)
 
     def load(
         self,
@@ -71,13 +72,14 @@ class Shards(Replicas):
         optimizer.load_state_dict({**state, "state": slices})
 
 
-def _whole(value: Any) -> Any:
-    """A state_dict with whole tensors in place of slices; every process takes part."""
+def _whole(value: Any, keep: bool) -> Any:
+    """A state_dict with whole tensors in place of slices, or with none; every process takes part."""
     if isinstance(value, DTensor):
-        return value.full_tensor().cpu()
+        whole = value.full_tensor()
+        return whole.cpu() if keep else None
     if isinstance(value, dict):
-        return {key: _whole(item) for key, item in value.items()}
-    return [_whole(item) for item in value] if isinstance(value, list) else value
+        return {key: _whole(item, keep) for key, item in value.items()}
+    return [_whole(item, keep) for item in value] if isinstance(value, list) else value
 
 
 def _sliced(state: dict[str, Any], mesh: DeviceMesh) -> dict[str, Any]:

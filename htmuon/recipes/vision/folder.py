@@ -92,8 +92,8 @@ def open_folder(root: Path) -> StoredSet:
 
 
 def class_names(root: Path) -> list[str]:
-    """The folders in `root`, in alphabetical order."""
-    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    """The folders in `root`, in alphabetical order, without hidden ones such as `.ipynb_checkpoints`."""
+    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
 
 
 def _images(folder: Path) -> list["os.DirEntry[str]"]:

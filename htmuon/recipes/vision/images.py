@@ -128,6 +128,12 @@ def labelled_images(content: bytes, path: str) -> tuple[LabelledImages, Labelled
             f"there must be at least 2 classes, and no test image of a class that training does not have; {name} has "
             f"classes 0 to {classes - 1} in y_train and 0 to {int(test.labels.max())} in y_test."
         )
+    # Numbers that are no classes would make an output layer of any size.
+    if classes > max(len(training), 2):
+        raise ValueError(
+            f"classes must be numbered from 0 without gaps; y_train of {name} goes up to {classes - 1} for "
+            f"{len(training)} images. Number the classes anew."
+        )
     return training, test, classes
 
 
@@ -149,6 +155,11 @@ def _labelled(pixels: Any, labels: Any, part: str, name: str) -> LabelledImages:
         raise ValueError(
             f"x_{part} must be uint8 images [n, height, width] or [n, height, width, channels], at least one; in "
             f"{name} it is {pixels.dtype} of shape {pixels.shape}. {REMEDY}"
+        )
+    if pixels.ndim == 4 and pixels.shape[3] > 4 and pixels.shape[1] <= 4:
+        raise ValueError(
+            f"x_{part} must have its channels last; in {name} its shape {pixels.shape} looks like [n, channels, "
+            f"height, width]. Use x_{part}.transpose(0, 2, 3, 1)."
         )
     if labels.dtype.kind not in "iu" or labels.shape != pixels.shape[:1] or labels.min() < 0:
         raise ValueError(

@@ -58,10 +58,10 @@ class StoredSet:
 
 
 def decode(content: bytes, name: str) -> "Image":
-    """An image file as RGB, whatever its mode is: grey is repeated, an alpha channel is dropped, CMYK is converted.
+    """An image file as RGB: grey is repeated, an alpha channel is dropped, CMYK is converted, 16 bits become 8.
 
     Raises:
-        UnreadableImageError: it is damaged, or no image.
+        UnreadableImageError: it is damaged, no image, or one of 32-bit numbers, whose white is not known.
 
     Example:
         >>> decode(b"no image", "a.png")
@@ -72,11 +72,23 @@ def decode(content: bytes, name: str) -> "Image":
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata, which changes no pixel
-            decoded: Image = image.open(io.BytesIO(content)).convert("RGB")
+            stored: Image = image.open(io.BytesIO(content))
+            # Pillow reads 16-bit grey as "I;16" (or its byte orders), from PGM and, in older versions, PNG as "I".
+            is_wide = stored.mode.startswith("I;16") or (stored.mode == "I" and stored.format in ("PNG", "PPM"))
+            decoded = (_upper_byte(stored) if is_wide else stored).convert("RGB")
     # A damaged file ends in whatever its decoder stumbles over: OSError, SyntaxError, struct.error and more.
     except Exception as error:
         raise UnreadableImageError(f"{name} is no image that can be decoded ({type(error).__name__})") from error
+    if stored.mode in ("I", "F") and not is_wide:
+        raise UnreadableImageError(f"{name} is an image of 32-bit numbers, not of 8 or 16 bits per channel")
     return decoded
+
+
+def _upper_byte(stored: "Image") -> "Image":
+    """16-bit grey as 8-bit grey; Pillow's own conversion makes all values above 255 white."""
+    values = require("numpy").asarray(stored)
+    converted: Image = require("PIL.Image", extra="vision").fromarray((values >> 8).astype("uint8"))
+    return converted
 
 
 def check_classes(training: StoredImages, test: StoredImages, classes: int, path: str) -> None:

@@ -1,12 +1,14 @@
 """Images in parquet files in the layout of the Hugging Face hub: a column of image files and one of class numbers."""
 
 import re
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from htmuon.recipes.extras import require
+from htmuon.recipes.vision.completeness import check_complete
 from htmuon.recipes.vision.images import fingerprint
 from htmuon.recipes.vision.stored import NO_LABEL, StoredSet, UnreadableImageError, check_classes, decode
 
@@ -33,7 +35,9 @@ class TableImages:
         datasets = require("datasets")
         self.part = part
         try:
-            table = datasets.load_dataset("parquet", data_files=[str(file) for file in files], split="train")
+            # A name is not to be taken for a pattern.
+            names = [escape(str(file)) for file in files]
+            table = datasets.load_dataset("parquet", data_files=names, split="train")
         # pyarrow's errors of damaged files are ValueError or OSError; that of datasets around them is a RuntimeError.
         except (ValueError, OSError, RuntimeError) as error:
             raise ValueError(f"{files[0].parent} must hold parquet files that can be read; got: {error}.") from error
@@ -71,11 +75,12 @@ def open_tables(root: Path) -> StoredSet:
     """The images in the parquet files below `root`, whose paths say "train" and "val", "validation" or "test".
 
     Raises:
-        ValueError: a part is missing, or the files are not such tables.
+        ValueError: a part, or a file of a part, is missing, or the files are not such tables.
     """
     files = sorted(root.rglob("*.parquet"))
-    held_out = next((found for name in HELD_OUT if (found := _of_part(files, root, name))), [])
-    training = _of_part(files, root, "train")
+    held_out = next((found for name in HELD_OUT if (found := of_part(files, root, name))), [])
+    training = of_part(files, root, "train")
+    check_complete([*training, *held_out], root)
     if not training or not held_out:
         raise ValueError(
             f"the parquet files must be named train-*.parquet and test-*.parquet (or validation-*); {str(root)!r} has "
@@ -90,7 +95,7 @@ def open_tables(root: Path) -> StoredSet:
     return StoredSet(training=parts[0], test=parts[1], classes=classes, fingerprint=identity)
 
 
-def _of_part(files: list[Path], root: Path, part: str) -> list[Path]:
+def of_part(files: list[Path], root: Path, part: str) -> list[Path]:
     """The files with a folder or a name that begins with the word `part`."""
     return [file for file in files if re.search(rf"(^|/){part}([-_./]|$)", file.relative_to(root).as_posix())]
 
