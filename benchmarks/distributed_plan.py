@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pages import fill, markdown
+from page_parts import fill, markdown
 
 from htmuon.layouts import Ledger
 from htmuon.recipes.bench.shapes import Shape, known_models, model_matrices

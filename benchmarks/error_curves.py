@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pages import fill, markdown
+from page_parts import fill, markdown
 from torch import Tensor
 
 from htmuon._typing import PRECISIONS, Precision

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pages import fill, markdown
+from page_parts import fill, markdown
 
 from htmuon.recipes.labels import label
 

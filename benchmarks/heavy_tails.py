@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from pages import fill, markdown
+from page_parts import fill, markdown
 
 from htmuon.analysis import ESTIMATORS, Estimator, stable_rank
 from htmuon.recipes import RECIPES

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-from pages import fill, markdown
+from page_parts import fill, markdown
 from timing import conditions, write
 
 from htmuon.analysis.monitor import SpectralMonitor

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from evidence_tables import results, table
-from pages import fill, markdown
+from page_parts import fill, markdown
 
 from htmuon.recipes.bench import BenchResult
 from htmuon.recipes.bench.table import heads
