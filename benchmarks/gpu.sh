@@ -14,6 +14,7 @@ status=0
 
 "$python" -m pytest -m gpu -q -n 8 tests/analysis tests/kernels tests/layouts tests/optim || status=1
 "$python" benchmarks/symmetric_product.py --dtypes float16 bfloat16 float32 --json "$out/symmetric_product_gpu.json" || status=1
+"$python" benchmarks/symmetric_tiles.py --json "$out/symmetric_tiles_gpu.json" || status=1
 polynomial=htmuon:method=polynomial
 compiled=htmuon:compile=true
 for model in llama-60m llama-350m "llama-1b --layers 6"; do
@@ -23,6 +24,6 @@ for model in llama-60m llama-350m "llama-1b --layers 6"; do
         "$polynomial,precision=bfloat16" "$polynomial,precision=float32" htmuon:method=streaming || status=1
     compiled= # compiling takes longest: for the first one alone
 done
-"$python" -m htmuon bench --shapes 2048x5461 --device cuda --rounds 5 --no-peers --json "$out/bench_2048x5461_gpu.json" \
+"$python" -m htmuon bench --shapes 2048x5461 --device cuda --rounds 3 --no-peers --json "$out/bench_2048x5461_gpu.json" \
     --candidates htmuon htmuon:method=eigh htmuon:method=svd || status=1
 exit $status

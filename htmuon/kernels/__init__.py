@@ -3,9 +3,10 @@
 The verbs say what an algorithm needs, not how a device does it: `linalg` is written once in them.
 """
 
+from htmuon.kernels.alignment import aligned as aligned
 from htmuon.kernels.precision import full_float32 as full_float32
 from htmuon.kernels.symmetric import computes_half as computes_half
 from htmuon.kernels.symmetric import gram as gram
 from htmuon.kernels.symmetric import symmetric_product as symmetric_product
 
-__all__ = ["computes_half", "full_float32", "gram", "symmetric_product"]
+__all__ = ["aligned", "computes_half", "full_float32", "gram", "symmetric_product"]

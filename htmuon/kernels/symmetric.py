@@ -14,10 +14,11 @@ from htmuon.kernels.reference import symmetric_product_reference
 BLOCKS_FROM = 384
 BLOCKS_DTYPES = (torch.float16, torch.float32, torch.float64)
 
-# The half that the Triton kernel saves has to pay for a launch and for products that cuBLAS does better one by one.
-# 256 is where Gram Newton-Schulz (https://github.com/Dao-AILab/gram-newton-schulz) turns to its symmetric kernels; not
-# measured here. In float32 without TF32 nothing is known of the kernel against cuBLAS, so cuBLAS keeps it.
-TRITON_ABOVE = 256
+# The half that the Triton kernel saves has to pay for products that cuBLAS does better one by one. From here on it
+# does, in float16 by 1.1 at n = 1024 and 1.5 at n = 4096; at 512 it loses (an H200,
+# benchmarks/results/symmetric_tiles_gpu.json). In float32 without TF32 it takes twice as long as cuBLAS
+# (symmetric_product_gpu.json).
+TRITON_FROM = 1024
 TRITON_DTYPES = (torch.float16, torch.bfloat16)
 TRITON_INSTALLED = find_spec("triton") is not None
 
@@ -71,7 +72,7 @@ def symmetric_product(
 def computes_half(n: int, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether `symmetric_product` computes half of an n x n result: where a kernel exists and is taken to win."""
     if device.type == "cuda":
-        return TRITON_INSTALLED and dtype in TRITON_DTYPES and n > TRITON_ABOVE
+        return TRITON_INSTALLED and dtype in TRITON_DTYPES and n >= TRITON_FROM
     return device.type == "cpu" and dtype in BLOCKS_DTYPES and n >= BLOCKS_FROM
 
 

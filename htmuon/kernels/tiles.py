@@ -25,15 +25,20 @@ class Tiles:
 
 
 # Fixed rather than autotuned: tuning would time candidates within the first step, and cannot run while a CUDA graph is
-# captured. All of them stay below the 99 KiB of shared memory of the smallest device with bfloat16 (tested by compiling
-# for it); their speed has not been measured.
+# captured. All but the first stay below the 99 KiB of shared memory of the smallest device with bfloat16 (tested by
+# compiling for it).
 #
+# The fastest of 18 on an H200 from n = 1024 on (benchmarks/results/symmetric_tiles_gpu.json), for devices with 192 KiB.
+DEEP = Tiles(block=128, inner=128, group=8, warps=8, stages=3)
+DEEP_BYTES = 192 * 1024
 # Every number that is loaded serves 128 times; two groups of four warps, the unit of Hopper's tensor cores, share it.
 LARGE = Tiles(block=128, inner=64, group=8, warps=8, stages=3)
 # Where large tiles would leave processors idle: four times as many, each with half the reuse.
 SMALL = Tiles(block=64, inner=64, group=8, warps=4, stages=4)
 # Without TF32 a float32 product runs outside the tensor cores, and its sums fill the registers sooner.
 SINGLE = Tiles(block=64, inner=32, group=8, warps=4, stages=3)
+# Sides that are multiples of this are cut into whole tiles by all of them, and no load is masked.
+WHOLE_TILES = 128
 
 # The processors of an H100 (an A100 has 108).
 PROCESSORS = 132
@@ -57,21 +62,24 @@ def lower_tiles(n: int, block: int) -> int:
     return across * (across + 1) // 2
 
 
-def pick_tiles(n: int, batch: int, dtype: torch.dtype) -> Tiles:
+def pick_tiles(n: int, batch: int, dtype: torch.dtype, shared_memory: int) -> Tiles:
     """The configuration for `batch` results of n x n.
 
     Args:
         n: rows of a result.
         batch: how many there are.
         dtype: of the factors.
+        shared_memory: bytes that a program may take.
 
     Returns:
         The largest tiles that give every processor one.
 
     Example:
-        >>> pick_tiles(4096, 1, torch.bfloat16).block, pick_tiles(512, 1, torch.bfloat16).block
+        >>> pick_tiles(4096, 1, torch.bfloat16, 227 * 1024).inner, pick_tiles(512, 1, torch.bfloat16, 227 * 1024).block
         (128, 64)
     """
     if dtype == torch.float32:
         return SINGLE
-    return LARGE if batch * lower_tiles(n, LARGE.block) >= PROCESSORS else SMALL
+    if batch * lower_tiles(n, LARGE.block) < PROCESSORS:
+        return SMALL
+    return DEEP if shared_memory >= DEEP_BYTES else LARGE

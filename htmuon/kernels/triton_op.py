@@ -13,6 +13,10 @@ from htmuon.kernels.triton_kernel import symmetric_product_kernel
 # file is needed: torch.compile cannot ask.
 SUPPORTED = torch.version.hip is None and torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
 
+SHARED_MEMORY: int = (
+    torch.cuda.get_device_properties().shared_memory_per_block_optin if SUPPORTED else 0  # type: ignore[attr-defined]
+)
+
 
 @triton_op("htmuon::symmetric_product", mutates_args=())
 def symmetric_product_triton(a: Tensor, b: Tensor, c: Tensor | None, alpha: float, beta: float) -> Tensor:
@@ -43,7 +47,7 @@ def symmetric_product_triton(a: Tensor, b: Tensor, c: Tensor | None, alpha: floa
     out = torch.empty((*a.shape[:-1], n), dtype=a.dtype, device=a.device)
     if out.numel() == 0:
         return out
-    tiles = pick_tiles(n, batch, a.dtype)
+    tiles = pick_tiles(n, batch, a.dtype, SHARED_MEMORY)
     # Triton launches on the current device, which need not be that of the tensors.
     with torch.cuda.device_of(out):  # type: ignore[no-untyped-call]
         wrap_triton(symmetric_product_kernel)[(batch * lower_tiles(n, tiles.block),)](

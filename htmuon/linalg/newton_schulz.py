@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from htmuon.kernels import gram
+from htmuon.kernels import aligned, gram
 from htmuon.linalg.base import (
     METHODS,
     Accuracy,
@@ -43,13 +43,13 @@ POLISHING_STEPS = 2
 def quintic_polar(wide: Tensor) -> Tensor:
     """Five quintic steps in bfloat16, as in `torch.optim.Muon`: `X <- a X + (b A + c A^2) X`, `A = X X^T`."""
     a, b, c = QUINTIC
-    x = wide.to(torch.bfloat16).flatten(end_dim=-3)
+    x = aligned(wide.to(torch.bfloat16).flatten(end_dim=-3))
     x = x / positive(torch.linalg.matrix_norm(x, keepdim=True))
     for _ in range(QUINTIC_STEPS):
         outer = gram(x)
         step = torch.baddbmm(outer, outer, outer, beta=b, alpha=c)
         x = torch.baddbmm(x, step, x, beta=a)
-    return x.reshape(wide.shape).to(wide.dtype)
+    return x[:, : wide.shape[-2], : wide.shape[-1]].reshape(wide.shape).to(wide.dtype)
 
 
 def coupled_square_root(matrix: Tensor) -> tuple[Tensor, Tensor]:

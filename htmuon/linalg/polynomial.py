@@ -9,7 +9,7 @@ from torch import Tensor
 
 from htmuon._registry import unknown_name
 from htmuon._typing import PRECISIONS, Precision
-from htmuon.kernels import computes_half, gram, symmetric_product
+from htmuon.kernels import aligned, computes_half, gram, symmetric_product
 from htmuon.linalg.base import (
     METHODS,
     Accuracy,
@@ -68,7 +68,7 @@ class Start(NamedTuple):
     product that the first level needs anyway, and is close to it unless many singular values are.
 
     Attributes:
-        matrix: `[batch, m, n]` in the dtype of the products.
+        matrix: `[batch, m, n]` in the dtype of the products, `aligned`.
         gram: `A_0`, of X_0.
         square: `A_0^2`.
         bound: `[batch, 1, 1]`.
@@ -89,7 +89,7 @@ def start(scaled: Tensor, dtype: torch.dtype) -> tuple[Start, Tensor]:
     # With this norm the entries of A and of A^2 are in the range of float16 for every spectrum, a flat one included.
     target = scaled.shape[-2] ** 0.25
     scale = positive(torch.linalg.matrix_norm(scaled, keepdim=True)) / target
-    matrix = (scaled / scale).to(dtype)
+    matrix = aligned((scaled / scale).to(dtype))
     outer = gram(matrix)
     square = symmetric_product(outer, outer)
     wide = working(dtype)
@@ -337,6 +337,7 @@ class Polynomial(Method):
         parameters, factor = fitted.parameters(ratio, stable_rank)
         weights = Weights.of(fitted.fit.weights(fitted.table, *parameters), dtype)
         mapped, traces = nested(begun, LEVELS[self.levels], weights, self.plan(wide.shape, matrix.device))
+        mapped = mapped[:, : wide.shape[-2], : wide.shape[-1]]
         mapped *= factor[:, None, None] if isinstance(factor, Tensor) else factor
         rank = (traces @ fitted.rank_weights.to(traces.dtype)).round().clamp(max=wide.shape[-2])
         batch = wide.shape[:-2]

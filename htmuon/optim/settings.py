@@ -37,7 +37,7 @@ class ScaledSettings(TypedDict, total=False):
     levels: int | None
     precision: Precision | None
     compile: bool
-    stack_elements: int
+    stack_elements: int | None
     adamw_lr: float | Tensor
     adamw_betas: tuple[float, float]
     adamw_eps: float
@@ -115,7 +115,8 @@ def check_settings(group: Group, *, sets_size: bool) -> None:
     _check_flag("use_muon", group["use_muon"])
     _check_flag("nesterov", group["nesterov"])
     _check_flag("compile", group["compile"])
-    _check_count("stack_elements", group["stack_elements"], "Pass a whole number such as 2**24.")
+    if group["stack_elements"] is not None:
+        _check_count("stack_elements", group["stack_elements"], "Pass a whole number such as 2**24.")
     _check_learning_rate(group["lr"])
     check_number("weight_decay", group["weight_decay"], 0.0, math.inf, "Pass a float such as 0.1.")
     check_number("momentum", group["momentum"], 0.0, 1.0, "Pass a float such as 0.95.", below=True)

@@ -40,6 +40,7 @@ def measured_sizes(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> 
 
 def used_software(source: TaskSource) -> dict[str, Any]:
     """The versions of Python and the libraries, and the fingerprint of the data."""
-    names = ("htmuon", "torch", *source.libraries)
-    versions = {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
+    # The package itself may be a folder on the path, of which nothing is installed.
+    versions = {"python": platform.python_version(), "htmuon": htmuon.__version__}
+    versions |= {name: importlib.metadata.version(name) for name in ("torch", *source.libraries)}
     return {"versions": versions, "data_fingerprint": source.fingerprint}

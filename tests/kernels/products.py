@@ -54,9 +54,10 @@ def check_product(product, a, b, c, alpha, beta):
         assert error <= rounding(a, b, c, alpha, beta)
         return
     plain = symmetric_product_reference(a, b, c, alpha=alpha, beta=beta).to(torch.float64).tril()
-    # Narrow dtypes: rounding the result is nearly all of the error, and is the same in both. Float32: the sums run in
-    # another order, which moves the error by its own size.
-    margin = 1.1 if a.dtype in NARROW else 2
+    # Narrow dtypes: rounding the result is nearly all of the error, and is the same in both. Float32: the Triton kernel
+    # adds all terms in one chain and cuBLAS in several shorter ones, which is a few times better; TF32 is hundreds of
+    # times worse.
+    margin = 1.1 if a.dtype in NARROW else 8
     # A few numbers are no statistics, and torch's may happen to be exact: they may be off by their rounding.
     few = expected.shape[-1] < 10 or a.shape[-1] < 3
     assert error <= margin * (plain - expected).norm() + (rounding(a, b, c, alpha, beta) if few else 0)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from htmuon.kernels.tiles import LARGE, SINGLE, SMALL, pick_tiles
+from htmuon.kernels.tiles import DEEP, LARGE, SINGLE, SMALL, WHOLE_TILES, pick_tiles
 
 triton = pytest.importorskip("triton", reason="triton is not installed; it exists for Linux only")
 HERE = Path(__file__).parent
@@ -16,6 +16,8 @@ HERE = Path(__file__).parent
 # Shared memory that a program may take (CUDA C++ Programming Guide, table of technical specifications) on the smallest
 # device with bfloat16 and on an H100.
 SHARED_MEMORY = {86: 99 * 1024, 90: 227 * 1024}
+EVERYWHERE = [("*bf16", LARGE), ("*fp16", SMALL), ("*fp32", SINGLE)]
+COMPILED = [(capability, *case) for capability in SHARED_MEMORY for case in EVERYWHERE] + [(90, "*fp16", DEEP)]
 
 
 def test_the_kernel_in_the_interpreter():
@@ -27,8 +29,7 @@ def test_the_kernel_in_the_interpreter():
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["whole", "ragged"])
-@pytest.mark.parametrize(("pointer", "tiles"), [("*bf16", LARGE), ("*fp16", SMALL), ("*fp32", SINGLE)])
-@pytest.mark.parametrize("capability", SHARED_MEMORY)
+@pytest.mark.parametrize(("capability", "pointer", "tiles"), COMPILED, ids=str)
 def test_the_kernel_compiles_for_gpus(capability, pointer, tiles, whole, tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     compiled = compile_kernel(capability, pointer, tiles, whole)
@@ -72,8 +73,15 @@ def compile_kernel(capability, pointer, tiles, whole):
     [(257, 1, SMALL), (1024, 1, SMALL), (1024, 4, LARGE), (2048, 1, LARGE), (512, 13, SMALL), (512, 14, LARGE)],
 )
 def test_tiles_are_large_where_they_fill_the_device(n, batch, expected):
-    assert pick_tiles(n, batch, torch.bfloat16) == pick_tiles(n, batch, torch.float16) == expected
-    assert pick_tiles(n, batch, torch.float32) == SINGLE
+    for dtype in (torch.bfloat16, torch.float16):
+        assert pick_tiles(n, batch, dtype, SHARED_MEMORY[86]) == expected
+        assert pick_tiles(n, batch, dtype, SHARED_MEMORY[90]) == (DEEP if expected == LARGE else expected)
+        assert pick_tiles(n, batch, torch.float32, SHARED_MEMORY[90]) == SINGLE
+
+
+@pytest.mark.parametrize("tiles", [DEEP, LARGE, SMALL, SINGLE], ids=str)
+def test_aligned_sides_are_cut_into_whole_tiles(tiles):
+    assert WHOLE_TILES % tiles.block == WHOLE_TILES % tiles.inner == 0
 
 
 def test_torch_compile_takes_the_operator_whole(monkeypatch):
@@ -92,8 +100,8 @@ def test_torch_compile_takes_the_operator_whole(monkeypatch):
 
     # Fake tensors say that they lie on a GPU; nothing is computed.
     with FakeTensorMode():
-        a = torch.empty(3, 512, 300, device="cuda", dtype=torch.bfloat16)
+        a = torch.empty(3, 1024, 300, device="cuda", dtype=torch.bfloat16)
         compiled = torch.compile(lambda a: symmetric_product(a, a, alpha=0.5) + 1, fullgraph=True, backend=backend)
         result = compiled(a)
-    assert (result.shape, result.dtype, result.device.type) == ((3, 512, 512), torch.bfloat16, "cuda")
+    assert (result.shape, result.dtype, result.device.type) == ((3, 1024, 1024), torch.bfloat16, "cuda")
     assert "torch.ops.htmuon.symmetric_product" in graphs[0].code
