@@ -35,6 +35,17 @@ NARROW = (
     "llama-tiny --data.vocab-size 1024 --model.hidden-size 64 --model.intermediate-size 176 --model.num-layers 4 "
     "--log-interval 50 --checkpoint-interval 500"
 )
+# On a GPU, where a run of these sizes leaves most of the device idle. The text is 98 English novels, 76 MB, which are
+# not part of this repository; any folder of *.txt files does.
+MUON = "muon:method=newton_schulz"
+NOVELS = "llama-tiny --device cuda --data.path novels --batch-size 128 --steps 400 --eval-interval 200"
+VARIANTS = (
+    f"adamw {MUON} htmuon htmuon:power=-0.125 htmuon:normalization=rms htmuon:power=-0.125,normalization=rms "
+    "normuon:method=newton_schulz htnormuon htnormuon:power=-0.125 "
+    "adamuon:method=newton_schulz htadamuon htadamuon:power=-0.125 "
+    f"{MUON},matrices=all htmuon:matrices=all htmuon:power=-0.125,matrices=all "
+    "htmuon:schedule=interval,power=0.125,every=5 htmuon:schedule=logistic,start=1,end=-0.25,total_steps=200"
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +72,9 @@ EXPERIMENTS = {
     "resnet-tiny-confirmed": Experiment("resnet-tiny --confirm runs/evidence/resnet-tiny", protocol=""),
     "small-batch": Experiment(f"{NARROW} --batch-size 2 --steps 1000 --eval-interval 500 --optimizers {SIGNS}"),
     "large-batch": Experiment(f"{NARROW} --batch-size 16 --steps 125 --eval-interval 125 --optimizers {SIGNS}"),
-    "long": Experiment(f"{NARROW} --batch-size 16 --steps 1000 --eval-interval 500 --optimizers {SIGNS}"),
+    "llama-tiny-confirmed": Experiment("llama-tiny --confirm runs/evidence/llama-tiny", protocol=""),
+    "variants": Experiment(f"llama-tiny --device cuda --eval-interval 100 --jobs 10 --optimizers {VARIANTS}"),
+    "novels": Experiment(f"{NOVELS} --jobs 6 --optimizers {SIGNS}"),
 }
 
 

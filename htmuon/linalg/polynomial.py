@@ -174,13 +174,13 @@ def nested(begun: Start, levels: Levels, weights: Weights, plan: Plan) -> tuple[
     parts = []
     for k in reversed(range(plan.levels)):
         if k + 1 in plan.restarts and not plan.folded:
-            parts.append((inner @ matrices[k + 1]).to(wide))
+            parts.append(inner @ matrices[k + 1])
             inner = outers[k] * weights.v[k]
         else:
             inner = inner.addcmul_(outers[k], weights.v[k])
         inner = symmetric_product(steps[k], inner).addcmul_(outers[k], weights.u[k])
         inner = add_to_diagonal(inner, weights.c[k])
-    result = (inner @ matrices[0]).to(wide).mul_(lift)
+    result = inner @ matrices[0] * lift  # in the dtype of lift, the wider one
     for part in parts:
         result += part
     traces = [outer.diagonal(dim1=-2, dim2=-1).sum(-1, dtype=wide) for outer in outers]
