@@ -42,8 +42,10 @@ class CompareArguments:
         save_tuned: put the learning rates found into this file.
         weight_decay: decoupled weight decay of every optimizer; the recipe's if not given.
         grid: where the learning rates are looked for.
+        jobs: how many runs are trained at a time, on all GPUs in turn; times of a step say little above one.
         confirm: the folder of a finished comparison: its best optimizer and its baseline are tuned again and run with
-            five fresh seeds, everything else as there. Goes with --out alone; FOLDER-confirmed if that is not given.
+            five fresh seeds, everything else as there. Goes with --jobs and --out alone; FOLDER-confirmed is its folder
+            if none is given.
     """
 
     out: Path | None = None
@@ -58,6 +60,7 @@ class CompareArguments:
     save_tuned: Path | None = None
     weight_decay: float | None = None
     grid: GridConfig = field(default_factory=GridConfig)
+    jobs: int = 1
     confirm: Path | None = None
 
 
@@ -88,6 +91,7 @@ def _new(given: CompareArguments, recipe: RunConfig) -> CompareConfig:
         learning_rates=given.learning_rates,
         tuned_file=given.tuned_file,
         grid=given.grid,
+        jobs=given.jobs,
     )
 
 
@@ -96,13 +100,13 @@ def _confirming(given: CompareArguments, searched: Path, recipe: RunConfig) -> C
     changed = [f.name for f in fields(usual) if getattr(given, f.name) != getattr(usual, f.name)]
     if run_settings(given, recipe) != recipe:
         changed.append("settings of the run")
-    others = [name for name in changed if name not in ("out", "confirm")]
+    others = [name for name in changed if name not in ("out", "jobs", "confirm")]
     if others:
         raise ValueError(
-            f"--confirm takes everything but --out from the comparison in {searched}; got {', '.join(others)} "
-            "beside it. Leave them out, or compare anew without --confirm."
+            f"--confirm takes everything but --out and --jobs from the comparison in {searched}; got "
+            f"{', '.join(others)} beside it. Leave them out, or compare anew without --confirm."
         )
     config = confirmation(searched, given.out or searched.with_name(f"{searched.name}-confirmed"))
     if config.run.recipe != recipe.recipe:
         raise ValueError(f"{searched} compares {config.run.recipe}, not {recipe.recipe}. Name that recipe.")
-    return config
+    return replace(config, jobs=given.jobs)

@@ -6,6 +6,7 @@ import statistics
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.resources import files
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from htmuon.recipes.compare_config import CompareConfig
 from htmuon.recipes.config import HeldOut
 from htmuon.recipes.display import Display, SilentDisplay
 from htmuon.recipes.files import locked, new_file
+from htmuon.recipes.jobs import Jobs, opened_jobs
 from htmuon.recipes.labels import label, slug
 from htmuon.recipes.learning_rates import (
     TunedOptimizer,
@@ -34,7 +36,6 @@ from htmuon.recipes.registry import RECIPES
 from htmuon.recipes.report import Comparison, flat_settings, write_report, write_summary
 from htmuon.recipes.run_record import Records, RunRecord
 from htmuon.recipes.summary import OptimizerSummary
-from htmuon.recipes.trainer import TrainingStoppedError, train
 
 
 def compare(
@@ -63,8 +64,9 @@ def compare(
         load_tuned(save_tuned)  # raises now, and not after the search
     stored = _stored_rates(config) if config.learning_rates == "stored" else None
     config.claim_folder()
-    with locked(config.out, "comparing"):
-        session = _Session(config, display or SilentDisplay())
+    display = display or SilentDisplay()
+    with locked(config.out, "comparing"), opened_jobs(config.jobs, display, config.out / "data") as jobs:
+        session = _Session(config, display, jobs)
         if stored is not None:
             rates = ", ".join(f"{label(spec)} {stored.optimizers[spec].lr:.3g}" for spec in config.optimizers)
             how = "as published, not tuned here" if stored.published else "found with"
@@ -117,10 +119,11 @@ def _stored_rates(config: CompareConfig) -> TunedRecipe:
 
 @dataclass
 class _Session:
-    """The runs of one comparison in one process."""
+    """The runs of one comparison in one call."""
 
     config: CompareConfig
     display: Display
+    jobs: Jobs
     planned: int = 0
     records: dict[str, list[RunRecord]] = field(default_factory=dict)
 
@@ -131,10 +134,15 @@ class _Session:
         self._plan((1 + len(others)) * config.grid.points * len(config.tuning_seeds))
         self._plan(len(config.optimizers) * len(config.seeds))
         tuned = {ADAMW: self._tune_one(ADAMW, default_centre(ADAMW), None)}
-        for spec in others:
-            # Relatives have their best rates near each other: where the first one's is, the next search starts.
+
+        def search(spec: str) -> TunedOptimizer:
             found = [tuned[other].lr for other in others if other in tuned and are_relatives(other, spec)]
-            tuned[spec] = self._tune_one(spec, found[0] if found else default_centre(spec), tuned[ADAMW].lr)
+            return self._tune_one(spec, found[0] if found else default_centre(spec), tuned[ADAMW].lr)
+
+        # Relatives have their best rates near each other: where the first one's is, the searches of the others start.
+        until_first = next((n for n, spec in enumerate(others, 1) if are_relatives(spec, spec)), 0)
+        for specs in (others[:until_first], others[until_first:]):
+            tuned |= dict(zip(specs, self.jobs.each(search, specs), strict=True))
         return TunedRecipe(
             settings=config.tuning_settings(),
             seeds=config.tuning_seeds,
@@ -144,17 +152,15 @@ class _Session:
         )
 
     def _tune_one(self, spec: str, centre: float, adamw_lr: float | None) -> TunedOptimizer:
-        counted = 0
+        counted = count(1)
 
         def loss(lr: float) -> float:
-            nonlocal counted
-            counted += 1
-            if counted > self.config.grid.points:
+            if next(counted) > self.config.grid.points:
                 self._plan(len(self.config.tuning_seeds))
             one_run = partial(self._run, "tuning", spec, lr, lr if adamw_lr is None else adamw_lr)
-            return statistics.fmean(one_run(seed).final_loss for seed in self.config.tuning_seeds)
+            return statistics.fmean(run.final_loss for run in self.jobs.each(one_run, self.config.tuning_seeds))
 
-        grid = search_learning_rate(loss, centre, self.config.grid)
+        grid = search_learning_rate(loss, centre, self.config.grid, self.jobs.each)
         best = best_learning_rate(grid)
         return TunedOptimizer(
             lr=best, adamw_lr=best if adamw_lr is None else adamw_lr, grid=grid, interior=is_interior(grid)
@@ -183,22 +189,31 @@ class _Session:
             baseline=choose_baseline(config.optimizers, config.baseline),
             warnings=tuple(warnings),
         )
+
+        def run(spec_and_seed: tuple[str, int]) -> RunRecord:
+            spec, seed = spec_and_seed
+            found = tuned.optimizers[spec]
+            return self._run("report", spec, found.lr, found.adamw_lr, seed)
+
         # Seeds outside, optimizers inside: when the machine gets slower or faster over time, it does so for all alike.
-        for seed in config.seeds:
-            for spec in config.optimizers:
-                found = tuned.optimizers[spec]
-                self.records[spec].append(self._run("report", spec, found.lr, found.adamw_lr, seed))
-                self.display.on_table(write_summary(comparison, config.out))
+        runs = [(spec, seed) for seed in config.seeds for spec in config.optimizers]
+        for (spec, _), record in zip(runs, self.jobs.each(run, runs), strict=True):
+            self.records[spec].append(record)
+            summaries = write_summary(comparison, config.out)
+            with self.jobs.lock:
+                self.display.on_table(summaries)
         if not any(run.result for runs in self.records.values() for run in runs):
             raise ValueError(
                 f"every run stopped with gradients that are not finite: there is nothing to report; see {config.out}. "
                 "Look at the data, or tune the learning rates."
             )
-        return write_report(replace(comparison, warnings=(*warnings, *_mixed_machines(self.records))), config.out)
+        about_times = (*self.jobs.warnings, *_mixed_machines(self.records))
+        return write_report(replace(comparison, warnings=(*warnings, *about_times)), config.out)
 
     def _plan(self, runs: int) -> None:
-        self.planned += runs
-        self.display.on_plan(self.planned, self.config.run.steps)
+        with self.jobs.lock:
+            self.planned += runs
+            self.display.on_plan(self.planned, self.config.run.steps)
 
     def _folder(self, documents: HeldOut, spec: str, lr: float, seed: int) -> Path:
         return self.config.out / "runs" / documents / f"{slug(spec)}-lr{lr:.6g}-seed{seed}"
@@ -207,12 +222,8 @@ class _Session:
         run = self.config.run
         optimizer = replace(run.optimizer, name=spec, lr=lr, adamw_lr=adamw_lr)
         folder = self._folder(documents, spec, lr, seed)
-        self.display.on_run(f"{documents}: {label(spec)}, lr {lr:.3g}, seed {seed}")
         config = replace(run, optimizer=optimizer, seed=seed, evaluate_on=documents)
-        try:
-            train(config, folder, self.display, cache=self.config.out / "data")
-        except TrainingStoppedError as error:
-            self.display.on_message(f"This run counts as diverged: {error}")
+        self.jobs.train(f"{documents}: {label(spec)}, lr {lr:.3g}, seed {seed}", config, folder)
         return RunRecord(folder)
 
 

@@ -9,6 +9,7 @@ import torch
 
 from htmuon._registry import unknown_name
 from htmuon.recipes.baseline_choice import choose_baseline
+from htmuon.recipes.checks import check_whole
 from htmuon.recipes.config import WITHOUT_EFFECT, RunConfig
 from htmuon.recipes.files import write_json
 from htmuon.recipes.labels import slug
@@ -39,6 +40,9 @@ _NOT_TUNED_FOR = {
     *WITHOUT_EFFECT,
 }
 
+# What changes no run: the baseline is a matter of the report, the jobs of the machine.
+_NOT_STORED = {"out", "baseline", "jobs"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig:
@@ -55,6 +59,8 @@ class CompareConfig:
         tuned_file: a file written by an earlier search; "" is the one inside the package.
         grid: where the search looks.
         confirms: the folder of an earlier comparison whose winner this one tests afresh; see `confirmation`.
+        jobs: how many runs are trained at a time. More than one are trained in processes of their own; a script that
+            asks for that does so below `if __name__ == "__main__":`, since they import it.
     """
 
     run: RunConfig
@@ -67,6 +73,7 @@ class CompareConfig:
     tuned_file: str = ""
     grid: GridConfig = field(default_factory=GridConfig)
     confirms: str = ""
+    jobs: int = 1
 
     def __post_init__(self) -> None:
         for name in ("optimizers", "seeds", "tuning_seeds"):
@@ -77,6 +84,7 @@ class CompareConfig:
             _check_spec(spec)
         if len(set(map(slug, self.optimizers))) < len(self.optimizers):
             raise ValueError(f"optimizers must differ in more than punctuation; got {list(self.optimizers)}.")
+        check_whole("jobs", self.jobs, 1)
         choose_baseline(self.optimizers, self.baseline)  # raises where it is none of them
         for seed in (*self.seeds, *self.tuning_seeds):
             replace(self.run, seed=seed)  # raises where a run could not have this seed
@@ -106,8 +114,7 @@ class CompareConfig:
         Raises:
             ValueError: it is something else; nothing was changed.
         """
-        # The baseline is a matter of the report alone: another one needs no other run.
-        settings = json.loads(json.dumps({k: v for k, v in asdict(self).items() if k not in ("out", "baseline")}))
+        settings = json.loads(json.dumps({k: v for k, v in asdict(self).items() if k not in _NOT_STORED}))
         path = self.out / CONFIG
         if path.exists():
             different = _differences(path, settings)

@@ -77,6 +77,22 @@ def locked(folder: Path, doing: str) -> Iterator[None]:
         os.close(lock)
 
 
+@contextmanager
+def one_at_a_time(lock: Path) -> Iterator[None]:
+    """Wait until no other process has this context open with the same `lock`, a file that is there meanwhile.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
 def temporary_name(path: Path) -> Path:
     """A hidden name beside `path` that nothing else has."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}")

@@ -2,10 +2,13 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 # Where the search starts. The grid is extended as far as it must be, so a start costs runs at worst, never fairness.
 DEFAULT_CENTRES = {"adamw": 0.004, "adamuon": 0.004, "htadamuon": 0.004}
@@ -54,13 +57,23 @@ class TunedOptimizer:
     interior: bool
 
 
-def search_learning_rate(loss: Callable[[float], float], centre: float, config: GridConfig) -> dict[float, float]:
+class Map(Protocol):
+    """The builtin `map` of one iterable, or one that works on several items at once; results are in order."""
+
+    def __call__(self, function: Callable[[S], T], items: Iterable[S], /) -> Iterator[T]:
+        """The results of `function`."""
+
+
+def search_learning_rate(
+    loss: Callable[[float], float], centre: float, config: GridConfig, each: Map = map
+) -> dict[float, float]:
     """Losses over a geometric grid around `centre`, extended until the best learning rate has a neighbour on each side.
 
     Args:
         loss: maps a learning rate to a loss; not-a-number counts as infinite.
         centre: middle of the grid, positive.
         config: the grid.
+        each: applies `loss` to the rates of the grid before extension.
 
     Returns:
         Learning rate -> loss, ascending in the learning rate.
@@ -72,8 +85,13 @@ def search_learning_rate(loss: Callable[[float], float], centre: float, config: 
         >>> best_learning_rate(grid), is_interior(grid)
         (8.0, True)
     """
+
+    def loss_at(k: int) -> float:
+        return _finite_or_inf(loss(_rate(centre, config, k)))
+
     first = -(config.points // 2)
-    losses = {k: _finite_or_inf(loss(_rate(centre, config, k))) for k in range(first, first + config.points)}
+    points = range(first, first + config.points)
+    losses = dict(zip(points, each(loss_at, points), strict=True))
     for _ in range(config.max_extensions):
         best = min(losses, key=lambda k: (losses[k], k))  # of equals the smaller rate: all infinite means too large
         if best == min(losses):
@@ -82,7 +100,7 @@ def search_learning_rate(loss: Callable[[float], float], centre: float, config: 
             added = best + 1
         else:
             break
-        losses[added] = _finite_or_inf(loss(_rate(centre, config, added)))
+        losses[added] = loss_at(added)
     return {_rate(centre, config, k): losses[k] for k in sorted(losses)}
 
 

@@ -286,6 +286,7 @@ def test_stored_rates_of_a_reported_seed_are_refused(done: Done, tmp_path: Path)
         ({"optimizers": ("htmuon:power",)}, "key=value"),
         ({"seeds": (0, 0)}, "seeds must be at least one, each given once"),
         ({"learning_rates": "tune", "seeds": (100,)}, "no seed in common"),
+        ({"jobs": 0}, "jobs must be a whole number of at least 1; got 0"),
         ({"learning_rates": "guess"}, "learning_rates must be one of stored, tune"),
     ],
 )

@@ -1,10 +1,13 @@
 import dataclasses
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from htmuon.recipes import DataConfig
 from htmuon.recipes.files import MANIFEST
+from htmuon.recipes.llm import tokens as tokens_file
 from htmuon.recipes.llm.batches import TrainingBatches, evaluation_windows
 from htmuon.recipes.llm.corpus import fingerprint, read_files, split_documents
 from htmuon.recipes.llm.model import build_model, build_network
@@ -115,6 +118,23 @@ def test_tokens_are_cached_and_a_damaged_cache_is_made_anew(tmp_path, config):
         assert all(map(torch.equal, again.held_out["report"], first.held_out["report"]))
     assert len(messages) == 2
     assert list((tmp_path / "cache").iterdir()) == [folder]
+
+
+def test_tokens_that_several_need_at_the_same_time_are_made_once(tmp_path, config, monkeypatch):
+    made = []
+
+    def slowly(*arguments):
+        made.append(arguments)
+        time.sleep(0.2)  # the others come meanwhile
+        return train_tokenizer(*arguments)
+
+    monkeypatch.setattr(tokens_file, "train_tokenizer", slowly)
+    files = read_files(config.data.path)
+    with ThreadPoolExecutor(3) as threads:
+        texts = list(threads.map(lambda _: prepare_tokens(files, config.data, tmp_path / "cache", print), range(3)))
+    assert len(made) == 1
+    assert all(torch.equal(text.training, texts[0].training) for text in texts)
+    assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
 def test_vocabulary_is_trained_on_training_documents_alone(tmp_path):

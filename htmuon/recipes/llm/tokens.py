@@ -11,13 +11,14 @@ from torch import Tensor
 from htmuon.recipes.config import DataConfig, HeldOut
 from htmuon.recipes.files import (
     DamagedFolderError,
+    one_at_a_time,
     read_tensors,
     sealed_folder,
     temporary_name,
     verify_sealed_folder,
     write_tensors,
 )
-from htmuon.recipes.llm.corpus import fingerprint, split_documents
+from htmuon.recipes.llm.corpus import Split, fingerprint, split_documents
 from htmuon.recipes.llm.tokenizer import encode, train_tokenizer
 
 TOKENS = "tokens.safetensors"
@@ -59,23 +60,30 @@ def prepare_tokens(
         except DamagedFolderError as error:
             on_message(f"{error}; the tokens are made anew.")
     split = split_documents(files, config)
+    root.mkdir(parents=True, exist_ok=True)
+    # Of processes that need the same tokens at the same time, one makes them and the others wait.
+    with one_at_a_time(root / f".{folder.name}.lock"):
+        _discard_if_damaged(folder)
+        if not folder.exists():
+            _store(split, config, folder)
+    return _load(folder)
+
+
+def _store(split: Split, config: DataConfig, folder: Path) -> None:
     tokenizer = train_tokenizer(split.training, config.vocab_size)
     tensors = {"training": torch.cat(encode(tokenizer, split.training))}
     for name, documents in (("tuning", split.tuning), ("report", split.report)):
         encoded = encode(tokenizer, documents)
         tensors[name] = torch.cat(encoded)
         tensors[f"{name}_lengths"] = torch.tensor([len(tokens) for tokens in encoded])
-    root.mkdir(parents=True, exist_ok=True)
-    _discard_if_damaged(folder)
     try:
         with sealed_folder(folder) as new:
             tokenizer.save(str(new / TOKENIZER))
             write_tensors(new / TOKENS, tensors)
     except OSError:
-        # Another process may have stored the same tokens first: then its folder is the one that all use.
+        # A process of another machine may have stored the same tokens first: then its folder is the one that all use.
         if not folder.exists():
             raise
-    return _load(folder)
 
 
 def _load(folder: Path) -> TokenizedText:
