@@ -12,7 +12,7 @@ export PYTHONPATH="${PYTHONPATH:+$PYTHONPATH:}."
 mkdir -p "$out"
 status=0
 
-"$python" -m pytest -m gpu -q -n 8 tests/analysis tests/kernels tests/layouts tests/optim || status=1
+"$python" -m pytest -m gpu -q -n 8 tests/analysis tests/kernels tests/layouts tests/optim tests/recipes || status=1
 "$python" benchmarks/symmetric_product.py --dtypes float16 bfloat16 float32 --json "$out/symmetric_product_gpu.json" || status=1
 "$python" benchmarks/symmetric_tiles.py --json "$out/symmetric_tiles_gpu.json" || status=1
 polynomial=htmuon:method=polynomial

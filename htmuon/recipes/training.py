@@ -205,7 +205,7 @@ class Training:
         }
         power = self.optimizer.param_groups[0].get("power")
         if power is not None:
-            record["power"] = power
+            record["power"] = float(power)  # a schedule's is a tensor on an accelerator
         log.write(record)
         self.observer.on_step(done, loss, seconds)
 

@@ -125,6 +125,32 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, with_optimizer, r
     assert result.final_loss == whole.final_loss
 
 
+SCHEDULED = "htmuon:method=polynomial,schedule=linear,start=0.5,end=0.25,total_steps=4"
+
+
+def logged_powers(folder):
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [line["power"] for line in lines if line["kind"] == "train"]
+
+
+def test_a_power_that_the_device_alone_knows_is_logged(tmp_path, with_optimizer, monkeypatch):
+    train(with_optimizer(SCHEDULED), tmp_path / "host")
+    monkeypatch.setattr("htmuon.optim.base.host_may_look", lambda tensor: False)  # as on an accelerator
+    train(with_optimizer(SCHEDULED), tmp_path / "device")
+    assert logged_powers(tmp_path / "device") == logged_powers(tmp_path / "host")
+    assert logged_powers(tmp_path / "host")[-1] == 0.25
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device; torch sees none")
+@pytest.mark.parametrize("spec", ["adamw", "htnormuon", SCHEDULED])
+def test_training_on_a_gpu(tmp_path, with_optimizer, spec):
+    config = dataclasses.replace(with_optimizer(spec), device="cuda")
+    result = train(config, tmp_path / "run")
+    assert (result.precision, result.device) == ("bfloat16", torch.cuda.get_device_name())
+    assert result.final_loss < math.log(280)
+
+
 def test_seed_and_documents_decide_the_result(tmp_path, config):
     base = train(config, tmp_path / "base")
     assert train(dataclasses.replace(config, seed=1), tmp_path / "seed").final_loss != base.final_loss
