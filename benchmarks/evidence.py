@@ -35,17 +35,12 @@ NARROW = (
     "llama-tiny --data.vocab-size 1024 --model.hidden-size 64 --model.intermediate-size 176 --model.num-layers 4 "
     "--log-interval 50 --checkpoint-interval 500"
 )
-# On a GPU, where a run of these sizes leaves most of the device idle. The text is 98 English novels, 76 MB, which are
-# not part of this repository; any folder of *.txt files does.
 MUON = "muon:method=newton_schulz"
-NOVELS = "llama-tiny --device cuda --data.path novels --batch-size 128 --steps 400 --eval-interval 200"
-VARIANTS = (
-    f"adamw {MUON} htmuon htmuon:power=-0.125 htmuon:normalization=rms htmuon:power=-0.125,normalization=rms "
-    "normuon:method=newton_schulz htnormuon htnormuon:power=-0.125 "
-    "adamuon:method=newton_schulz htadamuon htadamuon:power=-0.125 "
-    f"{MUON},matrices=all htmuon:matrices=all htmuon:power=-0.125,matrices=all "
-    "htmuon:schedule=interval,power=0.125,every=5 htmuon:schedule=logistic,start=1,end=-0.25,total_steps=200"
-)
+# The same text and network as llama-tiny's: what one of them has trained, the others need not train again.
+TINY = "llama-tiny --eval-interval 100 --jobs 2 --optimizers"
+# Of a GPU such runs leave the most idle. The text is 98 English novels, 76 MB, which are not part of this repository; any
+# folder of *.txt files does.
+NOVELS = "llama-tiny --device cuda --data.path novels --batch-size 128 --steps 400 --eval-interval 200 --jobs 6"
 
 
 @dataclass(frozen=True)
@@ -73,8 +68,22 @@ EXPERIMENTS = {
     "small-batch": Experiment(f"{NARROW} --batch-size 2 --steps 1000 --eval-interval 500 --optimizers {SIGNS}"),
     "large-batch": Experiment(f"{NARROW} --batch-size 16 --steps 125 --eval-interval 125 --optimizers {SIGNS}"),
     "llama-tiny-confirmed": Experiment("llama-tiny --confirm runs/evidence/llama-tiny", protocol=""),
-    "variants": Experiment(f"llama-tiny --device cuda --eval-interval 100 --jobs 10 --optimizers {VARIANTS}"),
-    "novels": Experiment(f"{NOVELS} --jobs 6 --optimizers {SIGNS}"),
+    "embeddings": Experiment(
+        f"{TINY} adamw {MUON} htmuon htmuon:power=-0.125 "
+        f"{MUON},matrices=all htmuon:matrices=all htmuon:power=-0.125,matrices=all"
+    ),
+    "schedules": Experiment(
+        f"{TINY} adamw {MUON} htmuon htmuon:schedule=interval,power=0.125,every=5 "
+        "htmuon:schedule=logistic,start=1,end=-0.25,total_steps=200"
+    ),
+    "variants": Experiment(
+        f"{TINY} adamw {MUON} normuon:method=newton_schulz htnormuon htnormuon:power=-0.125 "
+        "adamuon:method=newton_schulz htadamuon htadamuon:power=-0.125"
+    ),
+    "normalizations": Experiment(
+        f"{TINY} adamw {MUON} htmuon htmuon:normalization=spectral htmuon:normalization=rms htmuon:normalization=lmo"
+    ),
+    "novels": Experiment(f"{NOVELS} --optimizers {SIGNS}"),
 }
 
 
