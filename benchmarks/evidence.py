@@ -38,8 +38,8 @@ NARROW = (
 MUON = "muon:method=newton_schulz"
 # The same text and network as llama-tiny's: what one of them has trained, the others need not train again.
 TINY = "llama-tiny --eval-interval 100 --jobs 2 --optimizers"
-# Of a GPU such runs leave the most idle. The text is 98 English novels, 76 MB, which are not part of this repository; any
-# folder of *.txt files does.
+# Of a GPU such runs leave the most idle. The text is 98 English novels, 76 MB, which are not part of this repository;
+# any folder of *.txt files does.
 NOVELS = "llama-tiny --device cuda --data.path novels --batch-size 128 --steps 400 --eval-interval 200 --jobs 6"
 
 

@@ -3,7 +3,7 @@
     python benchmarks/readme_tables.py
 
 `evidence/` is what `python benchmarks/evidence.py` keeps, `demo.txt` what `make demo` printed last,
-`bench_llama-60m.json` what `make bench` writes.
+`bench_llama-60m.json` what `make bench` writes, and `bench_*_gpu.json` what `benchmarks/gpu.sh` does.
 """
 
 import json
@@ -30,12 +30,13 @@ def comparison_table() -> str:
 
 def cost_table(result: BenchResult) -> str:
     head, *rows = heads(result), *bench_rows(result)
-    first = ["candidate", "time", *(f"error, {column}" for column in head[3:])]
+    first = ["candidate", "time", *(f"error, {column.removeprefix('err ')}" for column in head[3:])]
     # Milliseconds are those of one machine; what carries over is the ratio.
     table = markdown([first, *([name, ratio, *errors] for name, _, ratio, *errors in rows)])
     where = result.conditions
     how = f"{where['device']}, {where['threads']} threads, torch {where['torch']}, {where['date']}"
-    title = f"One step over {result.matrices}; errors on momentum recorded in training:"
+    on = "momentum recorded in training" if "median" in result.columns else "matrices by their condition"
+    title = f"One step over {result.matrices}; errors on {on}:"
     return f"{title}\n\n{table}\n\nMedian ratios of one run, `{where['command']}` ({how})."
 
 
@@ -44,8 +45,13 @@ def filled(text: str) -> str:
     demo = "".join(f"    {line}".rstrip() + "\n" for line in (RESULTS / "demo.txt").read_text().splitlines())
     text = fill(text, "demo", "\n" + demo)
     text = fill(text, "comparison", f"\n{comparison_table()}\n")
-    bench = BenchResult.from_dict(json.loads((RESULTS / "bench_llama-60m.json").read_text()))
-    return fill(text, "cost", "\n" + cost_table(bench) + "\n")
+    text = fill(text, "cost", f"\n{cost_table(bench_result('llama-60m'))}\n")
+    on_gpu = [cost_table(bench_result(f"{model}_gpu")) for model in ("llama-60m", "llama-1b")]
+    return fill(text, "cost on a GPU", "\n" + "\n\n".join(on_gpu) + "\n")
+
+
+def bench_result(name: str) -> BenchResult:
+    return BenchResult.from_dict(json.loads((RESULTS / f"bench_{name}.json").read_text()))
 
 
 if __name__ == "__main__":
