@@ -69,23 +69,17 @@ def table(result: dict[str, Any]) -> str:
     """One row for each optimizer: its rate, loss, difference to the baseline, and the price of a step."""
     [baseline] = [row for row in result["optimizers"] if row["spec"] == result["baseline"]]
     quality = "accuracy, %" if on_images(result) else "perplexity"
-    head = ["optimizer", "lr", "validation loss", quality, "minus Muon (95 % interval)", "judgement", "time of a step"]
-    rows = [head]
+    head = ["optimizer", "lr", "validation loss", quality, "minus Muon (95 % interval)", "judgement"]
+    timed = "equal_time" in result
+    rows = [[*head, "time of a step"] if timed else head]
     for row in result["optimizers"]:
         shown = f"{row['perplexity']:.2f}" if row["perplexity"] else ""
         if on_images(result):
             shown = mean_and_spread(100 * row["accuracy"], 100 * row["accuracy_spread"], 2)
-        rows.append(
-            [
-                name(row["spec"]),
-                f"{row['lr']:g}",
-                mean_and_spread(row["loss"], row["spread"], 4),
-                shown,
-                difference(row),
-                row["judgement"] or "",
-                f"{row['seconds_per_step'] / baseline['seconds_per_step']:.2f}x",
-            ]
-        )
+        cells = [name(row["spec"]), f"{row['lr']:g}", mean_and_spread(row["loss"], row["spread"], 4), shown]
+        cells += [difference(row), row["judgement"] or ""]
+        ratio = row["seconds_per_step"] / baseline["seconds_per_step"]
+        rows.append([*cells, f"{ratio:.2f}x"] if timed else cells)
     return markdown(rows)
 
 

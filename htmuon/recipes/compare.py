@@ -207,8 +207,7 @@ class _Session:
                 f"every run stopped with gradients that are not finite: there is nothing to report; see {config.out}. "
                 "Look at the data, or tune the learning rates."
             )
-        about_times = (*self.jobs.warnings, *_mixed_machines(self.records))
-        return write_report(replace(comparison, warnings=(*warnings, *about_times)), config.out)
+        return write_report(replace(comparison, warnings=(*warnings, *_about_times(self.records))), config.out)
 
     def _plan(self, runs: int) -> None:
         with self.jobs.lock:
@@ -227,8 +226,11 @@ class _Session:
         return RunRecord(folder)
 
 
-def _mixed_machines(records: Records) -> list[str]:
+def _about_times(records: Records) -> list[str]:
     results = [run.result for runs in records.values() for run in runs if run.result is not None]
+    at_a_time = max(result.side_by_side for result in results)
+    if at_a_time > 1:
+        return [f"The machine trained up to {at_a_time} runs at a time: times are not compared."]
     machines = {f"{r.device}, {r.threads} threads, {r.precision}, torch {r.versions['torch']}" for r in results}
     if len(machines) < 2:
         return []

@@ -31,11 +31,9 @@ class Jobs(Protocol):
 
     Attributes:
         lock: to be held by whoever else tells the display something while runs are trained.
-        warnings: what must be known of the runs that were trained, as against those that were finished before.
     """
 
     lock: threading.Lock
-    warnings: list[str]
 
     def each(self, function: Callable[[S], T], items: Iterable[S], /) -> Iterator[T]:
         """What `map` gives, in the same order; `function` may train, and use `each` again."""
@@ -88,7 +86,6 @@ class InTurn:
     def __init__(self, display: Display, cache: Path) -> None:
         self.display, self.cache = display, cache
         self.lock = threading.Lock()
-        self.warnings: list[str] = []
 
     def train(self, title: str, config: RunConfig, folder: Path) -> None:
         """Train a run here."""
@@ -109,7 +106,6 @@ class SideBySide:
     def __init__(self, workers: Sequence[ProcessPoolExecutor], held: Connection, display: Display, cache: Path) -> None:
         self.jobs, self.held, self.display, self.cache = len(workers), held, display, cache
         self.lock = threading.Lock()
-        self.warnings: list[str] = []
         self._failure: BaseException | None = None
         # Last in, first out: a process starts when all those before it are busy.
         self._free: LifoQueue[ProcessPoolExecutor] = LifoQueue()
@@ -129,7 +125,7 @@ class SideBySide:
         """Train a run in the next process that is free."""
         worker = self._free.get()
         try:
-            events = worker.submit(_recorded, config, folder, self.cache).result()
+            events = worker.submit(_recorded, config, folder, self.cache, self.jobs).result()
         except BrokenProcessPool:
             ended = "a process that trained a run was ended from outside, perhaps for want of memory"
             self.fail(ChildProcessError(f"{ended}; give the command again, with fewer --jobs."))
@@ -138,8 +134,6 @@ class SideBySide:
         finally:
             self._free.put(worker)
         with self.lock:
-            if events and not self.warnings:
-                self.warnings.append(f"Runs were trained {self.jobs} at a time on one machine: their times say little.")
             self.display.on_run(title)
             for event in events:
                 event(self.display)
@@ -175,17 +169,17 @@ class _Recorder:
         self.events.append(methodcaller("on_finish", result))
 
 
-def _train(config: RunConfig, folder: Path, cache: Path, observer: Observer) -> None:
+def _train(config: RunConfig, folder: Path, cache: Path, observer: Observer, side_by_side: int = 1) -> None:
     try:
-        train(config, folder, observer, cache=cache)
+        train(config, folder, observer, cache=cache, side_by_side=side_by_side)
     except TrainingStoppedError as error:
         observer.on_message(f"This run counts as diverged: {error}")
 
 
-def _recorded(config: RunConfig, folder: Path, cache: Path) -> list[methodcaller]:
+def _recorded(config: RunConfig, folder: Path, cache: Path, side_by_side: int) -> list[methodcaller]:
     """Train a run and return what is to be told of it."""
     recorder = _Recorder()
-    _train(config, folder, cache, recorder)
+    _train(config, folder, cache, recorder, side_by_side)
     return recorder.events
 
 

@@ -63,11 +63,14 @@ class Comparison:
 
     @cached_property
     def views(self) -> dict[str, list[Budget]]:
-        """Losses at equal steps and at equal training time."""
-        return {
-            "equal_steps": equal_steps(self.records, self.baseline),
-            "equal_time": equal_time(self.records, self.baseline),
-        }
+        """Losses at equal steps and, where times can be compared, at equal training time."""
+        found = {"equal_steps": equal_steps(self.records, self.baseline)}
+        return found | {"equal_time": equal_time(self.records, self.baseline)} if self.timed else found
+
+    @property
+    def timed(self) -> bool:
+        """Whether the machine trained one run at a time."""
+        return all(run.result is None or run.result.side_by_side == 1 for runs in self.records.values() for run in runs)
 
 
 def write_report(comparison: Comparison, folder: Path) -> list[OptimizerSummary]:
@@ -119,8 +122,9 @@ def _sentences(comparison: Comparison, summaries: list[OptimizerSummary], folder
     else:
         command = shlex.join(["htmuon", "compare", comparison.run.recipe, "--confirm", str(folder)])
         confirmation = Confirmation(kind="needed", text=command)
-    budgets = comparison.views["equal_time"]
-    sentences = verdict(summaries, equal_time=budgets[-1].optimizers if budgets else (), confirmation=confirmation)
+    budgets = comparison.views.get("equal_time", [])
+    at_time = budgets[-1].optimizers if budgets else ()
+    sentences = verdict(summaries, timed=comparison.timed, equal_time=at_time, confirmation=confirmation)
     if comparison.published:
         sentences.append(f"The learning rates are published ones, not tuned here: {comparison.tuning_command}.")
     return sentences

@@ -39,6 +39,7 @@ class RunResult:
         data_fingerprint: identifies the data.
         accuracy: share of the held-out images that are classified rightly, from 0 to 1; None for a run on text.
         unreadable_samples: samples that the run met and left out, because they are damaged or have no label.
+        side_by_side: how many runs the machine trained at a time; with more than one the times are not those of one.
     """
 
     final_loss: float
@@ -66,6 +67,7 @@ class RunResult:
     data_fingerprint: str
     accuracy: float | None = None
     unreadable_samples: int = 0
+    side_by_side: int = 1
 
     @property
     def perplexity(self) -> float:
@@ -87,7 +89,8 @@ class RunResult:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "RunResult":
         """The inverse of `to_dict`; None (JSON's null) stands for a number that is not finite."""
-        names = [field.name for field in dataclasses.fields(cls) if field.default is dataclasses.MISSING]
-        known: dict[str, Any] = {name: math.nan if values[name] is None else values[name] for name in names}
-        later = {name: values[name] for name in ("accuracy", "unreadable_samples") if name in values}
-        return cls(**known, **later)
+        needed, later = [], []
+        for field in dataclasses.fields(cls):
+            (needed if field.default is dataclasses.MISSING else later).append(field.name)
+        known: dict[str, Any] = {name: math.nan if values[name] is None else values[name] for name in needed}
+        return cls(**known, **{name: values[name] for name in later if name in values})

@@ -27,6 +27,7 @@ def train(
     observer: Observer | None = None,
     *,
     cache: Path | None = None,
+    side_by_side: int = 1,
 ) -> RunResult:
     """Train in `folder`: start, go on from the last good checkpoint, or return the result of a finished run.
 
@@ -43,6 +44,7 @@ def train(
         folder: new, empty, or that of a run with the same settings.
         observer: told what happens.
         cache: the folder where tokenized text is kept for many runs; the one that `folder` is in if not given.
+        side_by_side: how many runs the machine trains at the same time; it stands in the result.
 
     Raises:
         ValueError: a setting, the data or the folder is not usable; nothing was changed in the folder, unless it is of
@@ -77,7 +79,8 @@ def train(
         with in_turn(parallel):
             task = source.open(device, cached, observer.on_message)
         with home.opened(config) if parallel.rank == 0 else nullcontext():
-            result = Training(config, source, task, model, optimizer, parallel, home, observer).run()
+            training = Training(config, source, task, model, optimizer, parallel, home, observer, side_by_side)
+            result = training.run()
     observer.on_finish(result)
     return result
 

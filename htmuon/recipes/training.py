@@ -47,6 +47,7 @@ class Training:
         parallel: the processes of the run; the first one writes all files.
         home: the run's folder, locked.
         observer: told what happens.
+        side_by_side: how many runs the machine trains at a time.
     """
 
     def __init__(
@@ -59,11 +60,12 @@ class Training:
         parallel: Parallel,
         home: RunFolder,
         observer: Observer,
+        side_by_side: int,
     ) -> None:
         self.config, self.source, self.task = config, source, task
         self.model, self.optimizer, self.parallel = model, optimizer, parallel
         self.inner = parallel.inner(model)
-        self.home, self.observer = home, observer
+        self.home, self.observer, self.side_by_side = home, observer, side_by_side
         self.average: AveragedModel | None = None
         if config.ema_decay is not None:
             averaging = get_ema_multi_avg_fn(config.ema_decay)  # type: ignore[no-untyped-call]
@@ -334,6 +336,7 @@ class Training:
             data_seconds_per_step=log.median("data_seconds"),
             skipped_steps=self.skipped_steps,
             unreadable_samples=self.task.unreadable_samples,
+            side_by_side=self.side_by_side,
             precision=self.precision,
             **told_settings(self.config),
             **measured_sizes(self.inner, self.optimizer),

@@ -33,6 +33,7 @@ class Confirmation:
 def verdict(
     summaries: Sequence[OptimizerSummary],
     *,
+    timed: bool = True,
     equal_time: Sequence[LossesAtBudget] = (),
     confirmation: Confirmation | None = None,
 ) -> list[str]:
@@ -42,6 +43,7 @@ def verdict(
 
     Args:
         summaries: of all optimizers.
+        timed: whether their times can be compared.
         equal_time: their losses at the largest common training time.
         confirmation: how the winner of a wide search is to be confirmed, or that this comparison does it.
     """
@@ -73,7 +75,7 @@ def verdict(
             "take more (in a new folder)."
         )
     at_time = {entry.spec: entry for entry in equal_time}
-    priced = others[:1] if wide else others
+    priced = (others[:1] if wide else others) if timed else []
     return sentences + [_cost(summary, baseline, at_time.get(summary.spec)) for summary in priced]
 
 
