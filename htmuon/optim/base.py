@@ -23,7 +23,7 @@ moves.
 import copy
 import zlib
 from collections.abc import Callable, Generator
-from itertools import chain
+from itertools import chain, compress
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
@@ -49,7 +49,7 @@ from htmuon.linalg import Method, select_method
 from htmuon.linalg.base import host_may_look, widest, working
 from htmuon.optim.adamw import adamw_update
 from htmuon.optim.bracket import MatrixUpdate, bracket
-from htmuon.optim.buckets import cost, matrix_buckets, matrix_layout, moves, other_buckets
+from htmuon.optim.buckets import cost, matrix_buckets, moves, other_buckets
 from htmuon.optim.description import describe
 from htmuon.optim.scale import update_scale
 from htmuon.optim.schedules import schedule_from_dict
@@ -90,8 +90,9 @@ class SpectralOptimizer(Optimizer):
         self.other_defaults = other_defaults
         self.process_group = process_group
         self._layouts = Layouts(process_group)
-        # Whether the ranks were compared since parameters, settings or state were given.
-        self._alike = False
+        # Which parameters moved in the last step, of every rank; None where ranks must be compared first, for
+        # parameters, settings or state are new.
+        self._moved: bytes | None = None
         super().__init__(params, defaults)
 
     def precondition(self, group: Group) -> Precondition:
@@ -128,7 +129,7 @@ class SpectralOptimizer(Optimizer):
         for counter in COUNTERS:
             group[counter] = torch.zeros((), dtype=torch.int64, device=_device(group))
         self._set_power(group)
-        self._alike = False
+        self._moved = None
 
     @property
     def skipped_steps(self) -> Tensor:
@@ -165,20 +166,23 @@ class SpectralOptimizer(Optimizer):
 
     def _agreed(self, parameters: list[Tensor]) -> Tensor | None:
         """Whether all gradients of all ranks are finite, a 0-d bool tensor; None where nothing moves."""
-        groups = self._ranks()
-        moving = [moves(p) for p in parameters]
-        if groups and not self._alike:
+        groups = self._layouts.groups(parameters)
+        moving = bytes(map(moves, parameters))
+        if groups and self._moved is None:
             check_alike(describe(self.param_groups), groups)
             self._allocate()
-            self._alike = True
-        finite = _all_finite([p for p, moved in zip(parameters, moving, strict=True) if moved])
+            self._moved = moving
+        finite = _all_finite(list(compress(parameters, moving)))
         if groups:
-            finite, same = agree(finite.to(_device(self.param_groups[0])), zlib.crc32(bytes(moving)), groups)
-            if host_may_look(same) and not same:
+            finite, same = agree(finite.to(_device(self.param_groups[0])), zlib.crc32(moving), groups)
+            # They moved the same a step ago; so where they differ now, one of them differs from itself. That one waits
+            # for its device and looks, and no other needs to.
+            if (moving != self._moved or host_may_look(same)) and not same:
                 raise ValueError(
                     "every rank must have gradients for the same parameters; in this step they differ. Let each rank "
                     "use every parameter, or set unused gradients to zero."
                 )
+            self._moved = moving
         return finite if any(moving) else None
 
     def _group_step(self, group: Group, finite: Tensor, ledger: Ledger) -> None:
@@ -201,11 +205,6 @@ class SpectralOptimizer(Optimizer):
             step = group["step"]
             power = schedule_from_dict(group["power_schedule"])(step.to(widest(step.device)))
             group["power"] = power.item() if host_may_look(power) else power
-
-    def _ranks(self) -> "tuple[ProcessGroup, ...]":
-        """The groups of ranks that train together."""
-        layouts = (matrix_layout(group, p, self._layouts) for group in self.param_groups for p in group["params"])
-        return tuple(dict.fromkeys(chain.from_iterable(layout.groups for layout in layouts)))
 
     def _spectral_update(
         self, group: Group, layout: Layout, parameters: list[Tensor], finite: Tensor, ledger: Ledger
@@ -341,12 +340,12 @@ class SpectralOptimizer(Optimizer):
         for group in self.param_groups:
             for counter in COUNTERS:
                 group[counter] = group[counter].to(_device(group))
-        self._alike = False
+        self._moved = None
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
         # Ranks cannot be stored: what is loaded computes everything by itself.
-        own = {"process_group": None, "_layouts": Layouts(None), "_alike": False}
+        own = {"process_group": None, "_layouts": Layouts(None), "_moved": None}
         return {**state, "other_defaults": self.other_defaults, **own}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "SpectralOptimizer":
