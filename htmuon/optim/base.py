@@ -32,10 +32,8 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from htmuon._typing import MatrixView
 from htmuon.kernels import full_float32
 from htmuon.layouts import (
-    Bracket,
     Layout,
     Layouts,
     Ledger,
@@ -45,21 +43,17 @@ from htmuon.layouts import (
     part,
     part_like,
 )
-from htmuon.linalg import Method, select_method
 from htmuon.linalg.base import host_may_look, widest, working
 from htmuon.optim.adamw import adamw_update
-from htmuon.optim.bracket import MatrixUpdate, bracket
 from htmuon.optim.buckets import cost, matrix_buckets, moves, other_buckets
 from htmuon.optim.description import describe
-from htmuon.optim.scale import update_scale
+from htmuon.optim.rules import Rules
 from htmuon.optim.schedules import schedule_from_dict
 from htmuon.optim.settings import Group, check_gradients, check_parameters, check_settings, completed
 from htmuon.optim.slots import Adaptation, Identity, Precondition, Unadapted
-from htmuon.optim.split import part_shapes, split_bracket, state_name
 from htmuon.optim.staggered import run_staggered
 from htmuon.optim.state import adamw_state, check_state, copied, spectral_state
-from htmuon.optim.views import batch_dims, default_view, matrix_shape
-from htmuon.spectral import MAPS
+from htmuon.optim.views import batch_dims
 
 if TYPE_CHECKING:
     from htmuon.layouts.base import ProcessGroup
@@ -223,7 +217,7 @@ class SpectralOptimizer(Optimizer):
         direction = gradient.lerp_(momentum, group["momentum"]) if group["nesterov"] else momentum
 
         stack = Stack(
-            bracket=self._bracket(group, layout, parameters[0]),
+            bracket=self._rules(group).bracket(layout, parameters[0]),
             direction=direction,
             state=stacked,
             shape=tuple(parameters[0].shape),
@@ -243,39 +237,9 @@ class SpectralOptimizer(Optimizer):
             new = torch.where(finite, adapted[name], old)
             torch._foreach_copy_([state[name] for state in states], list(new.unbind()))
 
-    def _method(self, group: Group, parameter: Tensor) -> Method:
-        """How the map of a group is computed for a parameter."""
-        function = MAPS[group["spectral_map"]](group["power"])
-        return select_method(parameter, function, group["method"], levels=group["levels"], precision=group["precision"])
-
-    def _bracket(self, group: Group, layout: Layout, parameter: Tensor) -> Bracket:
-        """The part of the step that needs whole matrices, for parameters like the given one."""
-        shape = layout.bracket_shape(tuple(parameter.shape))
-        view = group["matrix_view"] or default_view(len(shape))
-        if group["split"] is None:
-            return self._bracket_of(group, parameter, shape, view)
-        parts = part_shapes(shape, view, group["split"])
-        return split_bracket([self._bracket_of(group, parameter, of, "linear") for of in parts], parts, view, shape)
-
-    def _bracket_of(self, group: Group, parameter: Tensor, shape: tuple[int, ...], view: MatrixView) -> Bracket:
-        """A bracket for stacks `[stack, *shape]` on the device of a parameter and in its dtype."""
-        update = MatrixUpdate(
-            precondition=self.precondition(group),
-            method=self._method(group, parameter),
-            normalization=group["normalization"],
-            adapt=self.adaptation(group),
-            scale=update_scale(matrix_shape(shape, view), group["adjust_lr_fn"]),
-            view=view,
-            shape=shape,
-        )
-        return bracket(
-            update,
-            group["spectral_map"],
-            group["power"],
-            parameter.device,
-            compiling=group["compile"],
-            scheduled=group["power_schedule"] is not None,
-        )
+    def _rules(self, group: Group) -> Rules:
+        """What the settings of a group, and the slots, make of its matrices."""
+        return Rules(group, self.precondition(group), self.adaptation(group))
 
     def _state_of(self, group: Group, parameter: Tensor, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
         """This rank's part of the state of a matrix parameter."""
@@ -285,17 +249,9 @@ class SpectralOptimizer(Optimizer):
 
     def _state_shapes(self, group: Group, parameter: Tensor) -> dict[str, tuple[int, ...]]:
         """Name and shape of every state tensor of a parameter that has its shape or that of its matrices."""
-        shape = tuple(parameter.shape)
         if not group["use_muon"]:
-            return {"exp_avg": shape, "exp_avg_sq": shape}
-        method, adaptation = self._method(group, parameter), self.adaptation(group)
-        shapes = {"momentum_buffer": shape}
-        runs = part_shapes(shape, group["matrix_view"] or default_view(len(shape)), group["split"])
-        for run, matrices in enumerate(runs):
-            kept = {**method.state_shapes(matrices), **adaptation.state_shapes(matrices)}
-            split = group["split"] is not None
-            shapes |= {state_name(name, run) if split else name: of for name, of in kept.items()}
-        return shapes
+            return dict.fromkeys(("exp_avg", "exp_avg_sq"), tuple(parameter.shape))
+        return self._rules(group).state_shapes(parameter)
 
     def _allocate(self) -> None:
         """The state of every trainable parameter, also of those that have no gradient yet.
