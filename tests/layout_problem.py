@@ -1,6 +1,7 @@
 """A model of odd shapes, gradients that depend on the step alone, and the ways in which ranks can hold it."""
 
 import copy
+import functools
 import pickle
 import time
 from collections.abc import Callable
@@ -15,34 +16,41 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+from torch.distributed.tensor.placement_types import _StridedShard
 
 import htmuon
+import htmuon.optim.base
 from htmuon.layouts import Single
+from htmuon.optim.bracket import compiled
 
 # Parameters that are frozen, never get a gradient, and get one at every third step.
 FROZEN, NEVER, SOMETIMES = "frozen", "never", "sometimes"
 OTHER = ("vector", "table")
+# The rows of the parts of the fused weight, which no division among ranks respects.
+PARTS = {"fused": (6, 4, 4)}
 
 
 class Problem(nn.Module):
-    """Parameters of every kind: matrices of odd shapes, one with fewer rows than ranks, experts, a vector."""
+    """Parameters of every kind: matrices of odd shapes, with fewer rows than ranks, and fused; experts, a vector."""
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         draw = torch.Generator().manual_seed(0)
         shapes = {f"tall_{i}": (13, 5) for i in range(5)} | {f"wide_{i}": (6, 11) for i in range(3)}
         shapes |= {"single": (9, 9), "short": (3, 8), FROZEN: (5, 4), NEVER: (7, 4), SOMETIMES: (13, 5)}
         shapes |= {"experts": (5, 6, 4), "kernel": (6, 3, 3, 2), "vector": (10,), "table": (11, 4)}
+        shapes |= {"fused": (14, 5)}
         for name, shape in shapes.items():
-            self.register_parameter(name, nn.Parameter(torch.randn(shape, generator=draw) / 4))
+            self.register_parameter(name, nn.Parameter((torch.randn(shape, generator=draw) / 4).to(dtype)))
         self.get_parameter(FROZEN).requires_grad_(False)
 
     def groups(self) -> list[dict[str, Any]]:
         named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        fused = [{"params": [(name, p)], "use_muon": True, "split": PARTS[name]} for name, p in named if name in PARTS]
         return [
-            {"params": [(name, p) for name, p in named if name not in OTHER], "use_muon": True},
+            {"params": [(name, p) for name, p in named if name not in (*OTHER, *PARTS)], "use_muon": True},
             {"params": [(name, p) for name, p in named if name in OTHER], "use_muon": False},
+            *fused,
         ]
 
 
@@ -67,8 +75,15 @@ def slice_like(whole: Tensor, parameter: Tensor) -> Tensor:
     if not isinstance(parameter, DTensor):
         return whole
     mesh, placements = parameter.device_mesh, parameter.placements
-    shape, offset = compute_local_shape_and_global_offset(whole.shape, mesh, placements)
-    local = whole[tuple(slice(first, first + size) for first, size in zip(offset, shape, strict=True))]
+    place = mesh.get_coordinate()
+    assert place is not None
+    local = whole
+    # FSDP2 cuts what tensor parallelism has left. torch's own `compute_local_shape_and_global_offset` says otherwise
+    # where the slices are of unequal length.
+    for axis in sorted(range(mesh.ndim), key=lambda axis: isinstance(placements[axis], _StridedShard)):
+        if not placements[axis].is_replicate():
+            pieces = local.chunk(mesh.size(axis), placements[axis].dim)
+            local = pieces[place[axis]] if place[axis] < len(pieces) else local.narrow(placements[axis].dim, 0, 0)
     stride = whole.stride()
     return DTensor.from_local(local.contiguous(), mesh, placements, run_check=False, shape=whole.shape, stride=stride)
 
@@ -76,7 +91,7 @@ def slice_like(whole: Tensor, parameter: Tensor) -> Tensor:
 def set_gradients(model: Problem, step: int) -> None:
     for name, p in model.named_parameters():
         whole = gradient(name, tuple(p.shape), step)
-        p.grad = None if whole is None else slice_like(whole, p)
+        p.grad = None if whole is None else slice_like(whole.to(p.dtype), p)
 
 
 def train(model: Problem, optimizer: htmuon.HTMuon, steps: range) -> None:
@@ -86,9 +101,9 @@ def train(model: Problem, optimizer: htmuon.HTMuon, steps: range) -> None:
 
 
 def _tensor_parallel(model: Problem, mesh: DeviceMesh) -> None:
-    """Column-wise for tall matrices, row-wise for wide ones, by experts, and whole for the rest."""
+    """Column-wise for tall and fused matrices, row-wise for wide ones, by experts, and whole for the rest."""
     for name, p in list(model.named_parameters()):
-        dim = {"tall": 0, "wide": 1, "experts": 0}.get(name.partition("_")[0])
+        dim = {"tall": 0, "fused": 0, "wide": 1, "experts": 0}.get(name.partition("_")[0])
         placement = Replicate() if dim is None else Shard(dim)
         placed = distribute_tensor(p.detach(), mesh, [placement], src_data_rank=None)
         setattr(model, name, nn.Parameter(placed, requires_grad=p.requires_grad))
@@ -123,8 +138,8 @@ def hsdp(model: Problem) -> dict[str, Any]:
     return {}
 
 
-def fsdp_and_tensor_parallel(model: Problem) -> dict[str, Any]:
-    mesh = _mesh(2, dist.get_world_size() // 2)
+def fsdp_and_tensor_parallel(model: Problem, outer: int = 2) -> dict[str, Any]:
+    mesh = _mesh(outer, dist.get_world_size() // outer)
     _tensor_parallel(model, mesh["inner"])
     fully_shard(model, mesh=mesh["outer"])
     return {}
@@ -147,6 +162,20 @@ def expert_parallel_and_fsdp(model: Problem) -> dict[str, Any]:
 LAYOUTS: dict[str, Callable[[Problem], dict[str, Any]]] = {
     f.__name__: f for f in (ddp, fsdp, tensor_parallel, hsdp, fsdp_and_tensor_parallel, expert_parallel_and_fsdp)
 }
+# Three ranks along one axis or the other: what one leaves of a dim is cut by the other into slices of unequal length.
+UNEVEN: dict[str, Callable[[Problem], dict[str, Any]]] = {
+    "fsdp_2_tensor_parallel_3": functools.partial(fsdp_and_tensor_parallel, outer=2),
+    "fsdp_3_tensor_parallel_2": functools.partial(fsdp_and_tensor_parallel, outer=3),
+    "hsdp_2_3": hsdp,
+    "fsdp_2_expert_parallel_3": expert_parallel_and_fsdp,
+}
+
+
+def alone(model: Problem) -> dict[str, Any]:
+    return {}
+
+
+EVERY = {**LAYOUTS, **UNEVEN, "alone": alone}
 
 
 def error(model: Problem, reference: Problem) -> float:
@@ -160,24 +189,42 @@ def error(model: Problem, reference: Problem) -> float:
     return max(gaps)
 
 
-def trained_alike(layout: str, optimizer: str, steps: int = 20, **settings: Any) -> float:
+def trained_alike(
+    layout: str, optimizer: str, steps: int = 20, dtype: torch.dtype = torch.float32, **settings: Any
+) -> float:
     """The error, on this rank, of a run in a layout against the run on one device."""
-    reference = Problem()
+    reference = Problem(dtype)
     train(reference, build(optimizer, reference, **settings), range(steps))
-    model = Problem()
-    extra = LAYOUTS[layout](model)
+    model = Problem(dtype)
+    extra = EVERY[layout](model)
     train(model, build(optimizer, model, **settings, **extra), range(steps))
     return error(model, reference)
 
 
-def alone(model: Problem) -> dict[str, Any]:
-    return {}
+def wrapped_late(layout: str) -> float:
+    """The error of an optimizer that was made, and made a step, before its model was wrapped.
+
+    Its groups get the new parameters in place, as frameworks do it that prepare a model and an optimizer together.
+    """
+    reference, model = Problem(), Problem()
+    whole, optimizer = build("htmuon", reference, method="eigh"), build("htmuon", model, method="eigh")
+    set_gradients(model, 0)
+    optimizer.step()
+    optimizer.zero_grad()
+    model.load_state_dict(reference.state_dict())
+    LAYOUTS[layout](model)
+    optimizer.state.clear()
+    for group in optimizer.param_groups:
+        group["params"] = [model.get_parameter(name) for name in group["param_names"]]
+    train(model, optimizer, range(4))
+    train(reference, whole, range(4))
+    return error(model, reference)
 
 
 def save(layout: str, optimizer: str, folder: str, steps: int, **settings: Any) -> None:
     """Train so many steps in a layout and store model and optimizer."""
     model = Problem()
-    extra = {**LAYOUTS, "alone": alone}[layout](model)
+    extra = EVERY[layout](model)
     trained = build(optimizer, model, **settings, **extra)
     train(model, trained, range(steps))
     weights, state = get_state_dict(model, trained)
@@ -190,7 +237,7 @@ def resumed_alike(layout: str, optimizer: str, folder: str, steps: range, **sett
     with torch.no_grad():
         for p in model.parameters():
             p.fill_(7.0)
-    extra = {**LAYOUTS, "alone": alone}[layout](model)
+    extra = EVERY[layout](model)
     trained = build(optimizer, model, **settings, **extra)
     weights, state = get_state_dict(model, trained)
     stored = {"model": weights, "optimizer": state}
@@ -200,7 +247,7 @@ def resumed_alike(layout: str, optimizer: str, folder: str, steps: range, **sett
     reference = Problem()
     whole = build(optimizer, reference, **settings)
     train(reference, whole, range(steps.stop))
-    assert [int(group["step"]) for group in trained.param_groups] == [steps.stop] * 2
+    assert [int(group["step"]) for group in trained.param_groups] == [steps.stop] * 3
     assert [group["power"] for group in trained.param_groups] == [group["power"] for group in whole.param_groups]
     return error(model, reference)
 
@@ -230,6 +277,24 @@ def _error_of(optimizer: htmuon.HTMuon) -> tuple[float, str]:
     except ValueError as error:
         return time.perf_counter() - began, str(error)
     raise AssertionError("no error")
+
+
+def gradient_missing_where_nobody_looks() -> str:
+    """What a step says on this rank in which rank 1 lacks a gradient, if the host looks no more than it must."""
+    model = Problem()
+    optimizer = build("htmuon", model, **ddp(model))
+    with mock.patch.object(htmuon.optim.base, "host_may_look", return_value=False):
+        train(model, optimizer, range(5))  # `sometimes` comes and goes alike on all ranks
+        set_gradients(model, 5)
+        if dist.get_rank() == 1:
+            model.wide_1.grad = None
+        # The others would wait for rank 1, until their launcher ends them.
+        with mock.patch.object(htmuon.HTMuon, "_group_step"):
+            try:
+                optimizer.step()
+            except ValueError as error:
+                return str(error)
+    return ""
 
 
 def gradient_missing_later() -> tuple[float, str]:
@@ -309,3 +374,28 @@ def counted(layout: str) -> tuple[int, int]:
             p.grad = slice_like(torch.randn(p.shape, generator=torch.Generator().manual_seed(0)), p)
         optimizer.step()
     return sent[0], done[0]
+
+
+class Three(nn.Module):
+    """Equal matrices, of which one of two ranks computes two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrices = nn.ParameterList([nn.Parameter(torch.eye(6, 4)) for _ in range(3)])
+
+
+def compiled_alike(layout: str) -> tuple[float, int]:
+    """The error of compiled brackets in a layout against eager ones on one device, and the forms compiled here."""
+    compiled.cache_clear()
+    reference, model = Three(), Three()
+    extra = LAYOUTS[layout](model)
+    # As for Inductor, without a C++ compiler.
+    with mock.patch.object(torch, "compile", functools.partial(torch.compile, backend="aot_eager")):
+        for trained, settings in ((reference, {}), (model, {"compile": True, **extra})):
+            optimizer = htmuon.HTMuon(trained.parameters(), method="polynomial", levels=3, **settings)
+            for step in range(3):
+                for name, p in trained.named_parameters():
+                    p.grad = slice_like(gradient(name, (6, 4), step), p)
+                with torch.compiler.set_stance("fail_on_recompile" if step else "default"):
+                    optimizer.step()
+    return error(model, reference), compiled.cache_info().currsize

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from htmuon.cli.arguments import parse, recipe_of, run_settings
-from htmuon.recipes.parallel import rank_of_process
+from htmuon.recipes.parallel import rank_of_process, was_restarted
 from htmuon.recipes.run_folder import RunFolder
 from htmuon.recipes.terminal import terminal_display
 from htmuon.recipes.trainer import train
@@ -23,7 +23,7 @@ class TrainArguments:
     Attributes:
         out: the folder of the run; it gets the settings, the log, checkpoints, weights and spectra. Of text that
             is held in memory, such as llama-tiny's, the tokens are kept beside it, for other runs on the same text.
-        resume: go on with the unfinished run in that folder.
+        resume: go on with the unfinished run in that folder, as a run does by itself that torchrun restarts.
     """
 
     out: Path
@@ -41,7 +41,8 @@ def run(arguments: Sequence[str]) -> int:
     folder = RunFolder(given.out)
     folder.check(config)
     finished = folder.stored_result() is not None
-    if (given.out / "config.json").exists() and not given.resume and not finished:
+    resuming = given.resume or was_restarted()
+    if (given.out / "config.json").exists() and not resuming and not finished:
         raise ValueError(
             f"{given.out} holds an unfinished run; add --resume to go on with it, or choose another folder with --out."
         )

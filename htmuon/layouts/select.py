@@ -1,6 +1,7 @@
 """The layout of a tensor: a DTensor says by itself how it is laid out, a plain tensor is whole."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeGuard
 
@@ -78,6 +79,7 @@ class Layouts:
                 f"got {process_group!r}."
             )
         self._process_group = process_group
+        self._plain = _plain_layout(process_group)
         # Not shared between optimizers: meshes are equal that have groups of another life of the process group.
         self._known: dict[tuple[DeviceMesh, tuple[Placement, ...], int], Layout] = {}
 
@@ -97,11 +99,27 @@ class Layouts:
             if key not in self._known:
                 self._known[key] = _distributed_layout(*key)
             return self._known[key]
-        if self._process_group is None or self._process_group.size() == 1:
-            return Single()
-        from htmuon.layouts.replicated import Replicated
+        return self._plain
 
-        return Replicated(self._process_group, Single())
+    def groups(self, tensors: Sequence[Tensor]) -> "tuple[ProcessGroup, ...]":
+        """The groups of ranks that hold some parameters together.
+
+        Asked at every step and not remembered: whoever wraps a model may put new parameters in place of those of a
+        parameter group.
+        """
+        distributed = [tensor for tensor in tensors if is_distributed(tensor)]
+        plain = self._plain.groups if len(distributed) < len(tensors) else ()
+        meshes = dict.fromkeys(tensor.device_mesh for tensor in distributed)
+        axes = ((mesh, axis) for mesh in meshes for axis in range(mesh.ndim) if mesh.size(axis) > 1)
+        return tuple(dict.fromkeys([*plain, *(mesh.get_group(axis) for mesh, axis in axes)]))
+
+
+def _plain_layout(process_group: "ProcessGroup | None") -> Layout:
+    if process_group is None or process_group.size() == 1:
+        return Single()
+    from htmuon.layouts.replicated import Replicated
+
+    return Replicated(process_group, Single())
 
 
 @dataclass(frozen=True)

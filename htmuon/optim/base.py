@@ -23,7 +23,7 @@ moves.
 import copy
 import zlib
 from collections.abc import Callable, Generator
-from itertools import chain
+from itertools import chain, compress
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
@@ -32,10 +32,8 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from htmuon._typing import MatrixView
 from htmuon.kernels import full_float32
 from htmuon.layouts import (
-    Bracket,
     Layout,
     Layouts,
     Ledger,
@@ -45,21 +43,17 @@ from htmuon.layouts import (
     part,
     part_like,
 )
-from htmuon.linalg import Method, select_method
 from htmuon.linalg.base import host_may_look, widest, working
 from htmuon.optim.adamw import adamw_update
-from htmuon.optim.bracket import MatrixUpdate, bracket
-from htmuon.optim.buckets import cost, matrix_buckets, matrix_layout, moves, other_buckets
+from htmuon.optim.buckets import cost, matrix_buckets, moves, other_buckets
 from htmuon.optim.description import describe
-from htmuon.optim.scale import update_scale
+from htmuon.optim.rules import Rules
 from htmuon.optim.schedules import schedule_from_dict
 from htmuon.optim.settings import Group, check_gradients, check_parameters, check_settings, completed
 from htmuon.optim.slots import Adaptation, Identity, Precondition, Unadapted
-from htmuon.optim.split import part_shapes, split_bracket, state_name
 from htmuon.optim.staggered import run_staggered
 from htmuon.optim.state import adamw_state, check_state, copied, spectral_state
-from htmuon.optim.views import batch_dims, default_view, matrix_shape
-from htmuon.spectral import MAPS
+from htmuon.optim.views import batch_dims
 
 if TYPE_CHECKING:
     from htmuon.layouts.base import ProcessGroup
@@ -90,8 +84,9 @@ class SpectralOptimizer(Optimizer):
         self.other_defaults = other_defaults
         self.process_group = process_group
         self._layouts = Layouts(process_group)
-        # Whether the ranks were compared since parameters, settings or state were given.
-        self._alike = False
+        # Which parameters moved in the last step, of every rank; None where ranks must be compared first, for
+        # parameters, settings or state are new.
+        self._moved: bytes | None = None
         super().__init__(params, defaults)
 
     def precondition(self, group: Group) -> Precondition:
@@ -128,7 +123,7 @@ class SpectralOptimizer(Optimizer):
         for counter in COUNTERS:
             group[counter] = torch.zeros((), dtype=torch.int64, device=_device(group))
         self._set_power(group)
-        self._alike = False
+        self._moved = None
 
     @property
     def skipped_steps(self) -> Tensor:
@@ -165,20 +160,23 @@ class SpectralOptimizer(Optimizer):
 
     def _agreed(self, parameters: list[Tensor]) -> Tensor | None:
         """Whether all gradients of all ranks are finite, a 0-d bool tensor; None where nothing moves."""
-        groups = self._ranks()
-        moving = [moves(p) for p in parameters]
-        if groups and not self._alike:
+        groups = self._layouts.groups(parameters)
+        moving = bytes(map(moves, parameters))
+        if groups and self._moved is None:
             check_alike(describe(self.param_groups), groups)
             self._allocate()
-            self._alike = True
-        finite = _all_finite([p for p, moved in zip(parameters, moving, strict=True) if moved])
+            self._moved = moving
+        finite = _all_finite(list(compress(parameters, moving)))
         if groups:
-            finite, same = agree(finite.to(_device(self.param_groups[0])), zlib.crc32(bytes(moving)), groups)
-            if host_may_look(same) and not same:
+            finite, same = agree(finite.to(_device(self.param_groups[0])), zlib.crc32(moving), groups)
+            # They moved the same a step ago; so where they differ now, one of them differs from itself. That one waits
+            # for its device and looks, and no other needs to.
+            if (moving != self._moved or host_may_look(same)) and not same:
                 raise ValueError(
                     "every rank must have gradients for the same parameters; in this step they differ. Let each rank "
                     "use every parameter, or set unused gradients to zero."
                 )
+            self._moved = moving
         return finite if any(moving) else None
 
     def _group_step(self, group: Group, finite: Tensor, ledger: Ledger) -> None:
@@ -202,11 +200,6 @@ class SpectralOptimizer(Optimizer):
             power = schedule_from_dict(group["power_schedule"])(step.to(widest(step.device)))
             group["power"] = power.item() if host_may_look(power) else power
 
-    def _ranks(self) -> "tuple[ProcessGroup, ...]":
-        """The groups of ranks that train together."""
-        layouts = (matrix_layout(group, p, self._layouts) for group in self.param_groups for p in group["params"])
-        return tuple(dict.fromkeys(chain.from_iterable(layout.groups for layout in layouts)))
-
     def _spectral_update(
         self, group: Group, layout: Layout, parameters: list[Tensor], finite: Tensor, ledger: Ledger
     ) -> Generator[None, None, None]:
@@ -224,7 +217,7 @@ class SpectralOptimizer(Optimizer):
         direction = gradient.lerp_(momentum, group["momentum"]) if group["nesterov"] else momentum
 
         stack = Stack(
-            bracket=self._bracket(group, layout, parameters[0]),
+            bracket=self._rules(group).bracket(layout, parameters[0]),
             direction=direction,
             state=stacked,
             shape=tuple(parameters[0].shape),
@@ -244,39 +237,9 @@ class SpectralOptimizer(Optimizer):
             new = torch.where(finite, adapted[name], old)
             torch._foreach_copy_([state[name] for state in states], list(new.unbind()))
 
-    def _method(self, group: Group, parameter: Tensor) -> Method:
-        """How the map of a group is computed for a parameter."""
-        function = MAPS[group["spectral_map"]](group["power"])
-        return select_method(parameter, function, group["method"], levels=group["levels"], precision=group["precision"])
-
-    def _bracket(self, group: Group, layout: Layout, parameter: Tensor) -> Bracket:
-        """The part of the step that needs whole matrices, for parameters like the given one."""
-        shape = layout.bracket_shape(tuple(parameter.shape))
-        view = group["matrix_view"] or default_view(len(shape))
-        if group["split"] is None:
-            return self._bracket_of(group, parameter, shape, view)
-        parts = part_shapes(shape, view, group["split"])
-        return split_bracket([self._bracket_of(group, parameter, of, "linear") for of in parts], parts, view, shape)
-
-    def _bracket_of(self, group: Group, parameter: Tensor, shape: tuple[int, ...], view: MatrixView) -> Bracket:
-        """A bracket for stacks `[stack, *shape]` on the device of a parameter and in its dtype."""
-        update = MatrixUpdate(
-            precondition=self.precondition(group),
-            method=self._method(group, parameter),
-            normalization=group["normalization"],
-            adapt=self.adaptation(group),
-            scale=update_scale(matrix_shape(shape, view), group["adjust_lr_fn"]),
-            view=view,
-            shape=shape,
-        )
-        return bracket(
-            update,
-            group["spectral_map"],
-            group["power"],
-            parameter.device,
-            compiling=group["compile"],
-            scheduled=group["power_schedule"] is not None,
-        )
+    def _rules(self, group: Group) -> Rules:
+        """What the settings of a group, and the slots, make of its matrices."""
+        return Rules(group, self.precondition(group), self.adaptation(group))
 
     def _state_of(self, group: Group, parameter: Tensor, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
         """This rank's part of the state of a matrix parameter."""
@@ -286,17 +249,9 @@ class SpectralOptimizer(Optimizer):
 
     def _state_shapes(self, group: Group, parameter: Tensor) -> dict[str, tuple[int, ...]]:
         """Name and shape of every state tensor of a parameter that has its shape or that of its matrices."""
-        shape = tuple(parameter.shape)
         if not group["use_muon"]:
-            return {"exp_avg": shape, "exp_avg_sq": shape}
-        method, adaptation = self._method(group, parameter), self.adaptation(group)
-        shapes = {"momentum_buffer": shape}
-        runs = part_shapes(shape, group["matrix_view"] or default_view(len(shape)), group["split"])
-        for run, matrices in enumerate(runs):
-            kept = {**method.state_shapes(matrices), **adaptation.state_shapes(matrices)}
-            split = group["split"] is not None
-            shapes |= {state_name(name, run) if split else name: of for name, of in kept.items()}
-        return shapes
+            return dict.fromkeys(("exp_avg", "exp_avg_sq"), tuple(parameter.shape))
+        return self._rules(group).state_shapes(parameter)
 
     def _allocate(self) -> None:
         """The state of every trainable parameter, also of those that have no gradient yet.
@@ -341,12 +296,12 @@ class SpectralOptimizer(Optimizer):
         for group in self.param_groups:
             for counter in COUNTERS:
                 group[counter] = group[counter].to(_device(group))
-        self._alike = False
+        self._moved = None
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
         # Ranks cannot be stored: what is loaded computes everything by itself.
-        own = {"process_group": None, "_layouts": Layouts(None), "_alike": False}
+        own = {"process_group": None, "_layouts": Layouts(None), "_moved": None}
         return {**state, "other_defaults": self.other_defaults, **own}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "SpectralOptimizer":

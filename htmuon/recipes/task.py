@@ -24,6 +24,8 @@ class Evaluation:
 
 # Inputs and targets of one forward pass, on the device.
 Batch = tuple[Tensor, Tensor]
+# torch.nn.functional.cross_entropy leaves out targets of this value.
+NO_TARGET = -100
 
 
 class Task(Protocol):

@@ -20,7 +20,7 @@ from htmuon.recipes.measurements import measured_sizes, told_settings, used_soft
 from htmuon.recipes.memory import reset_peak_memory
 from htmuon.recipes.metrics import MetricsLog, NoLog
 from htmuon.recipes.observer import Observer
-from htmuon.recipes.parallel import Parallel, in_turn, share
+from htmuon.recipes.parallel import Parallel, forward_seed, in_turn, share
 from htmuon.recipes.result import RunResult
 from htmuon.recipes.run_folder import RunFolder
 from htmuon.recipes.schedule import lr_factor, scale_lr
@@ -144,7 +144,7 @@ class Training:
     def _step(self, step: int) -> None:
         """One optimizer step, a function of the weights, the optimizer's state, the seed and the step's number."""
         config = self.config
-        torch.manual_seed(mix_seed(config.seed, step))
+        torch.manual_seed(forward_seed(mix_seed(config.seed, step), self.parallel))
         if self.monitor is not None:
             self.monitor.before_step()
         self.timer.mark()

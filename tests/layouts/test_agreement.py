@@ -26,6 +26,12 @@ def test_gradients_that_are_missing_on_one_rank_later(world):
         assert seconds < 10
 
 
+def test_the_rank_that_lacks_a_gradient_says_so_where_looking_means_waiting(world):
+    told = world(2).run(layout_problem.gradient_missing_where_nobody_looks)
+    assert [bool(words) for words in told] == [False, True]
+    assert "every rank must have gradients for the same parameters" in told[1]
+
+
 @pytest.mark.parametrize("layout", layout_problem.LAYOUTS)
 def test_a_gradient_that_is_not_finite_on_one_rank_masks_the_step_on_all(world, layout):
     for moved, step, skipped in world(4).run(layout_problem.poisoned, layout):

@@ -3,17 +3,18 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from htmuon.recipes.parallel import share
+from htmuon.recipes.parallel import forward_seed, share
 from htmuon.recipes.parallel.alone import Alone
 
 _SIZES = "--batch-size 4 --accumulation 2 --model.num-layers 2 --model.hidden-size 64 --model.intermediate-size 96"
@@ -24,13 +25,27 @@ SMALL = f"llama-tiny {_SIZES} {_DATA} {_TIMES} --device cpu".split()
 TOLERANCE = {"rtol": 0.0, "atol": 3e-4}
 
 
-def command(text: Path, out: Path, *more: str, processes: int = 1) -> list[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(port)]
+def command(text: Path, out: Path, *more: str, processes: int = 1, restarts: int = 0) -> list[str]:
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    launch += ["--max-restarts", str(restarts)]
     start = [*launch, "-m", "htmuon"] if processes > 1 else ["-m", "htmuon"]
     return [sys.executable, *start, "train", *SMALL, "--data", str(text), "--out", str(out), *more]
+
+
+@contextmanager
+def one_killed(words: list[str], out: Path) -> Iterator[subprocess.Popen[str]]:
+    """The launcher of processes one of which was killed when the run had its first checkpoint."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as process:
+        patience = time.monotonic() + 200
+        while not list(out.glob("checkpoints/step-*/manifest.json")) and time.monotonic() < patience:
+            assert process.poll() is None, process.stdout.read()
+            time.sleep(0.02)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(children[-1]), signal.SIGKILL)
+        yield process
 
 
 def run(words: list[str]) -> subprocess.CompletedProcess[str]:
@@ -78,22 +93,34 @@ def test_two_replicas_train_as_one_process_does(tmp_path, text, alone):
 def test_sharded_processes_one_of_which_is_killed_go_on_as_another_number(tmp_path, text, alone):
     out = tmp_path / "run"
     words = command(text, out, "--parallel", "fsdp2", "--steps", "12", processes=2)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
-    ) as process:
-        patience = time.monotonic() + 200
-        while not list(out.glob("checkpoints/step-*/manifest.json")) and time.monotonic() < patience:
-            assert process.poll() is None, process.stdout.read()
-            time.sleep(0.02)
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        os.kill(int(children[-1]), signal.SIGKILL)
+    with one_killed(words, out) as process:
         assert process.wait(timeout=100) != 0
     assert not (out / "result.json").exists()
     done = run(command(text, out, "--resume"))
     assert done.returncode == 0, done.stderr
     assert "goes on at step" in done.stdout
     assert_alike(read(out), alone)
+
+
+def test_a_run_that_torchrun_restarts_goes_on_without_another_flag(tmp_path, text, alone):
+    out = tmp_path / "run"
+    with one_killed(command(text, out, processes=2, restarts=1), out) as process:
+        told, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, told
+    assert "goes on at step" in told
+    assert_alike(read(out), alone)
+
+
+def test_each_process_draws_masks_of_its_own():
+    class Third(Alone):
+        rank, size = 2, 3
+
+    class Second(Alone):
+        rank, size = 1, 3
+
+    seeds = [[forward_seed(seed, parallel) for parallel in (Alone(), Second(), Third())] for seed in (5, 6)]
+    assert [of_pass[0] for of_pass in seeds] == [5, 6]
+    assert len({seed for of_pass in seeds for seed in of_pass}) == 6
 
 
 def test_sharded_training_refuses_what_needs_whole_parameters(tmp_path, text):

@@ -5,9 +5,7 @@ from torch import Tensor
 
 from htmuon.recipes.llm.tokenizer import END_TOKEN
 from htmuon.recipes.seeds import EpochDraws
-
-# torch.nn.functional.cross_entropy leaves out targets of this value.
-NO_TARGET = -100
+from htmuon.recipes.task import NO_TARGET
 
 
 class TrainingBatches:

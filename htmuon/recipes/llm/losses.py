@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from htmuon.recipes.llm.batches import NO_TARGET
-from htmuon.recipes.task import Batch
+from htmuon.recipes.task import NO_TARGET, Batch
 
 
 def training_loss(model: torch.nn.Module, batch: Batch) -> Tensor:

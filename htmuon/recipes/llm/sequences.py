@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from htmuon.recipes.llm.batches import NO_TARGET
 from htmuon.recipes.llm.documents import Fault
 from htmuon.recipes.llm.stream import Place
 from htmuon.recipes.llm.stream_config import StreamConfig
+from htmuon.recipes.task import NO_TARGET
 
 Encode = Callable[[list[str]], list[list[int]]]
 

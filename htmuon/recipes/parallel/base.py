@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from htmuon.recipes.task import Batch
+from htmuon.recipes.seeds import mix_seed
+from htmuon.recipes.task import NO_TARGET, Batch
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 # The state_dicts of a model and its optimizer.
 States = tuple[dict[str, Tensor], dict[str, Any]]
-# torch.nn.functional.cross_entropy leaves out targets of this value.
-NO_TARGET = -100
 
 
 class Parallel(Protocol):
@@ -79,6 +78,16 @@ def in_turn(parallel: Parallel) -> Iterator[None]:
     yield
     if not parallel.rank:
         parallel.wait()
+
+
+def forward_seed(seed: int, parallel: Parallel) -> int:
+    """The seed for what a forward pass draws on this process, such as dropout masks: each has rows of its own.
+
+    Args:
+        seed: that of the pass where one process has all rows; process 0 takes it as it is.
+        parallel: the processes.
+    """
+    return mix_seed(seed, parallel.rank) if parallel.rank else seed
 
 
 def share(batch: Batch, parallel: Parallel, together: Sequence[Batch] | None = None) -> tuple[Batch, float | Tensor]:

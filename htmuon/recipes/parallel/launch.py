@@ -18,6 +18,11 @@ def rank_of_process() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def was_restarted() -> bool:
+    """Whether `torchrun --max-restarts` started this process again, after one of the run had failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
 def device_of_process(name: str) -> torch.device:
     """The device of a setting; under `torchrun` each process of a host has a GPU of its own."""
     device = pick_device(name)

@@ -1,0 +1,81 @@
+"""What the settings of a group make of its matrix parameters: how the map is computed, the bracket, and its state."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from htmuon._typing import MatrixView
+from htmuon.layouts import Bracket, Layout
+from htmuon.linalg import Method, select_method
+from htmuon.optim.bracket import MatrixUpdate, bracket
+from htmuon.optim.scale import update_scale
+from htmuon.optim.settings import Group
+from htmuon.optim.slots import Adaptation, Precondition
+from htmuon.optim.split import part_shapes, split_bracket, state_name
+from htmuon.optim.views import default_view, matrix_shape
+from htmuon.spectral import MAPS
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Of one group, in one step.
+
+    Attributes:
+        group: with `use_muon=True`.
+        precondition: the slot before the map.
+        adaptation: the slot after it.
+    """
+
+    group: Group
+    precondition: Precondition
+    adaptation: Adaptation
+
+    def bracket(self, layout: Layout, parameter: Tensor) -> Bracket:
+        """The part of the step that needs whole matrices, for parameters like the given one."""
+        shape = layout.bracket_shape(tuple(parameter.shape))
+        view = self._view(len(shape))
+        if self.group["split"] is None:
+            return self._bracket_of(parameter, shape, view)
+        parts = part_shapes(shape, view, self.group["split"])
+        return split_bracket([self._bracket_of(parameter, of, "linear") for of in parts], parts, view, shape)
+
+    def state_shapes(self, parameter: Tensor) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every state tensor of a parameter that has its shape or that of its matrices."""
+        shape = tuple(parameter.shape)
+        method, split = self._method(parameter), self.group["split"]
+        shapes = {"momentum_buffer": shape}
+        for run, matrices in enumerate(part_shapes(shape, self._view(len(shape)), split)):
+            kept = {**method.state_shapes(matrices), **self.adaptation.state_shapes(matrices)}
+            shapes |= {name if split is None else state_name(name, run): of for name, of in kept.items()}
+        return shapes
+
+    def _view(self, ndim: int) -> MatrixView:
+        view: MatrixView = self.group["matrix_view"] or default_view(ndim)
+        return view
+
+    def _method(self, parameter: Tensor) -> Method:
+        """How the map is computed for a parameter."""
+        group = self.group
+        function = MAPS[group["spectral_map"]](group["power"])
+        return select_method(parameter, function, group["method"], levels=group["levels"], precision=group["precision"])
+
+    def _bracket_of(self, parameter: Tensor, shape: tuple[int, ...], view: MatrixView) -> Bracket:
+        """A bracket for stacks `[stack, *shape]` on the device of a parameter and in its dtype."""
+        group = self.group
+        update = MatrixUpdate(
+            precondition=self.precondition,
+            method=self._method(parameter),
+            normalization=group["normalization"],
+            adapt=self.adaptation,
+            scale=update_scale(matrix_shape(shape, view), group["adjust_lr_fn"]),
+            view=view,
+            shape=shape,
+        )
+        return bracket(
+            update,
+            group["spectral_map"],
+            group["power"],
+            parameter.device,
+            compiling=group["compile"],
+            scheduled=group["power_schedule"] is not None,
+        )
