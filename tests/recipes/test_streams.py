@@ -103,7 +103,9 @@ class TestReading:
             assert list(faults) == [1, 4, 5, 6, 7, 8, 9]
             assert faults[1] == f"{name}, row 2: not JSON"
             assert faults[4] == f"{name}, row 5: not UTF-8"
-            assert faults[5] == f"{name}, row 6: no text under 'text'"
+            assert faults[5] == f"{name}, row 6: no 'text' (--data.text-column), only 'url'"
+            assert faults[6] == f"{name}, row 7: a JSON list; each line must be an object"
+            assert faults[9] == f"{name}, row 10: no text under 'text'"
             assert faults[7] == f"{name}, row 8: empty"
 
     def test_the_rest_of_a_damaged_file_is_one_fault(self, tmp_path, data):

@@ -138,7 +138,11 @@ def _document(raw: Any, file: str, config: StreamConfig) -> str:
         raise ValueError("JSON that is nested too deeply") from error
     except ValueError as error:
         raise ValueError("not JSON") from error
-    return _checked(value.get(config.text_column) if isinstance(value, dict) else None, config.text_column)
+    if not isinstance(value, dict):
+        raise ValueError(f"a JSON {type(value).__name__}; each line must be an object")
+    if config.text_column not in value:
+        raise ValueError(f"no {config.text_column!r} (--data.text-column), only {', '.join(map(repr, value))}"[:200])
+    return _checked(value[config.text_column], config.text_column)
 
 
 def _checked(text: object, column: str) -> str:
