@@ -1,13 +1,19 @@
 """Small text in the formats of C4 and OpenWebText, and a tokenizer for it."""
 
+import dataclasses
 import gzip
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import tokenizers
+import torch
+
+from htmuon.recipes import RunConfig, StreamConfig
+from htmuon.recipes.llm.stream_task import StreamedModelling, StreamSource
 
 WORDS = ["the", "of", "and", "to", "in", "that", "it", "is", "was", "for", "on", "are", "as", "with", "his", "they"]
 
@@ -56,3 +62,11 @@ def write_tokenizer(path: Path) -> Path:
     )
     tokenizer.save(str(path))
     return path
+
+
+def path_of(data: StreamConfig, path: Path) -> StreamConfig:
+    return dataclasses.replace(data, path=str(path))
+
+
+def open_task(run: RunConfig, tell: Callable[[str], None] = lambda _: None) -> StreamedModelling:
+    return StreamSource(run).open(torch.device("cpu"), None, tell)
