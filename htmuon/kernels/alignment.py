@@ -1,4 +1,4 @@
-"""Sides that tensor cores like: half-precision matrices whose rows begin anywhere are multiplied three times slower."""
+"""Sides that tensor cores like: half-precision matrices whose rows begin anywhere are multiplied five times slower."""
 
 import torch
 from torch import Tensor
@@ -7,37 +7,54 @@ from torch.nn import functional as F
 from htmuon.kernels.symmetric import computes_half
 from htmuon.kernels.tiles import WHOLE_TILES
 
-# What one load takes; cuBLAS falls back to older kernels where rows do not begin at multiples of it. On an H200 a Gram
-# matrix with n = 2048 takes 5 times as long for k = 5461 as for k = 5464, and the kernel of this library, which needs
-# whole tiles, 3 times as long for either as for k = 5504 (benchmarks/results/symmetric_tiles_gpu.json).
+# What one load takes; cuBLAS falls back to older kernels where rows do not begin at multiples of it: on an H200 the
+# Gram matrix of 2048 x 5461 takes 5 times as long as that of 2048 x 5464 (benchmarks/results/symmetric_tiles_gpu.json).
 LOAD_BYTES = 16
+# By how much a side may grow for the sake of whole tiles: the cube of it is about what they gain.
+MOST_GROWTH = 1.03
 
 
 def aligned(matrix: Tensor) -> Tensor:
-    """A matrix for products on tensor cores: where its rows would begin anywhere, with zeros at the end of both sides.
+    """A matrix `[*batch, m, n]` for products on tensor cores: with zeros at the end, up to `aligned_sides`."""
+    shape = tuple(matrix.shape)
+    rows, columns = aligned_sides(shape, matrix.dtype, matrix.device)
+    return F.pad(matrix, (0, columns - shape[-1], 0, rows - shape[-2])) if (rows, columns) != shape[-2:] else matrix
+
+
+def aligned_sides(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> tuple[int, int]:
+    """The sides that a matrix of `shape` is given for products, its own m x m ones among them.
 
     Args:
-        matrix: `[*batch, m, n]` with m <= n.
+        shape: `[*batch, m, n]` with m <= n.
+        dtype: of the products.
+        device: where they are made.
 
     Returns:
-        `matrix` itself, or `[*batch, m', n']` with sides that are multiples of 16 bytes, or of whole tiles where
-        `symmetric_product` computes half of an m x m result.
+        m and n; in half precision on a GPU the next multiples of 16 bytes, or of whole tiles where the kernel for
+        symmetric products wins by more than they cost.
 
     Example:
         >>> import torch
-        >>> padded_to(torch.ones(2, 3), 4)
-        tensor([[1., 1., 1., 0.],
-                [1., 1., 1., 0.],
-                [0., 0., 0., 0.],
-                [0., 0., 0., 0.]])
+        >>> aligned_sides((4, 512, 1365), torch.float16, torch.device("cuda")), aligned_sides(
+        ...     (4, 512, 1365), torch.float16, torch.device("cpu")
+        ... )
+        ((512, 1368), (512, 1365))
     """
-    if not matrix.is_cuda or matrix.dtype not in (torch.float16, torch.bfloat16):
-        return matrix
-    in_tiles = computes_half(matrix.shape[-2], matrix.dtype, matrix.device)
-    return padded_to(matrix, WHOLE_TILES if in_tiles else LOAD_BYTES // matrix.itemsize)
+    *batch, rows, columns = shape
+    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
+        return rows, columns
+    per_load = LOAD_BYTES // dtype.itemsize
+    tiled = up(rows, WHOLE_TILES)
+    if tiled <= MOST_GROWTH * rows and computes_half((*batch, tiled, tiled), dtype, device):
+        return tiled, up(columns, WHOLE_TILES)
+    return up(rows, per_load), up(columns, per_load)
 
 
-def padded_to(matrix: Tensor, multiple: int) -> Tensor:
-    """With zeros at the end of both sides, up to a multiple."""
-    rows, columns = (-side % multiple for side in matrix.shape[-2:])
-    return F.pad(matrix, (0, columns, 0, rows)) if rows or columns else matrix
+def up(side: int, multiple: int) -> int:
+    """The next multiple.
+
+    Example:
+        >>> up(5461, 8), up(0, 8)
+        (5464, 0)
+    """
+    return -(-side // multiple) * multiple

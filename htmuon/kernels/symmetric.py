@@ -1,5 +1,6 @@
 """Symmetric products: `alpha A B^T + beta C` where the result is known to be symmetric."""
 
+import math
 from importlib.util import find_spec
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from htmuon.kernels.blocks import symmetric_product_blocks
 from htmuon.kernels.reference import symmetric_product_reference
+from htmuon.kernels.tiles import WHOLE_TILES
 
 # From here on blocks are faster than one product (benchmarks/results/symmetric_product.json: one thread; many threads
 # have not been measured). In bfloat16 they lose nearly everywhere, by up to 2.4 times: a CPU with instructions for
@@ -14,11 +16,13 @@ from htmuon.kernels.reference import symmetric_product_reference
 BLOCKS_FROM = 384
 BLOCKS_DTYPES = (torch.float16, torch.float32, torch.float64)
 
-# The half that the Triton kernel saves has to pay for products that cuBLAS does better one by one. From here on it
-# does, in float16 by 1.1 at n = 1024 and 1.5 at n = 4096; at 512 it loses (an H200,
-# benchmarks/results/symmetric_tiles_gpu.json). In float32 without TF32 it takes twice as long as cuBLAS
-# (symmetric_product_gpu.json).
+# The half that the Triton kernel saves has to pay for products that cuBLAS does better one by one. In float16 on an
+# H200 (benchmarks/results/symmetric_tiles_gpu.json) it does on whole tiles from here on, by 1.1 at n = 1024, 1.2 at
+# n = 2048 and 1.5 at n = 4096; at 512 it loses, and with masked loads it takes three times as long. In float32 without
+# TF32 it takes twice as long as cuBLAS (symmetric_product_gpu.json).
 TRITON_FROM = 1024
+# It has to pay for a launch, too, 55 microseconds of the host where cuBLAS takes 17: these multiplications take longer.
+TRITON_WORK = 2**34
 TRITON_DTYPES = (torch.float16, torch.bfloat16)
 TRITON_INSTALLED = find_spec("triton") is not None
 
@@ -51,29 +55,31 @@ def symmetric_product(
     assert a.shape == b.shape, (a.shape, b.shape)
     assert a.dtype == b.dtype, (a.dtype, b.dtype)
     assert c is None or (c.shape == (*a.shape[:-1], a.shape[-2]) and c.dtype == a.dtype), (c.shape, a.shape)
-    half = computes_half(a.shape[-2], a.dtype, a.device)
-    # The Triton kernel has no gradient.
-    if (
-        half
-        and a.is_cuda
-        and not (torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (a, b, c)))
-    ):
-        # Imported where it is needed: triton exists on some platforms only, and takes its time.
-        from htmuon.kernels.triton_op import SUPPORTED, symmetric_product_triton
-
-        if SUPPORTED:
-            product: Tensor = symmetric_product_triton(a, b, c, float(alpha), float(beta))
-            return product
-    if half and not a.is_cuda:
+    if not computes_half(a.shape, a.dtype, a.device):
+        return symmetric_product_reference(a, b, c, alpha=alpha, beta=beta)
+    if not a.is_cuda:
         return symmetric_product_blocks(a, b, c, alpha=alpha, beta=beta)
-    return symmetric_product_reference(a, b, c, alpha=alpha, beta=beta)
+    # The Triton kernel has no gradient.
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (a, b, c)):
+        return symmetric_product_reference(a, b, c, alpha=alpha, beta=beta)
+    # Imported where it is needed: triton exists on some platforms only, and takes its time.
+    from htmuon.kernels.triton_op import symmetric_product_triton
+
+    product: Tensor = symmetric_product_triton(a, b, c, float(alpha), float(beta))
+    return product
 
 
-def computes_half(n: int, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether `symmetric_product` computes half of an n x n result: where a kernel exists and is taken to win."""
-    if device.type == "cuda":
-        return TRITON_INSTALLED and dtype in TRITON_DTYPES and n >= TRITON_FROM
-    return device.type == "cpu" and dtype in BLOCKS_DTYPES and n >= BLOCKS_FROM
+def computes_half(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether `symmetric_product` computes half of the result for factors `[*batch, n, k]`: where that is faster."""
+    *batch, n, k = shape
+    if device.type == "cpu":
+        return dtype in BLOCKS_DTYPES and n >= BLOCKS_FROM
+    if device.type != "cuda" or dtype not in TRITON_DTYPES or n < TRITON_FROM or not TRITON_INSTALLED:
+        return False
+    from htmuon.kernels.triton_op import SUPPORTED
+
+    whole = n % WHOLE_TILES == k % WHOLE_TILES == 0
+    return SUPPORTED and whole and math.prod(batch) * n * n * k >= TRITON_WORK
 
 
 def gram(matrix: Tensor) -> Tensor:

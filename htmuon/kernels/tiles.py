@@ -28,7 +28,8 @@ class Tiles:
 # captured. All but the first stay below the 99 KiB of shared memory of the smallest device with bfloat16 (tested by
 # compiling for it).
 #
-# The fastest of 18 on an H200 from n = 1024 on (benchmarks/results/symmetric_tiles_gpu.json), for devices with 192 KiB.
+# Of 18 on an H200 the fastest on whole tiles from n = 2048 on, and within a percent of it at 1024
+# (benchmarks/results/symmetric_tiles_gpu.json); for devices with 192 KiB.
 DEEP = Tiles(block=128, inner=128, group=8, warps=8, stages=3)
 DEEP_BYTES = 192 * 1024
 # Every number that is loaded serves 128 times; two groups of four warps, the unit of Hopper's tensor cores, share it.

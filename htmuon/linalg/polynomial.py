@@ -9,7 +9,7 @@ from torch import Tensor
 
 from htmuon._registry import unknown_name
 from htmuon._typing import PRECISIONS, Precision
-from htmuon.kernels import aligned, computes_half, gram, symmetric_product
+from htmuon.kernels import aligned, aligned_sides, computes_half, gram, symmetric_product
 from htmuon.linalg.base import (
     METHODS,
     Accuracy,
@@ -299,14 +299,16 @@ class Polynomial(Method):
 
     def plan(self, shape: tuple[int, ...], device: torch.device) -> Plan:
         """Which products are formed for matrices `[*batch, m, n]`."""
-        short, long = sorted(shape[-2:])
+        *batch, short, long = *shape[:-2], *sorted(shape[-2:])
         precision = self._precision(device)
+        dtype = getattr(torch, precision)
+        side, _ = aligned_sides((*batch, short, long), dtype, device)
         return cheapest(
             self.levels,
             LONGEST_SEGMENT[precision],
             long / max(short, 1),
             folded=self.levels <= FOLDED_LEVELS[precision],
-            halved=computes_half(short, getattr(torch, precision), device),
+            halved=computes_half((*batch, side, side), dtype, device),
         )
 
     def fit_error(self, function: ScalarFunction) -> float:

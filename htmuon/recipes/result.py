@@ -89,8 +89,8 @@ class RunResult:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "RunResult":
         """The inverse of `to_dict`; None (JSON's null) stands for a number that is not finite."""
-        needed, later = [], []
-        for field in dataclasses.fields(cls):
-            (needed if field.default is dataclasses.MISSING else later).append(field.name)
+        fields = dataclasses.fields(cls)
+        needed = [field.name for field in fields if field.default is dataclasses.MISSING]
+        later = [field.name for field in fields if field.default is not dataclasses.MISSING]
         known: dict[str, Any] = {name: math.nan if values[name] is None else values[name] for name in needed}
         return cls(**known, **{name: values[name] for name in later if name in values})

@@ -4,29 +4,61 @@ import pytest
 import torch
 from kernels.products import needs_gpu
 from matrices import mapped_by_svd, relative_error, zoo_matrix
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
 
-from htmuon.kernels import aligned
-from htmuon.kernels.alignment import padded_to
+from htmuon.kernels import aligned, aligned_sides, computes_half
 from htmuon.linalg import METHODS, Polynomial, newton_schulz, polynomial
 from htmuon.spectral import Power
 
 SHAPES = [(5, 7), (7, 5), (16, 24), (3, 9, 16), (2, 2, 33, 12), (1, 9)]
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_zeros_stand_at_the_end(shape):
-    matrix = torch.randn(shape)
-    padded = padded_to(matrix, 8)
-    assert [side % 8 for side in padded.shape[-2:]] == [0, 0]
-    assert all(0 <= new - old < 8 for new, old in zip(padded.shape, shape, strict=True))
-    assert torch.equal(padded[..., : shape[-2], : shape[-1]], matrix)
-    assert padded.count_nonzero() == matrix.count_nonzero()
+CUDA, HALF = torch.device("cuda"), torch.float16
 
 
-def test_what_needs_nothing_stays():
-    matrix = torch.randn(16, 24)
-    assert padded_to(matrix, 8) is matrix
-    assert aligned(odd := torch.randn(5, 7, dtype=torch.float16)) is odd  # not on a GPU
+@pytest.mark.parametrize(
+    ("shape", "sides"),
+    [
+        ((32, 512, 1376), (512, 1376)),
+        ((4, 2048, 5461), (2048, 5504)),  # whole tiles, for the kernel
+        ((4, 2040, 5461), (2048, 5504)),
+        ((1, 1024, 2730), (1024, 2736)),  # too little work for the kernel
+        ((8, 1420, 1501), (1424, 1504)),  # whole tiles would cost more than they gain
+        ((1, 9), (8, 16)),
+        ((0, 4), (0, 8)),
+    ],
+    ids=str,
+)
+def test_sides_on_a_gpu(shape, sides, monkeypatch):
+    triton_op = pytest.importorskip("htmuon.kernels.triton_op", reason="triton is not installed")
+    monkeypatch.setattr(triton_op, "SUPPORTED", True)
+    assert aligned_sides(shape, HALF, CUDA) == sides
+    # What is decided before the zeros is what is done after them.
+    after = (*shape[:-2], sides[0], sides[0])
+    assert aligned_sides(after, HALF, CUDA)[0] == sides[0]
+    assert Polynomial().plan(shape, CUDA) == Polynomial().plan((*shape[:-2], *sides), CUDA)
+    whole = all(side % 128 == 0 for side in sides)
+    assert computes_half(after, HALF, CUDA) == (whole and sides[0] == 2048)
+    with FakeTensorMode():
+        assert aligned(torch.empty(shape, dtype=HALF, device=CUDA)).shape == (*shape[:-2], *sides)
+
+
+def test_an_older_gpu_gets_no_tiles(monkeypatch):
+    triton_op = pytest.importorskip("htmuon.kernels.triton_op", reason="triton is not installed")
+    monkeypatch.setattr(triton_op, "SUPPORTED", False)
+    assert aligned_sides((4, 2048, 5461), HALF, CUDA) == (2048, 5464)
+
+
+@pytest.mark.parametrize(("dtype", "device"), [(torch.float32, CUDA), (HALF, torch.device("cpu"))], ids=str)
+def test_elsewhere_sides_stay(dtype, device):
+    assert aligned_sides((4, 2047, 5461), dtype, device) == (2047, 5461)
+
+
+def padded(matrix):
+    """What `aligned` makes of it on a GPU."""
+    rows, columns = (-side % 8 for side in matrix.shape[-2:])
+    return F.pad(matrix, (0, columns, 0, rows))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -39,20 +71,20 @@ def test_no_method_sees_them(module, method, power, shape, monkeypatch):
     method = method or METHODS["newton_schulz"]
     matrix, function = torch.randn(shape), Power(power)
     plain = method(matrix, function)
-    monkeypatch.setattr(module, "aligned", lambda x: padded_to(x, 8))
-    padded = method(matrix, function)
-    assert padded.matrix.shape == shape
+    monkeypatch.setattr(module, "aligned", padded)
+    found = method(matrix, function)
+    assert found.matrix.shape == shape
     # Sums run in another order: a few units of rounding, of bfloat16 for Newton-Schulz (levels of the polynomial lift
     # them by ten each where singular values are small).
     tolerance = 0.02 if module is newton_schulz else 2e-3
-    torch.testing.assert_close(padded.matrix, plain.matrix, rtol=tolerance, atol=tolerance * plain.matrix.abs().max())
-    torch.testing.assert_close(padded.sigma_1, plain.sigma_1, rtol=0.02, atol=0)
-    torch.testing.assert_close(padded.rank, plain.rank, rtol=0, atol=0)
+    torch.testing.assert_close(found.matrix, plain.matrix, rtol=tolerance, atol=tolerance * plain.matrix.abs().max())
+    torch.testing.assert_close(found.sigma_1, plain.sigma_1, rtol=0.02, atol=0)
+    torch.testing.assert_close(found.rank, plain.rank, rtol=0, atol=0)
 
 
 @pytest.mark.gpu
 @needs_gpu
-@pytest.mark.parametrize("shape", [(300, 501), (501, 300), (2, 77, 130)], ids=str)
+@pytest.mark.parametrize("shape", [(300, 501), (501, 300), (2, 77, 130), (1100, 1025), (16, 1020, 1100)], ids=str)
 @pytest.mark.parametrize(("precision", "tolerance"), [("float16", 0.02), ("bfloat16", 0.1)])
 def test_odd_sides_on_a_gpu(precision, tolerance, shape):
     # Down to a hundredth of the largest: rounding of either dtype hides no direction.

@@ -4,11 +4,13 @@ import pytest
 import torch
 from kernels.products import NARROW, SHAPES, TERMS, check_product, gram_terms, needs_gpu, polynomials
 
-from htmuon.kernels import symmetric, symmetric_product
+from htmuon.kernels import computes_half, symmetric_product
 from htmuon.kernels.reference import symmetric_product_reference
 
 pytestmark = [pytest.mark.gpu, needs_gpu]
 DTYPES = [*NARROW, torch.float32]
+# The verb uses the kernel for this stack (in half precision).
+TAKES_THE_KERNEL = (16, 1024, 1024)
 LARGE_SHAPES = [(300, 500), (2, 1376, 512), (2048, 5504), (2048, 5461), (3, 385, 77)]
 
 
@@ -34,10 +36,15 @@ def test_the_kernel_is_no_further_from_float64_than_cublas(kernel, dtype, shape)
     check_product(kernel(a, b, c, 2.0, -0.75), a, b, c, 2.0, -0.75)
 
 
+@pytest.mark.parametrize("dtype", NARROW, ids=str)
+def test_the_verb_uses_the_kernel(kernel, dtype):
+    assert computes_half(TAKES_THE_KERNEL, dtype, torch.device("cuda"))
+
+
 @pytest.mark.parametrize(("with_c", "alpha", "beta"), TERMS)
 @pytest.mark.parametrize("dtype", NARROW, ids=str)
 def test_the_verb_is_no_further_from_float64_than_cublas(kernel, dtype, with_c, alpha, beta):
-    a, b, c = gram_terms((2, symmetric.TRITON_FROM + 1, 300), dtype, with_c)
+    a, b, c = gram_terms(TAKES_THE_KERNEL, dtype, with_c)
     check_product(symmetric_product(a, b, c, alpha=alpha, beta=beta), a, b, c, alpha, beta)
 
 
@@ -57,13 +64,13 @@ def test_any_strides(kernel, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_verb_is_captured_in_a_cuda_graph(dtype):
-    a, _, c = gram_terms((2, symmetric.TRITON_FROM, 300), dtype, True)
+    a, _, c = gram_terms(TAKES_THE_KERNEL, dtype, True)
     symmetric_product(a, a, c)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         product = symmetric_product(a, a, c, alpha=0.5)
-    fresh, _, _ = gram_terms((2, symmetric.TRITON_FROM, 300), dtype, False)
+    fresh, _, _ = gram_terms(TAKES_THE_KERNEL, dtype, False)
     a.copy_(fresh)
     graph.replay()
     assert torch.equal(product, symmetric_product(fresh, fresh, c, alpha=0.5))
@@ -72,7 +79,7 @@ def test_the_verb_is_captured_in_a_cuda_graph(dtype):
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_verb_does_not_wait_for_the_device(dtype):
-    a, _, c = gram_terms((2, symmetric.TRITON_FROM, 300), dtype, True)
+    a, _, c = gram_terms(TAKES_THE_KERNEL, dtype, True)
     symmetric_product(a, a, c)
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -84,14 +91,14 @@ def test_the_verb_does_not_wait_for_the_device(dtype):
 @pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_torch_compile_takes_the_verb_whole(dtype):
-    a, _, c = gram_terms((2, symmetric.TRITON_FROM, 300), dtype, True)
+    a, _, c = gram_terms(TAKES_THE_KERNEL, dtype, True)
     compiled = torch.compile(lambda a, c: symmetric_product(a, a, c, alpha=0.5) * 2, fullgraph=True)
     expected = symmetric_product(a, a, c, alpha=0.5) * 2
     torch.testing.assert_close(compiled(a, c), expected)
 
 
 def test_a_product_that_needs_a_gradient_has_one():
-    a = torch.randn(2, symmetric.TRITON_FROM, 64, dtype=torch.bfloat16, requires_grad=True)
+    a = torch.randn(TAKES_THE_KERNEL, dtype=torch.bfloat16, requires_grad=True)
     symmetric_product(a, a).sum().backward()
     twin = a.detach().clone().requires_grad_()
     symmetric_product_reference(twin, twin).sum().backward()
