@@ -26,4 +26,7 @@ for model in llama-60m llama-350m "llama-1b --layers 6"; do
 done
 "$python" -m htmuon bench --shapes 2048x5461 --device cuda --rounds 3 --no-peers --json "$out/bench_2048x5461_gpu.json" \
     --candidates htmuon htmuon:method=eigh htmuon:method=svd || status=1
+# A model whose sides are aligned as they are.
+"$python" -m htmuon bench --shapes 2048x2048*16 5632x2048*8 2048x5632*4 --device cuda --rounds 9 \
+    --json "$out/bench_aligned_gpu.json" --candidates muon:method=newton_schulz htmuon "$polynomial,levels=5" || status=1
 exit $status

@@ -42,7 +42,8 @@ class CompareArguments:
         save_tuned: put the learning rates found into this file.
         weight_decay: decoupled weight decay of every optimizer; the recipe's if not given.
         grid: where the learning rates are looked for.
-        jobs: how many runs are trained at a time, on all GPUs in turn; times of a step say little above one.
+        jobs: how many runs are trained at a time, on all GPUs in turn; above one their times are not compared. Each run
+            of a recipe that decodes images meanwhile starts --workers processes more.
         confirm: the folder of a finished comparison: its best optimizer and its baseline are tuned again and run with
             five fresh seeds, everything else as there. Goes with --jobs and --out alone; FOLDER-confirmed is its folder
             if none is given.

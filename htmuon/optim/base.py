@@ -163,6 +163,8 @@ class SpectralOptimizer(Optimizer):
         groups = self._layouts.groups(parameters)
         moving = bytes(map(moves, parameters))
         if groups and self._moved is None:
+            for parameter in parameters:
+                self._layouts.of(parameter, 0)  # raises where it is held in a way that no parameter can be
             check_alike(describe(self.param_groups), groups)
             self._allocate()
             self._moved = moving

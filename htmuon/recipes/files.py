@@ -84,13 +84,27 @@ def one_at_a_time(lock: Path) -> Iterator[None]:
     Raises:
         OSError: the file cannot be written.
     """
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # The one before removed the file that this waited for: others may wait for, or hold, a new one by now.
+            if not _is_at(descriptor, lock):
+                continue
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+            return
+        finally:
+            os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        lock.unlink(missing_ok=True)
-        os.close(descriptor)
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def temporary_name(path: Path) -> Path:

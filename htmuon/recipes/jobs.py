@@ -126,9 +126,14 @@ class SideBySide:
         worker = self._free.get()
         try:
             events = worker.submit(_recorded, config, folder, self.cache, self.jobs).result()
-        except BrokenProcessPool:
-            ended = "a process that trained a run was ended from outside, perhaps for want of memory"
-            self.fail(ChildProcessError(f"{ended}; give the command again, with fewer --jobs."))
+        except BrokenProcessPool as error:
+            self.fail(
+                ChildProcessError(
+                    f"a process that trained a run ended by itself or from outside ({error}). Where memory was short, "
+                    "give the command again with fewer jobs; a script of your own must call compare under "
+                    "`if __name__ == '__main__':`, because these processes import it."
+                )
+            )
         except Exception as error:
             self.fail(error)
         finally:

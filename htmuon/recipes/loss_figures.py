@@ -17,16 +17,18 @@ from htmuon.recipes.summary import OptimizerSummary, mean_curve
 _ZOOM_FROM = 0.25
 
 
-def learning_curves(records: Records, styles: Mapping[str, Style], baseline: str) -> Figure:
-    """Losses over steps and over time, with the range over seeds, and the differences to the baseline."""
+def learning_curves(records: Records, styles: Mapping[str, Style], baseline: str, *, timed: bool) -> Figure:
+    """Losses over steps and, if `timed`, over time, with the range over seeds, and the differences to the baseline."""
     panels = [
         Panel(title="Validation loss", draw=partial(_draw_curves, records=records, styles=styles, kind="evaluation")),
         Panel(
             title="Training loss (running mean)",
             draw=partial(_draw_curves, records=records, styles=styles, kind="train"),
         ),
-        Panel(title="Validation loss by training time", draw=partial(_draw_by_time, records=records, styles=styles)),
     ]
+    if timed:
+        draw_by_time = partial(_draw_by_time, records=records, styles=styles)
+        panels.append(Panel(title="Validation loss by training time", draw=draw_by_time))
     if len(records) > 1 and baseline in records:
         draw = partial(_draw_differences, records=records, styles=styles, baseline=baseline)
         panels.append(Panel(title=f"Validation loss minus {styles[baseline].label}'s", draw=draw))

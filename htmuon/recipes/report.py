@@ -136,9 +136,9 @@ def build_figures(comparison: Comparison, summaries: list[OptimizerSummary]) -> 
     records = {spec: runs for spec, runs in comparison.records.items() if runs}
     tuned = {spec: comparison.tuned[spec] for spec in records}
     figures = [
-        loss_figures.learning_curves(records, style, comparison.baseline),
+        loss_figures.learning_curves(records, style, comparison.baseline, timed=comparison.timed),
         *([] if comparison.published else [loss_figures.sensitivity(tuned, style)]),
-        loss_figures.cost(summaries, style),
+        *([loss_figures.cost(summaries, style)] if comparison.timed else []),
     ]
     if power_figures.families(summaries):
         figures.insert(0, power_figures.power_figure(summaries))

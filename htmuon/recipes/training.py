@@ -251,6 +251,7 @@ class Training:
         if self.monitor is not None:
             self.monitor.sync()
         progress = {
+            "side_by_side": self.side_by_side,
             "text": self.source.fingerprint,
             "threads": torch.get_num_threads(),
             "losses": losses,
@@ -292,6 +293,8 @@ class Training:
             self.average.load_state_dict(checkpoint.average)
         self.losses = [torch.tensor(loss, device=self.device) for loss in progress["losses"]]
         self.skipped_steps = progress["skipped_steps"]
+        # Times of a step are those of the whole run; checkpoints of older versions have no number.
+        self.side_by_side = max(self.side_by_side, progress.get("side_by_side", 1))
         if "data" in progress:  # checkpoints of older versions have none, and tasks that need none
             self.task.load_state_dict(progress["data"])
         return checkpoint.step

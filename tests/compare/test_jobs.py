@@ -120,7 +120,7 @@ def test_a_process_that_is_killed_ends_the_comparison(tiny: CompareConfig, tmp_p
     killer = threading.Thread(target=kill_the_second, daemon=True)
     killer.start()
     with (
-        pytest.raises(ChildProcessError, match=r"ended from outside.*with fewer --jobs"),
+        pytest.raises(ChildProcessError, match=r"from outside.*with fewer jobs"),
         opened_jobs(2, SilentDisplay(), tmp_path / "data") as jobs,
     ):
         list(jobs.each(lambda name: jobs.train("", endless, tmp_path / name), ["run1", "run2"]))

@@ -151,6 +151,16 @@ def test_training_on_a_gpu(tmp_path, with_optimizer, spec):
     assert result.final_loss < math.log(280)
 
 
+def test_a_run_that_began_beside_others_says_so(tmp_path, config, recorder):
+    def interrupt(step):
+        if step == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "run", recorder(interrupt), side_by_side=3)
+    assert train(config, tmp_path / "run").side_by_side == 3
+
+
 def test_seed_and_documents_decide_the_result(tmp_path, config):
     base = train(config, tmp_path / "base")
     assert train(dataclasses.replace(config, seed=1), tmp_path / "seed").final_loss != base.final_loss
