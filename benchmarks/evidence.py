@@ -60,7 +60,7 @@ class Experiment:
 
 
 EXPERIMENTS = {
-    "llama-tiny": Experiment(f"llama-tiny --eval-interval 100 {SAVE} --optimizers {POWERS} htmuon:power=0.25"),
+    "llama-tiny": Experiment(f"llama-tiny --eval-interval 100 {SAVE} --jobs 2 --optimizers {POWERS} htmuon:power=0.25"),
     "resnet-tiny": Experiment(
         f"resnet-tiny --eval-interval 312 {SAVE} --optimizers {POWERS} htmuon:power=0.0625 htmuon:power=0.25"
     ),
@@ -104,11 +104,15 @@ def settings(records: Sequence[RunRecord]) -> dict[str, Any]:
 
 
 def grids(records: Sequence[RunRecord]) -> dict[str, dict[str, float | None]]:
-    """Loss by learning rate for each optimizer, mean over the tuning seeds; None where a run diverged."""
+    """Loss by learning rate for each optimizer, mean over the tuning seeds; None where a run diverged.
+
+    A rate is that of the matrices, and behind a slash that of the other parameters.
+    """
     found: dict[str, dict[str, list[float]]] = {}
-    for run in sorted(records, key=lambda run: run.config.optimizer.lr):
+    for run in sorted(records, key=lambda run: (run.config.optimizer.adamw_lr, run.config.optimizer.lr)):
         optimizer = run.config.optimizer
-        found.setdefault(optimizer.name, {}).setdefault(f"{optimizer.lr:g}", []).append(run.final_loss)
+        rate = f"{optimizer.lr:g}" if optimizer.name == "adamw" else f"{optimizer.lr:g} / {optimizer.adamw_lr:g}"
+        found.setdefault(optimizer.name, {}).setdefault(rate, []).append(run.final_loss)
     means = {spec: {lr: sum(losses) / len(losses) for lr, losses in grid.items()} for spec, grid in found.items()}
     return {spec: {lr: m if m < float("inf") else None for lr, m in grid.items()} for spec, grid in means.items()}
 

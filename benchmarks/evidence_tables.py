@@ -58,11 +58,18 @@ def section(result: dict[str, Any]) -> str:
     made = (
         f"{result['parameters']:,} parameters, {result['hidden_parameters']:,} of them in hidden matrices; "
         f"{result['steps']:,} steps of {result['examples_per_step']:,} {'images' if on_images(result) else 'tokens'}; "
-        f"{seeds} seeds, learning rates tuned on {len(result['tuning_seeds'])} other. `{result['command']}` "
+        f"{seeds} seeds, learning rates tuned on {len(result['tuning_seeds'])} other; {other_rate(result)}. "
+        f"`{result['command']}` "
         f"({result['device']}, {threads} thread{'s' if threads > 1 else ''}, torch {result['versions']['torch']})."
     )
     verdict = "\n".join(f"- {sentence}" for sentence in [*result["verdict"], *result["warnings"]])
     return f"{table(result)}\n\n{verdict}\n\n{made}"
+
+
+def other_rate(result: dict[str, Any]) -> str:
+    """The rate that spectral optimizers give the parameters beside the matrices."""
+    [rate] = {row["adamw_lr"] for row in result["optimizers"] if row["spec"] != "adamw"}
+    return f"the other parameters' rate is {rate:g}"
 
 
 def table(result: dict[str, Any]) -> str:

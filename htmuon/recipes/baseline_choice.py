@@ -1,8 +1,9 @@
-"""Which optimizer of a comparison the others are compared with."""
+"""Which optimizer of a comparison the others are compared with, and which one guides the search for their rates."""
 
 from collections.abc import Sequence
 
 from htmuon._registry import unknown_name
+from htmuon.optim import OPTIMIZERS
 from htmuon.recipes.optimizers import parse_spec
 
 
@@ -25,6 +26,25 @@ def choose_baseline(specs: Sequence[str], named: str = "") -> str:
             raise unknown_name("baseline", named, list(specs))
         return named
     return next((spec for spec in specs if _is_muon(spec)), specs[0])
+
+
+def choose_guide(specs: Sequence[str]) -> str | None:
+    """The spec with which the learning rate of the other parameters is searched: the first Muon, if there is one.
+
+    All take the rate that is best with it, so that none has a private advantage.
+
+    Args:
+        specs: the optimizers of the comparison but AdamW.
+
+    Returns:
+        A Muon, or else the first one that gives matrices and other parameters rates of their own; None if none does.
+
+    Example:
+        >>> choose_guide(["soap", "htmuon", "muon:method=newton_schulz"]), choose_guide(["soap"])
+        ('muon:method=newton_schulz', None)
+    """
+    split = [spec for spec in specs if parse_spec(spec)[0] in (*OPTIMIZERS, "torch_muon")]
+    return next((spec for spec in split if _is_muon(spec)), split[0] if split else None)
 
 
 def _is_muon(spec: str) -> bool:

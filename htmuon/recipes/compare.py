@@ -3,6 +3,7 @@
 import math
 import shlex
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.resources import files
@@ -12,7 +13,7 @@ from pathlib import Path
 import torch
 
 import htmuon
-from htmuon.recipes.baseline_choice import choose_baseline
+from htmuon.recipes.baseline_choice import choose_baseline, choose_guide
 from htmuon.recipes.compare_config import CompareConfig
 from htmuon.recipes.config import HeldOut
 from htmuon.recipes.display import Display, SilentDisplay
@@ -128,43 +129,70 @@ class _Session:
     records: dict[str, list[RunRecord]] = field(default_factory=dict)
 
     def tune(self, command: str) -> TunedRecipe:
-        """Search the learning rate of AdamW, and with it those of all others."""
+        """Search the learning rate of AdamW, that of the other parameters, and with it those of all others."""
         config = self.config
         others = [spec for spec in config.optimizers if spec != ADAMW]
         self._plan((1 + len(others)) * config.grid.points * len(config.tuning_seeds))
         self._plan(len(config.optimizers) * len(config.seeds))
-        tuned = {ADAMW: self._tune_one(ADAMW, default_centre(ADAMW), None)}
+        tuned = {ADAMW: self._tune_adamw()}
+        other_lr = tuned[ADAMW].lr
+        guide = choose_guide(others)
+        if guide is not None:
+            tuned[guide] = self._tune_with_other_lr(guide, other_lr)
+            other_lr = tuned[guide].adamw_lr
 
         def search(spec: str) -> TunedOptimizer:
             found = [tuned[other].lr for other in others if other in tuned and are_relatives(other, spec)]
-            return self._tune_one(spec, found[0] if found else default_centre(spec), tuned[ADAMW].lr)
+            return self._tune_one(spec, found[0] if found else default_centre(spec), other_lr)
 
         # Relatives have their best rates near each other: where the first one's is, the searches of the others start.
-        until_first = next((n for n, spec in enumerate(others, 1) if are_relatives(spec, spec)), 0)
-        for specs in (others[:until_first], others[until_first:]):
+        rest = [spec for spec in others if spec not in tuned]
+        relatives = [spec for spec in (*tuned, *rest) if are_relatives(spec, spec)]
+        until_first = rest.index(relatives[0]) + 1 if relatives and relatives[0] in rest else 0
+        for specs in (rest[:until_first], rest[until_first:]):
             tuned |= dict(zip(specs, self.jobs.each(search, specs), strict=True))
         return TunedRecipe(
             settings=config.tuning_settings(),
             seeds=config.tuning_seeds,
             command=command,
             versions={"htmuon": htmuon.__version__, "torch": torch.__version__},
-            optimizers=tuned,
+            optimizers={spec: tuned[spec] for spec in (ADAMW, *others)},
         )
 
-    def _tune_one(self, spec: str, centre: float, adamw_lr: float | None) -> TunedOptimizer:
-        counted = count(1)
-
-        def loss(lr: float) -> float:
-            if next(counted) > self.config.grid.points:
-                self._plan(len(self.config.tuning_seeds))
-            one_run = partial(self._run, "tuning", spec, lr, lr if adamw_lr is None else adamw_lr)
-            return statistics.fmean(run.final_loss for run in self.jobs.each(one_run, self.config.tuning_seeds))
-
-        grid = search_learning_rate(loss, centre, self.config.grid, self.jobs.each)
+    def _tune_adamw(self) -> TunedOptimizer:
+        """The rate of an optimizer that has one for all parameters."""
+        grid = self._search(default_centre(ADAMW), lambda lr, seed: self._run("tuning", ADAMW, lr, lr, seed))
         best = best_learning_rate(grid)
-        return TunedOptimizer(
-            lr=best, adamw_lr=best if adamw_lr is None else adamw_lr, grid=grid, interior=is_interior(grid)
-        )
+        return TunedOptimizer(lr=best, adamw_lr=best, grid=grid, interior=is_interior(grid))
+
+    def _tune_one(self, spec: str, centre: float, adamw_lr: float) -> TunedOptimizer:
+        """The rate of the matrices, at a rate of the other parameters."""
+        grid = self._search(centre, lambda lr, seed: self._run("tuning", spec, lr, adamw_lr, seed))
+        return TunedOptimizer(lr=best_learning_rate(grid), adamw_lr=adamw_lr, grid=grid, interior=is_interior(grid))
+
+    def _tune_with_other_lr(self, spec: str, start: float) -> TunedOptimizer:
+        """Both rates in turn: of the matrices, of the others at it, and of the matrices again if that is a new one."""
+        points = self.config.grid.points * len(self.config.tuning_seeds)
+        first = self._tune_one(spec, default_centre(spec), start)
+        self._plan(points)
+        grid = self._search(start, lambda adamw_lr, seed: self._run("tuning", spec, first.lr, adamw_lr, seed))
+        best = best_learning_rate(grid)
+        if best == start:
+            return replace(first, other_grid=grid)
+        self._plan(points)
+        return replace(self._tune_one(spec, first.lr, best), other_grid=grid)
+
+    def _search(self, centre: float, run: Callable[[float, int], RunRecord]) -> dict[float, float]:
+        """Mean losses over the tuning seeds by learning rate, of runs with a rate and a seed."""
+        counted = count(1)
+        seeds = self.config.tuning_seeds
+
+        def loss(rate: float) -> float:
+            if next(counted) > self.config.grid.points:
+                self._plan(len(seeds))
+            return statistics.fmean(record.final_loss for record in self.jobs.each(partial(run, rate), seeds))
+
+        return search_learning_rate(loss, centre, self.config.grid, self.jobs.each)
 
     def report(self, tuned: TunedRecipe, command: str) -> list[OptimizerSummary]:
         """Train every optimizer with every seed and write the report."""
@@ -214,13 +242,14 @@ class _Session:
             self.planned += runs
             self.display.on_plan(self.planned, self.config.run.steps)
 
-    def _folder(self, documents: HeldOut, spec: str, lr: float, seed: int) -> Path:
-        return self.config.out / "runs" / documents / f"{slug(spec)}-lr{lr:.6g}-seed{seed}"
+    def _folder(self, documents: HeldOut, spec: str, lr: float, adamw_lr: float, seed: int) -> Path:
+        rates = f"lr{lr:.6g}" if spec == ADAMW else f"lr{lr:.6g}-other{adamw_lr:.6g}"
+        return self.config.out / "runs" / documents / f"{slug(spec)}-{rates}-seed{seed}"
 
     def _run(self, documents: HeldOut, spec: str, lr: float, adamw_lr: float, seed: int) -> RunRecord:
         run = self.config.run
         optimizer = replace(run.optimizer, name=spec, lr=lr, adamw_lr=adamw_lr)
-        folder = self._folder(documents, spec, lr, seed)
+        folder = self._folder(documents, spec, lr, adamw_lr, seed)
         config = replace(run, optimizer=optimizer, seed=seed, evaluate_on=documents)
         self.jobs.train(f"{documents}: {label(spec)}, lr {lr:.3g}, seed {seed}", config, folder)
         return RunRecord(folder)

@@ -49,12 +49,15 @@ class TunedOptimizer:
         grid: loss of each learning rate tried, ascending; infinite where the run diverged. Empty for a learning rate
             that others published.
         interior: whether both neighbours of `lr` were tried and are worse.
+        other_grid: loss of each learning rate of the other parameters that was tried with this optimizer, ascending;
+            empty where theirs was found with another one.
     """
 
     lr: float
     adamw_lr: float
     grid: Mapping[float, float]
     interior: bool
+    other_grid: Mapping[float, float] = field(default_factory=dict)
 
 
 class Map(Protocol):
@@ -196,7 +199,7 @@ def merge_tuned(stored: Mapping[str, TunedRecipe], recipe: str, found: TunedReci
     """
     old = stored.get(recipe)
     if old is not None and not old.changed_settings(found.settings) and old.seeds == found.seeds:
-        rates = {optimizer.adamw_lr for optimizer in found.optimizers.values()}
+        rates = {optimizer.adamw_lr for spec, optimizer in found.optimizers.items() if spec != "adamw"}
         kept = {spec: optimizer for spec, optimizer in old.optimizers.items() if {optimizer.adamw_lr} == rates}
         found = TunedRecipe(
             settings=found.settings,
@@ -213,9 +216,18 @@ def tuned_to_json(stored: Mapping[str, TunedRecipe]) -> str:
     plain = {name: asdict(entry) for name, entry in stored.items()}
     for entry in plain.values():
         for optimizer in entry["optimizers"].values():
-            # JSON has no infinity: a diverged run is null.
-            optimizer["grid"] = [[lr, loss if math.isfinite(loss) else None] for lr, loss in optimizer["grid"].items()]
+            for grid in ("grid", "other_grid"):
+                optimizer[grid] = [[lr, _finite_or_none(loss)] for lr, loss in optimizer[grid].items()]
     return json.dumps(plain, indent=2, allow_nan=False) + "\n"
+
+
+def _finite_or_none(loss: float) -> float | None:
+    """JSON has no infinity: the loss of a diverged run is null."""
+    return loss if math.isfinite(loss) else None
+
+
+def _grid_from_json(pairs: list[Any]) -> dict[float, float]:
+    return {float(lr): math.inf if loss is None else float(loss) for lr, loss in pairs}
 
 
 def _recipe_from_json(entry: dict[str, Any]) -> TunedRecipe:
@@ -223,8 +235,9 @@ def _recipe_from_json(entry: dict[str, Any]) -> TunedRecipe:
         spec: TunedOptimizer(
             lr=float(found["lr"]),
             adamw_lr=float(found["adamw_lr"]),
-            grid={float(lr): math.inf if loss is None else float(loss) for lr, loss in found["grid"]},
+            grid=_grid_from_json(found["grid"]),
             interior=bool(found["interior"]),
+            other_grid=_grid_from_json(found.get("other_grid", [])),
         )
         for spec, found in entry["optimizers"].items()
     }

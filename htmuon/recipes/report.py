@@ -177,6 +177,7 @@ def render_html(comparison: Comparison, summaries: list[OptimizerSummary], figur
         best=min(summaries, key=lambda summary: summary.loss).spec,
         figures=figures,
         settings=flat_settings(comparison.run.to_dict()),
+        guide=next((spec for spec in comparison.records if comparison.tuned[spec].other_grid), None),
         not_interior=[label(spec) for spec in comparison.records if not comparison.tuned[spec].interior],
     )
 

@@ -75,16 +75,30 @@ def test_leaves_every_result(done: Done) -> None:
     assert "typed" in page
 
 
-def test_adamw_is_tuned_first_and_sets_the_rate_of_the_other_parameters(done: Done) -> None:
-    tuned = load_tuned(done.tuned)["llama-tiny"]
-    assert list(tuned.optimizers) == ["adamw", "muon", "htmuon:power=0.25"]
+def test_all_take_the_rate_of_the_other_parameters_that_is_best_with_muon(done: Done) -> None:
+    tuned = load_tuned(done.tuned)["llama-tiny"].optimizers
+    assert list(tuned) == ["adamw", "muon", "htmuon:power=0.25"]
     assert done.titles.runs[0].startswith("tuning: AdamW")
-    best = tuned.optimizers["adamw"].lr
-    assert {found.adamw_lr for found in tuned.optimizers.values()} == {best}
-    assert {summary.adamw_lr for summary in done.summaries} == {best}
+    muon, other = tuned["muon"], tuned["htmuon:power=0.25"]
+    # It is searched from AdamW's own on, and found where it has a neighbour on each side or the search was over.
+    assert tuned["adamw"].lr in muon.other_grid
+    assert muon.adamw_lr == min(muon.other_grid, key=lambda lr: muon.other_grid[lr])
+    assert muon.adamw_lr != tuned["adamw"].lr, "this test must see both searches"
+    assert (other.adamw_lr, other.other_grid) == (muon.adamw_lr, {})
+    assert {summary.adamw_lr for summary in done.summaries} == {muon.adamw_lr}
     for summary in done.summaries:
-        found = tuned.optimizers[summary.spec]
+        found = tuned[summary.spec]
         assert found.lr == summary.lr == min(found.grid, key=lambda lr: found.grid[lr])
+    # The rates of the matrices were searched at that rate, Muon's for a second time.
+    for documents in ("tuning", "report"):
+        runs = [RunRecord(path) for path in (done.config.out / "runs" / documents).glob("htmuon*")]
+        assert {run.config.optimizer.adamw_lr for run in runs} == {muon.adamw_lr}
+    again = [RunRecord(path) for path in (done.config.out / "runs" / "tuning").glob("muon*")]
+    assert {run.config.optimizer.lr for run in again if run.config.optimizer.adamw_lr == muon.adamw_lr} >= set(
+        muon.grid
+    )
+    page = (done.config.out / "report.html").read_text()
+    assert "the one that is best with" in page
 
 
 def test_tuning_and_report_use_different_documents_and_seeds(done: Done) -> None:
@@ -336,7 +350,8 @@ def test_a_comparison_killed_in_a_run_goes_on_to_the_same_numbers(done: Done, tm
     words = ["compare", "llama-tiny", *(str(word) for pair in flags.items() for word in pair), "--optimizers"]
     words += done.config.optimizers
     slow = subprocess.Popen([sys.executable, "-c", KILLED, "slow", *words], stdout=subprocess.DEVNULL)
-    second = out / "runs" / "report" / f"htmuon-power=0.25-lr{done.summaries[1].lr:.6g}-seed0"
+    rates = f"lr{done.summaries[1].lr:.6g}-other{done.summaries[1].adamw_lr:.6g}"
+    second = out / "runs" / "report" / f"htmuon-power=0.25-{rates}-seed0"
     deadline = time.monotonic() + 60
     while not list(second.glob("checkpoints/step-*")):
         assert slow.poll() is None, "the comparison ended before it could be killed"
@@ -369,8 +384,8 @@ def test_the_search_for_a_relative_starts_where_the_first_one_ended(tiny: Compar
     rates: dict[str, list[float]] = {}
     for path in tiny.out.glob("runs/tuning/*"):
         name, _, rest = path.name.partition("-lr")
-        rates.setdefault(name, []).append(float(rest.partition("-seed")[0]))
-    [first] = {path.name.partition("-lr")[2].partition("-seed")[0] for path in tiny.out.glob("runs/report/muon-lr*")}
+        rates.setdefault(name, []).append(float(rest.partition("-")[0]))
+    [first] = {path.name.partition("-lr")[2].partition("-")[0] for path in tiny.out.glob("runs/report/muon-lr*")}
     # Three points around the start, and at most one beyond them.
     assert float(first) in rates["htmuon-power=0.25"]
     assert {float(first) / 2, float(first) * 2} <= set(rates["htmuon-power=0.25"])
