@@ -60,7 +60,7 @@ class Experiment:
 
 
 EXPERIMENTS = {
-    "llama-tiny": Experiment(f"llama-tiny --eval-interval 100 {SAVE} --jobs 2 --optimizers {POWERS} htmuon:power=0.25"),
+    "llama-tiny": Experiment(f"llama-tiny --eval-interval 100 {SAVE} --jobs 2 --optimizers {SIGNS}"),
     "resnet-tiny": Experiment(
         f"resnet-tiny --eval-interval 312 {SAVE} --optimizers {POWERS} htmuon:power=0.0625 htmuon:power=0.25"
     ),

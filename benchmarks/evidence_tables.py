@@ -35,11 +35,12 @@ def filled(text: str) -> str:
 
 def by_power(found: dict[str, dict[str, Any]]) -> str:
     """By how much the loss differs from that of Muon at each power, in each experiment, and at which rate."""
-    rows = [["experiment", "Muon's lr", *(f"p = {power}" for power in POWERS.values())]]
+    rows = [["experiment", "the other parameters' lr", "Muon's lr", *(f"p = {power}" for power in POWERS.values())]]
     for experiment, result in found.items():
         by_spec = {row["spec"]: row for row in result["optimizers"]}
         cells = [cell(by_spec.get(spec)) for spec in POWERS]
-        rows.append([f"`{experiment}`", f"{by_spec[result['baseline']]['lr']:g}", *cells])
+        muon = by_spec[result["baseline"]]
+        rows.append([f"`{experiment}`", f"{muon['adamw_lr']:g}", f"{muon['lr']:g}", *cells])
     return markdown(rows)
 
 
