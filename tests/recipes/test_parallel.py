@@ -90,6 +90,18 @@ def test_two_replicas_train_as_one_process_does(tmp_path, text, alone):
     assert (tmp_path / "run" / "spectra.jsonl").stat().st_size > 0
 
 
+def test_sharded_processes_compute_in_bfloat16_on_float32_weights(tmp_path, text, alone):
+    words = command(text, tmp_path / "run", "--parallel", "fsdp2", "--precision", "bfloat16", processes=2)
+    done = run(words)
+    assert done.returncode == 0, done.stderr
+    loss, weights = read(tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["precision"] == "bfloat16"
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    assert any((weight != weight.bfloat16()).any() for weight in weights.values())
+    # Forward and backward pass round to three digits; the optimizer does not.
+    assert loss == pytest.approx(alone[0], abs=0.02)
+
+
 def test_sharded_processes_one_of_which_is_killed_go_on_as_another_number(tmp_path, text, alone):
     out = tmp_path / "run"
     words = command(text, out, "--parallel", "fsdp2", "--steps", "12", processes=2)
