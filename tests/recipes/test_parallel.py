@@ -45,7 +45,10 @@ def one_killed(words: list[str], out: Path) -> Iterator[subprocess.Popen[str]]:
             time.sleep(0.02)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         os.kill(int(children[-1]), signal.SIGKILL)
-        yield process
+        try:
+            yield process
+        finally:
+            process.terminate()  # where a test gave up waiting: torchrun ends its processes
 
 
 def run(words: list[str]) -> subprocess.CompletedProcess[str]:

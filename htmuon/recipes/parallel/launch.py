@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from htmuon.recipes.config import RunConfig
 from htmuon.recipes.device import pick_device
@@ -51,7 +52,14 @@ def opened(config: RunConfig, device: torch.device) -> Iterator[Parallel]:
 
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    store, rank, size = next(rendezvous("env://"))
+    # torchrun keeps one store for all attempts of a run, in which processes that are started again find the addresses
+    # of dead ones: they fail, or wait for ever. Several hosts don't count alike, and share no name for an attempt.
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(f"attempt {attempt}", store)  # type: ignore[attr-defined]
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
         yield Shards(device) if config.parallel == "fsdp2" else Replicas(device)
     finally:
