@@ -67,7 +67,7 @@ EXPERIMENTS = {
     "resnet-tiny-confirmed": Experiment("resnet-tiny --confirm runs/evidence/resnet-tiny", protocol=""),
     "small-batch": Experiment(f"{NARROW} --batch-size 2 --steps 1000 --eval-interval 500 --optimizers {SIGNS}"),
     "large-batch": Experiment(f"{NARROW} --batch-size 16 --steps 125 --eval-interval 125 --optimizers {SIGNS}"),
-    "llama-tiny-confirmed": Experiment("llama-tiny --confirm runs/evidence/llama-tiny", protocol=""),
+    "llama-tiny-confirmed": Experiment("llama-tiny --confirm runs/evidence/llama-tiny --jobs 2", protocol=""),
     "embeddings": Experiment(
         f"{TINY} adamw {MUON} htmuon htmuon:power=-0.125 "
         f"{MUON},matrices=all htmuon:matrices=all htmuon:power=-0.125,matrices=all"

@@ -2,41 +2,23 @@
 
 import math
 import shlex
-import statistics
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import replace
 from importlib.resources import files
-from itertools import count
 from pathlib import Path
 
-import torch
-
-import htmuon
-from htmuon.recipes.baseline_choice import choose_baseline, choose_guide
+from htmuon.recipes.baseline_choice import choose_baseline
 from htmuon.recipes.compare_config import CompareConfig
-from htmuon.recipes.config import HeldOut
+from htmuon.recipes.compared_runs import Runs
 from htmuon.recipes.display import Display, SilentDisplay
 from htmuon.recipes.files import locked, new_file
-from htmuon.recipes.jobs import Jobs, opened_jobs
-from htmuon.recipes.labels import label, slug
-from htmuon.recipes.learning_rates import (
-    TunedOptimizer,
-    TunedRecipe,
-    are_relatives,
-    best_learning_rate,
-    default_centre,
-    is_interior,
-    load_tuned,
-    merge_tuned,
-    search_learning_rate,
-    tuned_to_json,
-)
-from htmuon.recipes.optimizers import ADAMW
+from htmuon.recipes.jobs import opened_jobs
+from htmuon.recipes.labels import label
+from htmuon.recipes.learning_rates import TunedRecipe, load_tuned, merge_tuned, tuned_to_json
 from htmuon.recipes.registry import RECIPES
 from htmuon.recipes.report import Comparison, flat_settings, write_report, write_summary
 from htmuon.recipes.run_record import Records, RunRecord
 from htmuon.recipes.summary import OptimizerSummary
+from htmuon.recipes.tuning import tune
 
 
 def compare(
@@ -67,18 +49,18 @@ def compare(
     config.claim_folder()
     display = display or SilentDisplay()
     with locked(config.out, "comparing"), opened_jobs(config.jobs, display, config.out / "data") as jobs:
-        session = _Session(config, display, jobs)
+        runs = Runs(config, display, jobs)
         if stored is not None:
             rates = ", ".join(f"{label(spec)} {stored.optimizers[spec].lr:.3g}" for spec in config.optimizers)
             how = "as published, not tuned here" if stored.published else "found with"
-            session.display.on_message(f"Learning rates are stored ones ({rates}), {how}: {stored.command}")
-        tuned = stored or session.tune(command)
+            display.on_message(f"Learning rates are stored ones ({rates}), {how}: {stored.command}")
+        tuned = stored or tune(runs, command)
         if save_tuned is not None:
             save_tuned.parent.mkdir(parents=True, exist_ok=True)
             kept = load_tuned(save_tuned) if save_tuned.exists() else {}  # as it is by now
             with new_file(save_tuned) as path:
                 path.write_text(tuned_to_json(merge_tuned(kept, config.run.recipe, tuned)), encoding="utf-8")
-        return session.report(tuned, command)
+        return _report(runs, tuned, command)
 
 
 def tuning_command(config: CompareConfig) -> str:
@@ -118,141 +100,48 @@ def _stored_rates(config: CompareConfig) -> TunedRecipe:
     return stored
 
 
-@dataclass
-class _Session:
-    """The runs of one comparison in one call."""
+def _report(runs: Runs, tuned: TunedRecipe, command: str) -> list[OptimizerSummary]:
+    """Train every optimizer with every seed and write the report."""
+    config = runs.config
+    if not runs.planned:
+        runs.plan(len(config.optimizers) * len(config.seeds))
+    warnings = _warnings(config, tuned)
+    for warning in warnings:
+        runs.display.on_message(f"warning: {warning}")
+    records: dict[str, list[RunRecord]] = {spec: [] for spec in config.optimizers}
+    comparison = Comparison(
+        run=config.run,
+        seeds=config.seeds,
+        tuned={spec: tuned.optimizers[spec] for spec in config.optimizers},
+        tuning_seeds=tuned.seeds,
+        tuning_command=tuned.command,
+        command=command,
+        stored=config.learning_rates == "stored",
+        published=tuned.published,
+        confirms=config.confirms,
+        records=records,
+        baseline=choose_baseline(config.optimizers, config.baseline),
+        warnings=tuple(warnings),
+    )
 
-    config: CompareConfig
-    display: Display
-    jobs: Jobs
-    planned: int = 0
-    records: dict[str, list[RunRecord]] = field(default_factory=dict)
+    def train(spec_and_seed: tuple[str, int]) -> RunRecord:
+        spec, seed = spec_and_seed
+        found = tuned.optimizers[spec]
+        return runs.train("report", spec, found.lr, found.adamw_lr, seed)
 
-    def tune(self, command: str) -> TunedRecipe:
-        """Search the learning rate of AdamW, that of the other parameters, and with it those of all others."""
-        config = self.config
-        others = [spec for spec in config.optimizers if spec != ADAMW]
-        self._plan((1 + len(others)) * config.grid.points * len(config.tuning_seeds))
-        self._plan(len(config.optimizers) * len(config.seeds))
-        tuned = {ADAMW: self._tune_adamw()}
-        other_lr = tuned[ADAMW].lr
-        guide = choose_guide(others)
-        if guide is not None:
-            tuned[guide] = self._tune_with_other_lr(guide, other_lr)
-            other_lr = tuned[guide].adamw_lr
-
-        def search(spec: str) -> TunedOptimizer:
-            found = [tuned[other].lr for other in others if other in tuned and are_relatives(other, spec)]
-            return self._tune_one(spec, found[0] if found else default_centre(spec), other_lr)
-
-        # Relatives have their best rates near each other: where the first one's is, the searches of the others start.
-        rest = [spec for spec in others if spec not in tuned]
-        relatives = [spec for spec in (*tuned, *rest) if are_relatives(spec, spec)]
-        until_first = rest.index(relatives[0]) + 1 if relatives and relatives[0] in rest else 0
-        for specs in (rest[:until_first], rest[until_first:]):
-            tuned |= dict(zip(specs, self.jobs.each(search, specs), strict=True))
-        return TunedRecipe(
-            settings=config.tuning_settings(),
-            seeds=config.tuning_seeds,
-            command=command,
-            versions={"htmuon": htmuon.__version__, "torch": torch.__version__},
-            optimizers={spec: tuned[spec] for spec in (ADAMW, *others)},
+    # Seeds outside, optimizers inside: when the machine gets slower or faster over time, it does so for all alike.
+    planned = [(spec, seed) for seed in config.seeds for spec in config.optimizers]
+    for (spec, _), record in zip(planned, runs.each(train, planned), strict=True):
+        records[spec].append(record)
+        summaries = write_summary(comparison, config.out)
+        with runs.jobs.lock:
+            runs.display.on_table(summaries)
+    if not any(run.result for found in records.values() for run in found):
+        raise ValueError(
+            f"every run stopped with gradients that are not finite: there is nothing to report; see {config.out}. "
+            "Look at the data, or tune the learning rates."
         )
-
-    def _tune_adamw(self) -> TunedOptimizer:
-        """The rate of an optimizer that has one for all parameters."""
-        grid = self._search(default_centre(ADAMW), lambda lr, seed: self._run("tuning", ADAMW, lr, lr, seed))
-        best = best_learning_rate(grid)
-        return TunedOptimizer(lr=best, adamw_lr=best, grid=grid, interior=is_interior(grid))
-
-    def _tune_one(self, spec: str, centre: float, adamw_lr: float) -> TunedOptimizer:
-        """The rate of the matrices, at a rate of the other parameters."""
-        grid = self._search(centre, lambda lr, seed: self._run("tuning", spec, lr, adamw_lr, seed))
-        return TunedOptimizer(lr=best_learning_rate(grid), adamw_lr=adamw_lr, grid=grid, interior=is_interior(grid))
-
-    def _tune_with_other_lr(self, spec: str, start: float) -> TunedOptimizer:
-        """Both rates in turn: of the matrices, of the others at it, and of the matrices again if that is a new one."""
-        points = self.config.grid.points * len(self.config.tuning_seeds)
-        first = self._tune_one(spec, default_centre(spec), start)
-        self._plan(points)
-        grid = self._search(start, lambda adamw_lr, seed: self._run("tuning", spec, first.lr, adamw_lr, seed))
-        best = best_learning_rate(grid)
-        if best == start:
-            return replace(first, other_grid=grid)
-        self._plan(points)
-        return replace(self._tune_one(spec, first.lr, best), other_grid=grid)
-
-    def _search(self, centre: float, run: Callable[[float, int], RunRecord]) -> dict[float, float]:
-        """Mean losses over the tuning seeds by learning rate, of runs with a rate and a seed."""
-        counted = count(1)
-        seeds = self.config.tuning_seeds
-
-        def loss(rate: float) -> float:
-            if next(counted) > self.config.grid.points:
-                self._plan(len(seeds))
-            return statistics.fmean(record.final_loss for record in self.jobs.each(partial(run, rate), seeds))
-
-        return search_learning_rate(loss, centre, self.config.grid, self.jobs.each)
-
-    def report(self, tuned: TunedRecipe, command: str) -> list[OptimizerSummary]:
-        """Train every optimizer with every seed and write the report."""
-        config = self.config
-        if not self.planned:
-            self._plan(len(config.optimizers) * len(config.seeds))
-        warnings = _warnings(config, tuned)
-        for warning in warnings:
-            self.display.on_message(f"warning: {warning}")
-        self.records = {spec: [] for spec in config.optimizers}
-        comparison = Comparison(
-            run=config.run,
-            seeds=config.seeds,
-            tuned={spec: tuned.optimizers[spec] for spec in config.optimizers},
-            tuning_seeds=tuned.seeds,
-            tuning_command=tuned.command,
-            command=command,
-            stored=config.learning_rates == "stored",
-            published=tuned.published,
-            confirms=config.confirms,
-            records=self.records,
-            baseline=choose_baseline(config.optimizers, config.baseline),
-            warnings=tuple(warnings),
-        )
-
-        def run(spec_and_seed: tuple[str, int]) -> RunRecord:
-            spec, seed = spec_and_seed
-            found = tuned.optimizers[spec]
-            return self._run("report", spec, found.lr, found.adamw_lr, seed)
-
-        # Seeds outside, optimizers inside: when the machine gets slower or faster over time, it does so for all alike.
-        runs = [(spec, seed) for seed in config.seeds for spec in config.optimizers]
-        for (spec, _), record in zip(runs, self.jobs.each(run, runs), strict=True):
-            self.records[spec].append(record)
-            summaries = write_summary(comparison, config.out)
-            with self.jobs.lock:
-                self.display.on_table(summaries)
-        if not any(run.result for runs in self.records.values() for run in runs):
-            raise ValueError(
-                f"every run stopped with gradients that are not finite: there is nothing to report; see {config.out}. "
-                "Look at the data, or tune the learning rates."
-            )
-        return write_report(replace(comparison, warnings=(*warnings, *_about_times(self.records))), config.out)
-
-    def _plan(self, runs: int) -> None:
-        with self.jobs.lock:
-            self.planned += runs
-            self.display.on_plan(self.planned, self.config.run.steps)
-
-    def _folder(self, documents: HeldOut, spec: str, lr: float, adamw_lr: float, seed: int) -> Path:
-        rates = f"lr{lr:.6g}" if spec == ADAMW else f"lr{lr:.6g}-other{adamw_lr:.6g}"
-        return self.config.out / "runs" / documents / f"{slug(spec)}-{rates}-seed{seed}"
-
-    def _run(self, documents: HeldOut, spec: str, lr: float, adamw_lr: float, seed: int) -> RunRecord:
-        run = self.config.run
-        optimizer = replace(run.optimizer, name=spec, lr=lr, adamw_lr=adamw_lr)
-        folder = self._folder(documents, spec, lr, adamw_lr, seed)
-        config = replace(run, optimizer=optimizer, seed=seed, evaluate_on=documents)
-        self.jobs.train(f"{documents}: {label(spec)}, lr {lr:.3g}, seed {seed}", config, folder)
-        return RunRecord(folder)
+    return write_report(replace(comparison, warnings=(*warnings, *_about_times(records))), config.out)
 
 
 def _about_times(records: Records) -> list[str]:
