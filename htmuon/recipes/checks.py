@@ -9,10 +9,11 @@ def check_text(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a string; got {value!r}.")
 
 
-def check_whole(name: str, value: object, least: int) -> None:
-    """Raise ValueError unless `value` is a whole number of at least `least`."""
-    if type(value) is not int or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}; got {value!r}.")
+def check_whole(name: str, value: object, least: int, most: float = math.inf) -> None:
+    """Raise ValueError unless `value` is a whole number from `least` to `most`."""
+    if type(value) is not int or not least <= value <= most:
+        upper = "" if math.isinf(most) else f" and at most {most}"
+        raise ValueError(f"{name} must be a whole number of at least {least}{upper}; got {value!r}.")
 
 
 def check_number(

@@ -187,7 +187,7 @@ class RunConfig:
             check_whole(name, getattr(self, name), 1)
         if self.monitor_every is not None:
             check_whole("monitor_every", self.monitor_every, 1)
-        check_whole("seed", self.seed, 0)
+        check_whole("seed", self.seed, 0, most=2**63 - 1)  # torch keeps seeds in 64 bits
         check_number("warmup_fraction", self.warmup_fraction, most=1.0)
         check_number("final_lr_fraction", self.final_lr_fraction, most=1.0)
         if self.max_grad_norm is not None:

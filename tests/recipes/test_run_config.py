@@ -30,6 +30,7 @@ def test_every_recipe_is_complete_and_described(name):
         ("steps", 1.5, "whole number"),
         ("batch_size", True, "whole number"),
         ("seed", -1, "seed"),
+        ("seed", 2**63, "at least 0 and at most 9223372036854775807; got 9223372036854775808"),
         ("warmup_fraction", 1.1, "at most 1"),
         ("final_lr_fraction", math.nan, "finite"),
         ("max_grad_norm", 0.0, "greater than 0"),
