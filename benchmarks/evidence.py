@@ -36,7 +36,7 @@ NARROW = (
     "--log-interval 50 --checkpoint-interval 500"
 )
 MUON = "muon:method=newton_schulz"
-# The same text and network as llama-tiny's: what one of them has trained, the others need not train again.
+# The same text and network as llama-tiny's: runs that another of these has trained may be copied into the folder.
 TINY = "llama-tiny --eval-interval 100 --jobs 2 --optimizers"
 # Of a GPU such runs leave the most idle. The text is 98 English novels, 76 MB, which are not part of this repository;
 # any folder of *.txt files does.
@@ -123,7 +123,7 @@ def stored(folder: Path) -> dict[str, Any]:
     if not summary["complete"]:
         raise SystemExit(f"{folder} is not finished: give the command again without --read.")
     records = {
-        kind: [RunRecord(path.parent) for path in folder.glob(f"runs/{kind}/*/result.json")]
+        kind: [RunRecord(path.parent) for path in folder.glob(f"runs/{kind}/*/config.json")]
         for kind in ("tuning", "report")
     }
     return {**settings(records["report"]), **summary, "grids": grids(records["tuning"])}

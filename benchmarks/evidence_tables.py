@@ -7,6 +7,7 @@ from typing import Any
 from page_parts import fill, markdown
 
 from htmuon.recipes.labels import label
+from htmuon.recipes.optimizers import has_other_rate
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "evidence"
@@ -68,8 +69,8 @@ def section(result: dict[str, Any]) -> str:
 
 
 def other_rate(result: dict[str, Any]) -> str:
-    """The rate that spectral optimizers give the parameters beside the matrices."""
-    [rate] = {row["adamw_lr"] for row in result["optimizers"] if row["spec"] != "adamw"}
+    """The rate of the parameters beside the matrices."""
+    [rate] = {row["adamw_lr"] for row in result["optimizers"] if has_other_rate(row["spec"])}
     return f"the other parameters' rate is {rate:g}"
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import math
 import pickle
 import time
 from collections.abc import Callable
@@ -179,13 +180,15 @@ EVERY = {**LAYOUTS, **UNEVEN, "alone": alone}
 
 
 def error(model: Problem, reference: Problem) -> float:
-    """The largest difference of what this rank holds to the parameters of a model that is whole."""
-    gaps = []
+    """The largest difference of what this rank holds to the parameters of a model that is whole; infinite for NaN."""
+    gaps = [0.0]
     for name, p in model.named_parameters():
         expected = slice_like(reference.get_parameter(name).detach(), p)
         if isinstance(p, DTensor):
             p, expected = p.to_local(), expected.to_local()
-        gaps.append(float((p.detach() - expected).abs().max()) if p.numel() else 0.0)
+        if p.numel():
+            # A comparison with NaN is false: max() of floats would pass over it.
+            gaps.append((p.detach() - expected).abs().max().nan_to_num(nan=math.inf).item())
     return max(gaps)
 
 

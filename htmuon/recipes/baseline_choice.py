@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from htmuon._registry import unknown_name
-from htmuon.optim import OPTIMIZERS
-from htmuon.recipes.optimizers import parse_spec
+from htmuon.recipes.optimizers import has_other_rate, parse_spec
 
 
 def choose_baseline(specs: Sequence[str], named: str = "") -> str:
@@ -31,7 +30,8 @@ def choose_baseline(specs: Sequence[str], named: str = "") -> str:
 def choose_guide(specs: Sequence[str]) -> str | None:
     """The spec with which the learning rate of the other parameters is searched: the first Muon, if there is one.
 
-    All take the rate that is best with it, so that none has a private advantage.
+    All take the rate that is best with it. One that is not Muon might do better with another: what is then worse than
+    Muon may be so for that reason, what is better is so in spite of it.
 
     Args:
         specs: the optimizers of the comparison but AdamW.
@@ -43,7 +43,7 @@ def choose_guide(specs: Sequence[str]) -> str | None:
         >>> choose_guide(["soap", "htmuon", "muon:method=newton_schulz"]), choose_guide(["soap"])
         ('muon:method=newton_schulz', None)
     """
-    split = [spec for spec in specs if parse_spec(spec)[0] in (*OPTIMIZERS, "torch_muon")]
+    split = [spec for spec in specs if has_other_rate(spec)]
     return next((spec for spec in split if _is_muon(spec)), split[0] if split else None)
 
 

@@ -13,7 +13,7 @@ from htmuon.recipes.display import Display, SilentDisplay
 from htmuon.recipes.files import locked, new_file
 from htmuon.recipes.jobs import opened_jobs
 from htmuon.recipes.labels import label
-from htmuon.recipes.learning_rates import TunedRecipe, load_tuned, merge_tuned, tuned_to_json
+from htmuon.recipes.learning_rates import TunedRecipe, is_interior, load_tuned, merge_tuned, tuned_to_json
 from htmuon.recipes.registry import RECIPES
 from htmuon.recipes.report import Comparison, flat_settings, write_report, write_summary
 from htmuon.recipes.run_record import Records, RunRecord
@@ -46,9 +46,10 @@ def compare(
     if save_tuned is not None and save_tuned.exists():
         load_tuned(save_tuned)  # raises now, and not after the search
     stored = _stored_rates(config) if config.learning_rates == "stored" else None
-    config.claim_folder()
     display = display or SilentDisplay()
+    config.check_folder()  # before a lock is put there
     with locked(config.out, "comparing"), opened_jobs(config.jobs, display, config.out / "data") as jobs:
+        config.claim_folder()
         runs = Runs(config, display, jobs)
         if stored is not None:
             rates = ", ".join(f"{label(spec)} {stored.optimizers[spec].lr:.3g}" for spec in config.optimizers)
@@ -171,5 +172,10 @@ def _warnings(config: CompareConfig, tuned: TunedRecipe) -> list[str]:
         elif not found.interior:
             warnings.append(
                 f"The best learning rate of {label(spec)} is at the edge of its grid: a better one may exist."
+            )
+        if found.other_grid and not is_interior(found.other_grid):
+            warnings.append(
+                f"The best learning rate of the other parameters, found with {label(spec)} and given to all, is at the "
+                "edge of its grid: a better one may exist."
             )
     return warnings

@@ -11,7 +11,7 @@ from htmuon._registry import unknown_name
 from htmuon.recipes.baseline_choice import choose_baseline
 from htmuon.recipes.checks import check_whole
 from htmuon.recipes.config import WITHOUT_EFFECT, RunConfig
-from htmuon.recipes.files import write_json
+from htmuon.recipes.files import LOCK, write_json
 from htmuon.recipes.labels import slug
 from htmuon.recipes.learning_rates import GridConfig
 from htmuon.recipes.optimizers import build_optimizer
@@ -107,14 +107,22 @@ class CompareConfig:
         return {name: value for name, value in flat_settings(self.run.to_dict()).items() if name not in _NOT_TUNED_FOR}
 
     def claim_folder(self) -> None:
-        """Make `out` the folder of this comparison; it may be new, empty, or of the same comparison.
+        """Make `out` the folder of this comparison, after `check_folder`; to be called by one process at a time."""
+        settings = self.check_folder()
+        self.out.mkdir(parents=True, exist_ok=True)
+        write_json(self.out / CONFIG, settings)
 
-        Optimizers may have been added to those of an earlier call: its runs count, and only theirs are new.
+    def check_folder(self) -> dict[str, Any]:
+        """The settings to be stored in `out`, which may be new, empty, or of the same comparison.
+
+        Optimizers may have been added to those of an earlier call: its runs count.
 
         Raises:
-            ValueError: it is something else; nothing was changed.
+            ValueError: it is something else.
         """
-        settings = json.loads(json.dumps({k: v for k, v in asdict(self).items() if k not in _NOT_STORED}))
+        settings: dict[str, Any] = json.loads(
+            json.dumps({k: v for k, v in asdict(self).items() if k not in _NOT_STORED})
+        )
         path = self.out / CONFIG
         if path.exists():
             different = _differences(path, settings)
@@ -127,15 +135,15 @@ class CompareConfig:
         elif self.out.exists():
             if not self.out.is_dir():
                 raise ValueError(f"out must be a folder; {self.out} is a file. Choose another path.")
-            foreign = sorted(entry.name for entry in self.out.iterdir() if entry.name != f".{CONFIG}.new")
+            own = (LOCK, f".{CONFIG}.new")
+            foreign = sorted(entry.name for entry in self.out.iterdir() if entry.name not in own)
             if foreign:
                 raise ValueError(
                     f"out must be a new or empty folder, or that of the same comparison; {self.out} holds "
                     f"{', '.join(foreign[:3])}{' and more' if len(foreign) > 3 else ''} and no {CONFIG}. "
                     "Choose another folder."
                 )
-        self.out.mkdir(parents=True, exist_ok=True)
-        write_json(path, settings)
+        return settings
 
 
 def _differences(path: Path, settings: dict[str, Any]) -> list[str]:

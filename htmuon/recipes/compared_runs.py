@@ -10,7 +10,7 @@ from htmuon.recipes.config import HeldOut
 from htmuon.recipes.display import Display
 from htmuon.recipes.jobs import Jobs
 from htmuon.recipes.labels import label, slug
-from htmuon.recipes.optimizers import ADAMW
+from htmuon.recipes.optimizers import has_other_rate
 from htmuon.recipes.run_record import RunRecord
 
 S = TypeVar("S")
@@ -50,7 +50,7 @@ class Runs:
             documents: on which data it is evaluated.
             spec: the optimizer.
             lr: learning rate of the matrices.
-            adamw_lr: that of the other parameters.
+            adamw_lr: that of the other parameters, where the optimizer has one.
             seed: of the run.
         """
         run = self.config.run
@@ -61,5 +61,5 @@ class Runs:
         return RunRecord(folder)
 
     def _folder(self, documents: HeldOut, spec: str, lr: float, adamw_lr: float, seed: int) -> Path:
-        rates = f"lr{lr:.6g}" if spec == ADAMW else f"lr{lr:.6g}-other{adamw_lr:.6g}"
+        rates = f"lr{lr:.6g}-other{adamw_lr:.6g}" if has_other_rate(spec) else f"lr{lr:.6g}"
         return self.config.out / "runs" / documents / f"{slug(spec)}-{rates}-seed{seed}"

@@ -13,6 +13,9 @@ from htmuon.recipes.run_record import Curve, Records, RunRecord
 
 # The shares of the largest common budget at which losses are read.
 _SHARES = (0.25, 0.5, 0.75, 1.0)
+# A line between two evaluations lies above the curve: over half of a run by as much as optimizers differ, over a tenth
+# by a twenty-fifth of that. Wider gaps give no number.
+_WIDEST_GAP = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +25,7 @@ class LossesAtBudget(PairedLosses):
     Attributes:
         spec: the optimizer.
         steps: the steps that it has done by then.
-        losses: by seed; not a number before the first evaluation.
+        losses: by seed; not a number before the first evaluation, and between two that lie far apart.
         differences: to those of the baseline at the same budget.
     """
 
@@ -66,14 +69,27 @@ def equal_time(records: Records, baseline: str) -> list[Budget]:
     """Losses after a quarter, half, three quarters and all of the training time that every optimizer has used.
 
     The whole budget is the time in which the fastest optimizer finishes; the slower ones have done fewer steps by then.
-    Time is steps times the optimizer's median time of a step, without evaluation: seeds differ in pace by noise only.
+    Time is steps times the pace of `paces`, without evaluation.
     """
-    paces: dict[str, float] = {}
-    for spec, runs in records.items():
-        measured = [run.result.seconds_per_step for run in runs if run.result is not None]
-        if measured:
-            paces[spec] = statistics.median(measured)
-    return _budgets(records, baseline, "seconds", paces)
+    return _budgets(records, baseline, "seconds", paces(records))
+
+
+def paces(records: Records) -> dict[str, float]:
+    """Seconds of a step of each optimizer that was measured.
+
+    Forward and backward pass are of the same network for all: what is measured of them differs by noise only, so all
+    get the median of all runs, and their own optimizer's median.
+    """
+    results = {
+        spec: [run.result for run in runs if run.result is not None and math.isfinite(run.result.seconds_per_step)]
+        for spec, runs in records.items()
+    }
+    passes = [r.seconds_per_step - r.optimizer_seconds_per_step for found in results.values() for r in found]
+    return {
+        spec: statistics.median(passes) + statistics.median(r.optimizer_seconds_per_step for r in found)
+        for spec, found in results.items()
+        if found
+    }
 
 
 def _budgets(
@@ -84,13 +100,13 @@ def _budgets(
         pace * run.config.steps
         for spec, pace in paces.items()
         for run in records[spec]
-        if math.isfinite(pace) and math.isfinite(run.final_loss)
+        if math.isfinite(run.final_loss)
     ]
     if not ends:
         return []
     found = []
     for amount in (share * min(ends) for share in _SHARES):
-        losses = {spec: _losses(records[spec], amount / pace) for spec, pace in paces.items() if math.isfinite(pace)}
+        losses = {spec: _losses(records[spec], amount / pace) for spec, pace in paces.items()}
         entries = tuple(
             LossesAtBudget(
                 spec=spec,
@@ -105,14 +121,16 @@ def _budgets(
 
 
 def _losses(runs: Sequence[RunRecord], step: float) -> dict[int, float]:
-    return {run.config.seed: loss_at(run.curve("evaluation"), step) for run in runs}
+    return {run.config.seed: loss_at(run.curve("evaluation"), step, _WIDEST_GAP * run.config.steps) for run in runs}
 
 
-def loss_at(curve: Curve, step: float) -> float:
-    """The value of a curve at a step, linear between its points; NaN before the first, infinite after the last.
+def loss_at(curve: Curve, step: float, widest: float) -> float:
+    """The value of a curve at a step, linear between its points.
+
+    NaN before the first point and between points that are more than `widest` steps apart, infinite after the last.
 
     Example:
-        >>> loss_at(Curve([100, 200], [4.0, 3.0]), 150.0)
+        >>> loss_at(Curve([100, 200], [4.0, 3.0]), 150.0, widest=100.0)
         3.5
     """
     if not curve.steps or step > curve.steps[-1] + 1e-6:
@@ -124,5 +142,7 @@ def loss_at(curve: Curve, step: float) -> float:
     if curve.steps[after] == step:
         return curve.values[after]
     before = after - 1
+    if curve.steps[after] - curve.steps[before] > widest:
+        return math.nan
     share = (step - curve.steps[before]) / (curve.steps[after] - curve.steps[before])
     return curve.values[before] + share * (curve.values[after] - curve.values[before])

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from htmuon.optim import OPTIMIZERS
 from htmuon.recipes.baselines import BASELINES
-from htmuon.recipes.optimizers import ADAMW, parse_spec
+from htmuon.recipes.optimizers import ADAMW, has_other_rate, parse_spec
 
 # Okabe and Ito's palette, told apart under all common colour-vision deficiencies; its yellow and black are left out
 # because one vanishes on a light page and the other on a dark one.
@@ -79,7 +79,8 @@ def update_rule(spec: str) -> str:
     """One line on how an optimizer updates a hidden matrix."""
     name, settings = parse_spec(spec)
     if name == ADAMW:
-        return "Adam's element-wise rule with decoupled weight decay, for all parameters: no spectrum involved."
+        rates = ", with one learning rate for matrices and one for the rest" if has_other_rate(spec) else ""
+        return f"Adam's element-wise rule with decoupled weight decay, for all parameters{rates}: no spectrum involved."
     optimizer = BASELINES[name] if name in BASELINES else OPTIMIZERS[name]
     described = (optimizer.__doc__ or "").strip().partition("\n")[0].removeprefix(f"{optimizer.__name__}: ")
     described = described[:1].upper() + described[1:]

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from htmuon.recipes.optimizers import has_other_rate
+
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -45,7 +47,7 @@ class TunedOptimizer:
 
     Attributes:
         lr: the best learning rate.
-        adamw_lr: the learning rate of the other parameters during the search.
+        adamw_lr: the learning rate of the other parameters during the search; `lr` where there is one for all.
         grid: loss of each learning rate tried, ascending; infinite where the run diverged. Empty for a learning rate
             that others published.
         interior: whether both neighbours of `lr` were tried and are worse.
@@ -149,8 +151,8 @@ class TunedRecipe:
     Attributes:
         settings: the training settings of the search, flat: what a learning rate depends on.
         seeds: seeds of the search.
-        command: what was typed to get them, or where they were published.
-        versions: versions of the libraries used.
+        command: what was typed for the latest of them, or where they were published.
+        versions: versions of the libraries used for these.
         optimizers: result of each optimizer spec.
     """
 
@@ -194,13 +196,17 @@ def load_tuned(path: Path) -> dict[str, TunedRecipe]:
 def merge_tuned(stored: Mapping[str, TunedRecipe], recipe: str, found: TunedRecipe) -> dict[str, TunedRecipe]:
     """`stored` with the results of a search put in.
 
-    Older results of that recipe stay if they come from the same settings and seeds, and gave the other parameters the
-    same learning rate: then the new search would have found them too.
+    Older results of that recipe stay if they come from the same settings and seeds, and, where both searches had a
+    learning rate of the other parameters, it was the same: then the new search would have found them too.
     """
     old = stored.get(recipe)
     if old is not None and not old.changed_settings(found.settings) and old.seeds == found.seeds:
-        rates = {optimizer.adamw_lr for spec, optimizer in found.optimizers.items() if spec != "adamw"}
-        kept = {spec: optimizer for spec, optimizer in old.optimizers.items() if {optimizer.adamw_lr} == rates}
+        rates = {optimizer.adamw_lr for spec, optimizer in found.optimizers.items() if has_other_rate(spec)}
+        kept = {
+            spec: optimizer
+            for spec, optimizer in old.optimizers.items()
+            if not (rates and has_other_rate(spec)) or {optimizer.adamw_lr} == rates
+        }
         found = TunedRecipe(
             settings=found.settings,
             seeds=found.seeds,

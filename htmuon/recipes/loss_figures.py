@@ -7,6 +7,7 @@ from typing import Literal
 
 from matplotlib.axes import Axes
 
+from htmuon.recipes.equal_budget import paces
 from htmuon.recipes.figures import Figure, Panel, plain_log_ticks, zoom
 from htmuon.recipes.labels import Style
 from htmuon.recipes.learning_rates import TunedOptimizer
@@ -51,20 +52,16 @@ def _draw_curves(
             curves = [_running_mean(curve) for curve in curves]
         visible += draw_band(ax, curves, styles[spec])
     zoom(ax, visible)
-    ax.set(xlabel="step", ylabel="loss (nats per token)")
+    ax.set(xlabel="step", ylabel="loss (nats)")
 
 
 def _draw_by_time(ax: Axes, *, records: Records, styles: Mapping[str, Style]) -> None:
     visible: list[float] = []
-    for spec, runs in records.items():
-        # The mean over seeds at equal steps, at the optimizer's own pace: seeds differ in pace by noise only.
-        paces = [run.result.seconds_per_step for run in runs if run.result is not None]
-        if not paces:
-            continue
-        pace = sum(paces) / len(paces)
-        visible += draw_band(ax, [run.curve("evaluation") for run in runs], styles[spec], seconds_per_step=pace)
+    for spec, pace in paces(records).items():
+        curves = [run.curve("evaluation") for run in records[spec]]
+        visible += draw_band(ax, curves, styles[spec], seconds_per_step=pace)
     zoom(ax, visible)
-    ax.set(xlabel="seconds of training (without evaluation)", ylabel="loss (nats per token)")
+    ax.set(xlabel="seconds of training (without evaluation)", ylabel="loss (nats)")
 
 
 def _draw_differences(ax: Axes, *, records: Records, styles: Mapping[str, Style], baseline: str) -> None:
@@ -76,7 +73,7 @@ def _draw_differences(ax: Axes, *, records: Records, styles: Mapping[str, Style]
         ]
         visible += draw_band(ax, curves, styles[spec])
     zoom(ax, visible)
-    ax.set(xlabel="step", ylabel="difference (nats per token)")
+    ax.set(xlabel="step", ylabel="difference (nats)")
 
 
 def draw_band(ax: Axes, curves: Sequence[Curve], style: Style, seconds_per_step: float = 1.0) -> list[float]:
@@ -155,7 +152,7 @@ def _draw_sensitivity(ax: Axes, *, tuned: Mapping[str, TunedOptimizer], styles: 
             ax.plot([found.lr], [inside[found.lr]], color=style.color, linestyle="", **ring)  # type: ignore[arg-type]
     ax.set_xscale("log")
     plain_log_ticks(ax.xaxis, ax.get_xlim())
-    ax.set(xlabel="learning rate", ylabel="loss (nats per token)")
+    ax.set(xlabel="learning rate", ylabel="loss (nats)")
 
 
 def _range_of_valleys(losses: Iterable[Iterable[float]]) -> list[float]:

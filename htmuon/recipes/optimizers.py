@@ -110,7 +110,8 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimizer that a spec names, over `htmuon.param_groups(model)`.
 
-    "adamw" is torch's AdamW on the same groups, with `lr` for all; the names in `htmuon.recipes.baselines` are
+    "adamw" is torch's AdamW on the same groups, with `lr` for all ("adamw:two_rates=true": `lr` for the hidden matrices
+    and `adamw_lr` for the rest); the names in `htmuon.recipes.baselines` are
     optimizers of other packages, which say there what they get; every other name is one of `htmuon.OPTIMIZERS`, with
     `lr` for the hidden matrices and `adamw_lr` for the rest. All decay the same parameters by `weight_decay` (Lion by
     `decay_scale` times that). A power schedule is written with its settings:
@@ -156,6 +157,8 @@ def build_optimizer(
             run = BaselineRun(groups=groups, lr=lr, adamw_lr=adamw_lr, weight_decay=weight_decay, steps=steps)
             return BASELINES[name](run, **settings)
         if name == ADAMW:
+            if settings.pop("two_rates", False):
+                groups = [group | {"lr": lr if group["use_muon"] else adamw_lr} for group in groups]
             return AdamW(groups, **arguments, **settings)
         return OPTIMIZERS[name](groups, **arguments, **settings, process_group=process_group)
     except (TypeError, ValueError) as error:
@@ -191,7 +194,18 @@ def settings_of(name: str) -> dict[str, Any]:
             if key not in NOT_IN_SPECS and parameter.kind is inspect.Parameter.KEYWORD_ONLY:
                 found.setdefault(key, parameter.default)
     own = {key: default for key, default in found.items() if not key.startswith("adamw_") or key == "adamw_eps"}
-    return own | ({} if name == ADAMW else {"matrices": "hidden"})
+    return own | ({"two_rates": False} if name == ADAMW else {"matrices": "hidden"})
+
+
+def has_other_rate(spec: str) -> bool:
+    """Whether an optimizer gives the hidden matrices and the other parameters learning rates of their own.
+
+    Example:
+        >>> [has_other_rate(spec) for spec in ("htmuon", "torch_muon", "adamw:two_rates=true", "adamw", "soap")]
+        [True, True, True, False, False]
+    """
+    name, settings = parse_spec(spec)
+    return name in (*OPTIMIZERS, "torch_muon") or (name == ADAMW and settings.get("two_rates") is True)
 
 
 def _take_schedule(settings: dict[str, Any], default_power: float) -> dict[str, Any]:

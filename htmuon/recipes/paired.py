@@ -40,8 +40,12 @@ class PairedLosses:
 
     @property
     def interval(self) -> Interval | None:
-        """Confidence interval of the mean difference; None for fewer than two pairs, or where a run diverged."""
-        return mean_interval(self.differences) if math.isfinite(self.loss) else None
+        """Confidence interval of the mean difference; None for fewer than two pairs, or where a run of either diverged.
+
+        The pairs that are left after a divergence say nothing about the others.
+        """
+        complete = math.isfinite(self.loss) and len(self.differences) == len(self.losses)
+        return mean_interval(self.differences) if complete else None
 
     @property
     def judgement(self) -> Judgement | None:

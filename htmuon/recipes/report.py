@@ -18,6 +18,7 @@ from htmuon.recipes.files import new_file, write_json
 from htmuon.recipes.interval import CONFIDENCE
 from htmuon.recipes.labels import label, styles, update_rule
 from htmuon.recipes.learning_rates import TunedOptimizer
+from htmuon.recipes.optimizers import has_other_rate
 from htmuon.recipes.run_record import Records
 from htmuon.recipes.summary import OptimizerSummary, summarize, summary_to_csv, summary_to_dict
 from htmuon.recipes.table import budget_cell, columns_of
@@ -174,6 +175,7 @@ def render_html(comparison: Comparison, summaries: list[OptimizerSummary], figur
         styles=styles(tuple(comparison.records)),
         rules={summary.spec: update_rule(summary.spec) for summary in summaries},
         columns=columns_of(summaries),
+        has_other_rate=has_other_rate,
         best=min(summaries, key=lambda summary: summary.loss).spec,
         figures=figures,
         settings=flat_settings(comparison.run.to_dict()),

@@ -20,7 +20,7 @@ from htmuon.recipes.learning_rates import (
     is_interior,
     search_learning_rate,
 )
-from htmuon.recipes.optimizers import ADAMW
+from htmuon.recipes.optimizers import ADAMW, has_other_rate
 from htmuon.recipes.run_record import RunRecord
 
 
@@ -35,7 +35,7 @@ def tune(runs: Runs, command: str) -> TunedRecipe:
     others = [spec for spec in config.optimizers if spec != ADAMW]
     runs.plan((1 + len(others)) * config.grid.points * len(config.tuning_seeds))
     runs.plan(len(config.optimizers) * len(config.seeds))
-    tuned = {ADAMW: _tune_adamw(runs)}
+    tuned = {ADAMW: _tune_one(runs, ADAMW, default_centre(ADAMW))}
     other_lr = tuned[ADAMW].lr
     guide = choose_guide(others)
     if guide is not None:
@@ -61,17 +61,12 @@ def tune(runs: Runs, command: str) -> TunedRecipe:
     )
 
 
-def _tune_adamw(runs: Runs) -> TunedOptimizer:
-    """The rate of an optimizer that has one for all parameters."""
-    grid = _search(runs, default_centre(ADAMW), lambda lr, seed: runs.train("tuning", ADAMW, lr, lr, seed))
+def _tune_one(runs: Runs, spec: str, centre: float, adamw_lr: float | None = None) -> TunedOptimizer:
+    """The rate of the matrices at one of the other parameters, or of all where an optimizer has one rate."""
+    own = adamw_lr if has_other_rate(spec) else None
+    grid = _search(runs, centre, lambda lr, seed: runs.train("tuning", spec, lr, own or lr, seed))
     best = best_learning_rate(grid)
-    return TunedOptimizer(lr=best, adamw_lr=best, grid=grid, interior=is_interior(grid))
-
-
-def _tune_one(runs: Runs, spec: str, centre: float, adamw_lr: float) -> TunedOptimizer:
-    """The rate of the matrices, at a rate of the other parameters."""
-    grid = _search(runs, centre, lambda lr, seed: runs.train("tuning", spec, lr, adamw_lr, seed))
-    return TunedOptimizer(lr=best_learning_rate(grid), adamw_lr=adamw_lr, grid=grid, interior=is_interior(grid))
+    return TunedOptimizer(lr=best, adamw_lr=own or best, grid=grid, interior=is_interior(grid))
 
 
 def _tune_with_other_lr(runs: Runs, spec: str, start: float) -> TunedOptimizer:

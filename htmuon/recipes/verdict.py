@@ -158,5 +158,6 @@ def _cost(summary: OptimizerSummary, baseline: OptimizerSummary, at_time: Losses
         sentence += f"; it reaches {other}'s final loss after {summary.steps_to_baseline:.0f} steps"
     if at_time is not None and at_time.difference is not None and math.isfinite(at_time.difference):
         judged = f" ({at_time.judgement})" if at_time.judgement else ""
-        sentence += f"; at equal training time the difference is {_amount(at_time).removesuffix(',')}{judged}"
+        amount = _amount(at_time).removesuffix(",")
+        sentence += f"; at equal training time, the slower one's learning rate still up, it differs by {amount}{judged}"
     return f"{sentence}."

@@ -248,8 +248,10 @@ def test_a_foreign_folder_is_refused_and_left_alone(tiny: CompareConfig) -> None
 
 def test_a_folder_in_which_another_process_compares_is_refused(tiny: CompareConfig) -> None:
     tiny.claim_folder()
+    before = (tiny.out / "compare.json").read_bytes()
     with locked(tiny.out, "comparing"), pytest.raises(ValueError, match="another process is comparing in"):
-        compare(dataclasses.replace(tiny, learning_rates="tune"), command="")
+        compare(dataclasses.replace(tiny, learning_rates="tune", seeds=(5, 6)), command="")
+    assert (tiny.out / "compare.json").read_bytes() == before
 
 
 def test_a_folder_of_another_comparison_is_refused_and_left_alone(tiny: CompareConfig) -> None:

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable
@@ -85,6 +86,7 @@ def recipe(steps: int, **optimizers: TunedOptimizer) -> TunedRecipe:
 
 
 ADAMW = TunedOptimizer(lr=0.004, adamw_lr=0.004, grid={0.002: 3.1, 0.004: 3.0, 0.008: math.inf}, interior=True)
+SOAP = TunedOptimizer(lr=0.008, adamw_lr=0.008, grid={0.004: 2.9, 0.008: 2.8, 0.016: 2.85}, interior=True)
 MUON = TunedOptimizer(lr=0.02, adamw_lr=0.004, grid={0.01: 2.9, 0.02: 2.8, 0.04: 2.85}, interior=True)
 
 
@@ -97,11 +99,23 @@ def test_stored_rates_survive_the_file(tmp_path: Path) -> None:
 
 def test_merging_keeps_other_recipes_and_results_of_the_same_settings() -> None:
     stored = {"other": recipe(5, adamw=ADAMW), "llama-tiny": recipe(10, adamw=ADAMW)}
-    same = merge_tuned(stored, "llama-tiny", recipe(10, muon=MUON))
+    same = merge_tuned(stored, "llama-tiny", recipe(10, adamw=ADAMW, muon=MUON))
     assert same["other"] == stored["other"]
     assert dict(same["llama-tiny"].optimizers) == {"adamw": ADAMW, "muon": MUON}
-    other = merge_tuned(stored, "llama-tiny", recipe(20, muon=MUON))
-    assert dict(other["llama-tiny"].optimizers) == {"muon": MUON}
+    other = merge_tuned(stored, "llama-tiny", recipe(20, adamw=ADAMW, muon=MUON))
+    assert dict(other["llama-tiny"].optimizers) == {"adamw": ADAMW, "muon": MUON}
+    assert other["llama-tiny"].settings == {"steps": 20}
+
+
+def test_merging_keeps_what_the_new_search_does_not_contradict() -> None:
+    stored = {"llama-tiny": recipe(10, adamw=ADAMW, muon=MUON, soap=SOAP)}
+    for found in ({"adamw": ADAMW}, {"adamw": ADAMW, "soap": SOAP}, {"adamw": ADAMW, "htmuon": MUON}):
+        merged = merge_tuned(stored, "llama-tiny", recipe(10, **found))["llama-tiny"]
+        assert dict(merged.optimizers) == {"adamw": ADAMW, "muon": MUON, "soap": SOAP, **found}
+    # With another rate of the other parameters, Muon's best one may be another: its old one no longer compares.
+    moved = dataclasses.replace(MUON, adamw_lr=0.032)
+    merged = merge_tuned(stored, "llama-tiny", recipe(10, adamw=ADAMW, htmuon=moved))["llama-tiny"]
+    assert dict(merged.optimizers) == {"adamw": ADAMW, "soap": SOAP, "htmuon": moved}
 
 
 def test_names_each_changed_setting() -> None:

@@ -70,7 +70,7 @@ def test_every_optimizer_can_be_built_with_its_settings(name):
 def test_settings_of_a_variant_are_its_own_and_its_parents():
     assert {"power", "beta2", "momentum", "normalization"} <= settings_of("normuon").keys()
     assert settings_of("muon")["power"] == 0.0
-    assert settings_of("adamw") == {"beta1": 0.9, "beta2": 0.95, "eps": 1e-10}
+    assert settings_of("adamw") == {"beta1": 0.9, "beta2": 0.95, "eps": 1e-10, "two_rates": False}
 
 
 def test_power_schedule_from_a_spec():
@@ -91,6 +91,15 @@ def test_adamw_is_torchs_adamw_on_the_same_groups():
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         # Five steps of a fused and an unfused form of the same float32 arithmetic.
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_adamw_with_a_rate_of_the_other_parameters():
+    def rates(spec):
+        groups = build_optimizer(spec, make_model(), **RATES).param_groups
+        return {(group["use_muon"], group["lr"]) for group in groups}
+
+    assert rates("adamw:two_rates=true") == rates("htmuon") == {(True, RATES["lr"]), (False, RATES["adamw_lr"])}
+    assert rates("adamw") == {(True, RATES["lr"]), (False, RATES["lr"])}
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])

@@ -16,7 +16,7 @@ def llama_tiny() -> RunConfig:
         recipe="llama-tiny",
         data=DataConfig(vocab_size=4096, sequence_length=128),
         model=ModelConfig(hidden_size=128, intermediate_size=352, num_layers=6, num_heads=4),
-        optimizer=OptimizerConfig(name="htmuon", lr=0.02, adamw_lr=3e-3, weight_decay=0.1),
+        optimizer=OptimizerConfig(name="htmuon", lr=0.02, adamw_lr=0.032, weight_decay=0.1),
         steps=200,
         batch_size=16,
         eval_interval=50,
