@@ -62,11 +62,11 @@ class Experiment:
 EXPERIMENTS = {
     "llama-tiny": Experiment(f"llama-tiny --eval-interval 100 {SAVE} --jobs 2 --optimizers {SIGNS}"),
     "resnet-tiny": Experiment(
-        f"resnet-tiny --eval-interval 312 {SAVE} --optimizers {POWERS} htmuon:power=0.0625 htmuon:power=0.25"
+        f"resnet-tiny --eval-interval 312 {SAVE} --jobs 2 --optimizers {POWERS} htmuon:power=0.0625 htmuon:power=0.25"
     ),
-    "resnet-tiny-confirmed": Experiment("resnet-tiny --confirm runs/evidence/resnet-tiny", protocol=""),
-    "small-batch": Experiment(f"{NARROW} --batch-size 2 --steps 1000 --eval-interval 500 --optimizers {SIGNS}"),
-    "large-batch": Experiment(f"{NARROW} --batch-size 16 --steps 125 --eval-interval 125 --optimizers {SIGNS}"),
+    "resnet-tiny-confirmed": Experiment("resnet-tiny --confirm runs/evidence/resnet-tiny --jobs 2", protocol=""),
+    "small-batch": Experiment(f"{NARROW} --batch-size 2 --steps 1000 --eval-interval 500 --jobs 2 --optimizers {SIGNS}"),
+    "large-batch": Experiment(f"{NARROW} --batch-size 16 --steps 125 --eval-interval 125 --jobs 2 --optimizers {SIGNS}"),
     "llama-tiny-confirmed": Experiment("llama-tiny --confirm runs/evidence/llama-tiny --jobs 2", protocol=""),
     "embeddings": Experiment(
         f"{TINY} adamw {MUON} htmuon htmuon:power=-0.125 "
@@ -83,6 +83,10 @@ EXPERIMENTS = {
     "normalizations": Experiment(
         f"{TINY} adamw {MUON} htmuon htmuon:normalization=spectral htmuon:normalization=rms htmuon:normalization=lmo"
     ),
+    # AdamW with the rate of the other parameters that the spectral optimizers have.
+    "two-rates": Experiment(f"{TINY} adamw {MUON} adamw:two_rates=true"),
+    # The other parameters' rate searched with HTMuon, where no Muon is there to search it with.
+    "own-rate": Experiment(f"{TINY} adamw htmuon"),
     "novels": Experiment(f"{NOVELS} --optimizers {SIGNS}"),
 }
 
