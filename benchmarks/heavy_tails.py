@@ -26,7 +26,6 @@ from htmuon.recipes.evolution_figures import evolution_figure
 from htmuon.recipes.labels import label, slug, styles
 from htmuon.recipes.learning_rates import TunedRecipe, load_tuned, tuned_to_json
 from htmuon.recipes.run_record import RunRecord
-from htmuon.recipes.summary import weight_fits
 from htmuon.recipes.terminal import terminal_display
 
 ROOT = Path(__file__).parent.parent
@@ -72,7 +71,7 @@ def alphas(run: RunRecord, initial: bool = False) -> dict[str, Any]:
     """Mean alpha of the weights of one run by each estimator, over the matrices that could be fitted."""
     found: dict[str, Any] = {}
     for estimator in ESTIMATORS:
-        fits = weight_fits(run, estimator, initial=initial)
+        fits = run.weight_fits(estimator, initial=initial)
         values = [fit.alpha for fit in fits.values() if fit.ok]
         found[f"alpha_{estimator}"] = statistics.fmean(values)
         found[f"fitted_{estimator}"] = len(values)
@@ -84,7 +83,7 @@ def alphas(run: RunRecord, initial: bool = False) -> dict[str, Any]:
 
 def gap(run: RunRecord, other: RunRecord, estimator: Estimator) -> float:
     """Mean difference of alpha over the matrices that could be fitted in both runs."""
-    own, theirs = weight_fits(run, estimator), weight_fits(other, estimator)
+    own, theirs = run.weight_fits(estimator), other.weight_fits(estimator)
     return statistics.fmean(own[name].alpha - theirs[name].alpha for name in own if own[name].ok and theirs[name].ok)
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from safetensors.torch import load_file
 from torch import Tensor
 
+from htmuon.analysis import Estimator, PowerLawFit, fit_power_law
 from htmuon.analysis.record_log import Record, read_records
 from htmuon.analysis.spectral_records import RecordKind
 from htmuon.recipes.config import RunConfig
@@ -90,6 +91,20 @@ class RunRecord:
                 kind, _, name = key.partition("/")
                 spectra[kind][name] = sigma  # type: ignore[index]  # the keys are those of SpectrumKind
         return spectra
+
+    def weight_fits(self, estimator: Estimator, initial: bool = False) -> dict[str, PowerLawFit]:
+        """Power-law fits of the hidden matrices by parameter name, made once."""
+        key = estimator, initial
+        if key not in self._fits:
+            sigmas = self.spectra["initial_weights" if initial else "weights"]
+            self._fits[key] = {
+                name: fit_power_law(sigma.double().square(), estimator=estimator) for name, sigma in sigmas.items()
+            }
+        return self._fits[key]
+
+    @cached_property
+    def _fits(self) -> dict[tuple[Estimator, bool], dict[str, PowerLawFit]]:
+        return {}
 
 
 # Report runs by optimizer spec, in the order of the comparison.

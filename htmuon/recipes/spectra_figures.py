@@ -14,7 +14,6 @@ from htmuon.analysis.plots import plot_alphas, plot_spectra
 from htmuon.recipes.figures import Figure, Panel, plain_log_ticks
 from htmuon.recipes.labels import Style
 from htmuon.recipes.run_record import Records, RunRecord, SpectrumKind
-from htmuon.recipes.summary import weight_fits
 
 _INITIAL_COLOR = "#8c959f"
 
@@ -136,6 +135,6 @@ def _fits_by_depth(
 ) -> dict[int, list[PowerLawFit]]:
     fits: dict[int, list[PowerLawFit]] = defaultdict(list)
     for run in runs:
-        for name, fit in weight_fits(run, estimator, initial=initial).items():
+        for name, fit in run.weight_fits(estimator, initial=initial).items():
             fits[_Place.of(name).depth].append(fit)
     return fits

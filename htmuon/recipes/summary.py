@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from htmuon.analysis import Estimator, PowerLawFit, fit_power_law
+from htmuon.analysis import Estimator
 from htmuon.analysis.record_log import finite
 from htmuon.recipes.baseline_choice import choose_baseline
 from htmuon.recipes.paired import PairedLosses, paired_differences, sample_spread
@@ -148,15 +148,9 @@ def _median(values: Sequence[float]) -> float:
     return statistics.median(values) if values else math.nan
 
 
-def weight_fits(run: RunRecord, estimator: Estimator, initial: bool = False) -> dict[str, PowerLawFit]:
-    """Power-law fits of the hidden matrices of a run, by parameter name."""
-    sigmas = run.spectra["initial_weights" if initial else "weights"]
-    return {name: fit_power_law(sigma.double().square(), estimator=estimator) for name, sigma in sigmas.items()}
-
-
 def mean_alpha(runs: Iterable[RunRecord], estimator: Estimator) -> float:
     """Mean exponent over the hidden matrices of all runs; NaN where nothing could be fitted."""
-    alphas = [fit.alpha for run in runs for fit in weight_fits(run, estimator).values() if fit.ok]
+    alphas = [fit.alpha for run in runs for fit in run.weight_fits(estimator).values() if fit.ok]
     return statistics.fmean(alphas) if alphas else math.nan
 
 
