@@ -76,6 +76,12 @@ EXPERIMENTS = {
         f"{TINY} adamw {MUON} htmuon htmuon:schedule=interval,power=0.125,every=5 "
         "htmuon:schedule=logistic,start=1,end=-0.25,total_steps=200"
     ),
+    "schedules-confirmed": Experiment("llama-tiny --confirm runs/evidence/schedules --jobs 2", protocol=""),
+    # How much of that schedule is its end, and how much its way there.
+    "negative": Experiment(
+        f"{TINY} adamw {MUON} htmuon:power=-0.125 htmuon:power=-0.25 "
+        "htmuon:schedule=logistic,start=0,end=-0.25,total_steps=200"
+    ),
     "variants": Experiment(
         f"{TINY} adamw {MUON} normuon:method=newton_schulz htnormuon htnormuon:power=-0.125 "
         "adamuon:method=newton_schulz htadamuon htadamuon:power=-0.125"

@@ -64,7 +64,8 @@ def section(result: dict[str, Any]) -> str:
         f"`{result['command']}` "
         f"({result['device']}, {threads} thread{'s' if threads > 1 else ''}, torch {result['versions']['torch']})."
     )
-    verdict = "\n".join(f"- {sentence}" for sentence in [*result["verdict"], *result["warnings"]])
+    sentences = [*result["verdict"], *result["warnings"], *by_other_rate(result)]
+    verdict = "\n".join(f"- {sentence}" for sentence in sentences)
     return f"{table(result)}\n\n{verdict}\n\n{made}"
 
 
@@ -72,6 +73,21 @@ def other_rate(result: dict[str, Any]) -> str:
     """The rate of the parameters beside the matrices."""
     [rate] = {row["adamw_lr"] for row in result["optimizers"] if has_other_rate(row["spec"])}
     return f"the other parameters' rate is {rate:g}"
+
+
+def by_other_rate(result: dict[str, Any]) -> list[str]:
+    """A sentence on the optimizer with which the rate of the other parameters was searched."""
+    found = []
+    for spec, grid in result["grids"].items():
+        losses: dict[str, float] = {}
+        for rates, loss in grid.items():
+            _, slash, other = rates.partition(" / ")
+            if slash and loss is not None:
+                losses[other] = min(loss, losses.get(other, loss))
+        if len(losses) > 1:
+            shown = ", ".join(f"{loss:.4f} at {other}" for other, loss in losses.items())
+            found.append(f"{name(spec)} in tuning, by the rate of the other parameters: {shown}.")
+    return found
 
 
 def table(result: dict[str, Any]) -> str:
