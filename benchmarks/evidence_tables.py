@@ -2,22 +2,43 @@
 
 import json
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from page_parts import fill, markdown
 
+from htmuon.recipes.interval import mean_interval
 from htmuon.recipes.labels import label
-from htmuon.recipes.optimizers import has_other_rate
+from htmuon.recipes.optimizers import has_other_rate, parse_spec
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "evidence"
-# The sweep over the power, by spec.
+MUON = "muon:method=newton_schulz"
+# The experiments of the sweep over the power, and the powers by spec.
+SWEEPS = (
+    "llama-tiny",
+    "llama-tiny-confirmed",
+    "negative",
+    "large-batch",
+    "small-batch",
+    "novels",
+    "resnet-tiny",
+    "resnet-tiny-confirmed",
+)
 POWERS = {
+    "htmuon:power=-0.25": "-1/4",
     "htmuon:power=-0.125": "-1/8",
     "muon": "0, exact",
     "htmuon:power=0.0625": "1/16",
     "htmuon": "1/8",
     "htmuon:power=0.25": "1/4",
+}
+# Those of the other choices, and what each optimizer is to be measured against: the same choice without a power.
+CHOICES = ("schedules", "schedules-confirmed", "negative", "normalizations", "embeddings", "variants")
+WITHOUT_POWER = {
+    "htmuon": MUON,
+    "htnormuon": "normuon:method=newton_schulz",
+    "htadamuon": "adamuon:method=newton_schulz",
 }
 
 
@@ -31,18 +52,50 @@ def filled(text: str) -> str:
     found = results()
     for experiment, result in found.items():
         text = fill(text, experiment, f"\n{section(result)}\n")
+    text = fill(text, "by choice", f"\n{by_choice(found)}\n")
     return fill(text, "by power", f"\n{by_power(found)}\n")
 
 
 def by_power(found: dict[str, dict[str, Any]]) -> str:
     """By how much the loss differs from that of Muon at each power, in each experiment, and at which rate."""
     rows = [["experiment", "the other parameters' lr", "Muon's lr", *(f"p = {power}" for power in POWERS.values())]]
-    for experiment, result in found.items():
+    for experiment in filter(found.__contains__, SWEEPS):
+        result = found[experiment]
         by_spec = {row["spec"]: row for row in result["optimizers"]}
         cells = [cell(by_spec.get(spec)) for spec in POWERS]
         muon = by_spec[result["baseline"]]
         rows.append([f"`{experiment}`", f"{muon['adamw_lr']:g}", f"{muon['lr']:g}", *cells])
     return markdown(rows)
+
+
+def by_choice(found: dict[str, dict[str, Any]]) -> str:
+    """By how much each choice of power, schedule and the like changes the loss of the same without a power."""
+    rows = [["experiment", "optimizer", "against", "difference (95 % interval)", "judgement"]]
+    for experiment in filter(found.__contains__, CHOICES):
+        by_spec = {row["spec"]: row for row in found[experiment]["optimizers"]}
+        for spec, row in by_spec.items():
+            other = by_spec.get(without_power(spec) or "")
+            # The plain powers have a table of their own.
+            if other is None or spec in POWERS:
+                continue
+            differences = [a - b for a, b in zip(row["losses"], other["losses"], strict=True)]
+            interval = mean_interval(differences)
+            assert interval is not None
+            shown = f"{fmean(differences):+.4f} ({interval.low:+.4f} to {interval.high:+.4f})"
+            rows.append([f"`{experiment}`", label(spec), label(other["spec"]), shown, interval.judgement])
+    return markdown(rows)
+
+
+def without_power(spec: str) -> str | None:
+    """The optimizer that a spec is without its power or schedule; None for what has none.
+
+    Normalization is one of the choices, so what it is measured against has none.
+    """
+    name, settings = parse_spec(spec)
+    if name not in WITHOUT_POWER:
+        return None
+    matrices = ",matrices=all" if settings.get("matrices") == "all" else ""
+    return WITHOUT_POWER[name] + matrices
 
 
 def cell(row: dict[str, Any] | None) -> str:
