@@ -33,7 +33,7 @@ SAVE = "--save-tuned htmuon/recipes/tuned.json"
 # A quarter of the width, two thirds of the layers: short enough for long training.
 NARROW = (
     "llama-tiny --data.vocab-size 1024 --model.hidden-size 64 --model.intermediate-size 176 --model.num-layers 4 "
-    "--log-interval 50 --checkpoint-interval 500 --jobs 2"
+    "--log-interval 50 --checkpoint-interval 500"
 )
 MUON = "muon:method=newton_schulz"
 # The same text and network as llama-tiny's: runs that another of these has trained may be copied into the folder.
@@ -62,9 +62,9 @@ class Experiment:
 EXPERIMENTS = {
     "llama-tiny": Experiment(f"llama-tiny --eval-interval 100 {SAVE} --jobs 2 --optimizers {SIGNS}"),
     "resnet-tiny": Experiment(
-        f"resnet-tiny --eval-interval 312 {SAVE} --jobs 2 --optimizers {POWERS} htmuon:power=0.0625 htmuon:power=0.25"
+        f"resnet-tiny --eval-interval 312 {SAVE} --optimizers {POWERS} htmuon:power=0.0625 htmuon:power=0.25"
     ),
-    "resnet-tiny-confirmed": Experiment("resnet-tiny --confirm runs/evidence/resnet-tiny --jobs 2", protocol=""),
+    "resnet-tiny-confirmed": Experiment("resnet-tiny --confirm runs/evidence/resnet-tiny", protocol=""),
     "small-batch": Experiment(f"{NARROW} --batch-size 2 --steps 1000 --eval-interval 500 --optimizers {SIGNS}"),
     "large-batch": Experiment(f"{NARROW} --batch-size 16 --steps 125 --eval-interval 125 --optimizers {SIGNS}"),
     "llama-tiny-confirmed": Experiment("llama-tiny --confirm runs/evidence/llama-tiny --jobs 2", protocol=""),
