@@ -38,6 +38,8 @@ NARROW = (
 MUON = "muon:method=newton_schulz"
 # The same text and network as llama-tiny's: runs that another of these has trained may be copied into the folder.
 TINY = "llama-tiny --eval-interval 100 --jobs 2 --optimizers"
+# The narrow network with the batches of llama-tiny: cheap enough for many optimizers.
+LARGE = f"{NARROW} --batch-size 16 --steps 125 --eval-interval 125 --jobs 2 --optimizers"
 # Of a GPU such runs leave the most idle. The text is 98 English novels, 76 MB, which are not part of this repository;
 # any folder of *.txt files does.
 NOVELS = "llama-tiny --device cuda --data.path novels --batch-size 128 --steps 400 --eval-interval 200 --jobs 6"
@@ -66,10 +68,10 @@ EXPERIMENTS = {
     ),
     "resnet-tiny-confirmed": Experiment("resnet-tiny --confirm runs/evidence/resnet-tiny", protocol=""),
     "small-batch": Experiment(f"{NARROW} --batch-size 2 --steps 1000 --eval-interval 500 --optimizers {SIGNS}"),
-    "large-batch": Experiment(f"{NARROW} --batch-size 16 --steps 125 --eval-interval 125 --optimizers {SIGNS}"),
+    "large-batch": Experiment(f"{LARGE} {SIGNS} htmuon:schedule=logistic,start=1,end=-0.25,total_steps=125"),
     "llama-tiny-confirmed": Experiment("llama-tiny --confirm runs/evidence/llama-tiny --jobs 2", protocol=""),
     "embeddings": Experiment(
-        f"{TINY} adamw {MUON} htmuon htmuon:power=-0.125 "
+        f"{LARGE} adamw {MUON} htmuon htmuon:power=-0.125 "
         f"{MUON},matrices=all htmuon:matrices=all htmuon:power=-0.125,matrices=all"
     ),
     "schedules": Experiment(
@@ -83,7 +85,7 @@ EXPERIMENTS = {
         "htmuon:schedule=logistic,start=0,end=-0.25,total_steps=200"
     ),
     "variants": Experiment(
-        f"{TINY} adamw {MUON} normuon:method=newton_schulz htnormuon htnormuon:power=-0.125 "
+        f"{LARGE} adamw {MUON} normuon:method=newton_schulz htnormuon htnormuon:power=-0.125 "
         "adamuon:method=newton_schulz htadamuon htadamuon:power=-0.125"
     ),
     "normalizations": Experiment(
