@@ -46,7 +46,7 @@ from htmuon.layouts import (
 from htmuon.linalg.base import host_may_look, widest, working
 from htmuon.optim.adamw import adamw_update
 from htmuon.optim.buckets import cost, matrix_buckets, moves, other_buckets
-from htmuon.optim.description import describe
+from htmuon.optim.description import describe, describe_gradients
 from htmuon.optim.rules import Rules
 from htmuon.optim.schedules import schedule_from_dict
 from htmuon.optim.settings import Group, check_gradients, check_parameters, check_settings, completed
@@ -59,6 +59,15 @@ if TYPE_CHECKING:
     from htmuon.layouts.base import ProcessGroup
 
 COUNTERS = ("step", "skipped_steps")
+# What is said where ranks differ.
+UNLIKE = (
+    "every rank must have the same parameters and settings, in the same order; {difference}. "
+    "Build model and optimizer alike on every rank."
+)
+UNLIKE_GRADIENTS = (
+    "every rank must have gradients for the same parameters; {difference}. "
+    "Let each rank use every parameter, or set unused gradients to zero."
+)
 
 
 class SpectralOptimizer(Optimizer):
@@ -165,7 +174,8 @@ class SpectralOptimizer(Optimizer):
         if groups and self._moved is None:
             for parameter in parameters:
                 self._layouts.of(parameter, 0)  # raises where it is held in a way that no parameter can be
-            check_alike(describe(self.param_groups), groups)
+            check_alike(describe(self.param_groups), groups, UNLIKE)
+            check_alike(describe_gradients(self.param_groups), groups, UNLIKE_GRADIENTS)
             self._allocate()
             self._moved = moving
         finite = _all_finite(list(compress(parameters, moving)))
@@ -174,10 +184,7 @@ class SpectralOptimizer(Optimizer):
             # They moved the same a step ago; so where they differ now, one of them differs from itself. That one waits
             # for its device and looks, and no other needs to.
             if (moving != self._moved or host_may_look(same)) and not same:
-                raise ValueError(
-                    "every rank must have gradients for the same parameters; in this step they differ. Let each rank "
-                    "use every parameter, or set unused gradients to zero."
-                )
+                raise ValueError(UNLIKE_GRADIENTS.format(difference="in this step they differ"))
             self._moved = moving
         return finite if any(moving) else None
 

@@ -8,10 +8,11 @@ import pytest
     ("change", "words"),
     [
         ("setting", "rank 0 has momentum=0.95 in group 0, rank 1 has momentum=0.9 in group 0"),
-        ("shape", "rank 0 has parameter single of group 0: (9, 9) torch.float32, with a gradient, rank 1 has"),
+        ("shape", "rank 0 has parameter single of group 0: (9, 9) torch.float32, rank 1 has"),
         ("missing", "rank 0 has parameter short of group 0"),
-        ("gradient", "short of group 0: (3, 8) torch.float32, with a gradient, rank 1 has"),
-        ("no gradients", "with a gradient, rank 1 has parameter tall_0 of group 0"),
+        ("gradient", "rank 0 has a gradient for parameter short of group 0, rank 1 has no gradient for parameter short"),
+        ("gradient", "group 0. Let each rank use every parameter, or set unused gradients to zero."),
+        ("no gradients", "rank 0 has a gradient for parameter tall_0 of group 0, rank 1 has no gradient for"),
     ],
 )
 def test_a_rank_that_differs(world, change, words):
