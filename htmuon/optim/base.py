@@ -21,6 +21,7 @@ moves.
 """
 
 import copy
+import warnings
 import zlib
 from collections.abc import Callable, Generator
 from itertools import chain, compress
@@ -42,6 +43,7 @@ from htmuon.layouts import (
     check_alike,
     part,
     part_like,
+    several_processes,
 )
 from htmuon.linalg.base import host_may_look, widest, working
 from htmuon.optim.adamw import adamw_update
@@ -96,6 +98,7 @@ class SpectralOptimizer(Optimizer):
         # Which parameters moved in the last step, of every rank; None where ranks must be compared first, for
         # parameters, settings or state are new.
         self._moved: bytes | None = None
+        self._told_idle = False
         super().__init__(params, defaults)
 
     def precondition(self, group: Group) -> Precondition:
@@ -160,6 +163,7 @@ class SpectralOptimizer(Optimizer):
             check_settings(group, sets_size=self.sets_size)
         finite = self._agreed(parameters)
         if finite is None:
+            self._tell_idle(parameters)
             return loss
         ledger = Ledger()
         with full_float32():
@@ -187,6 +191,18 @@ class SpectralOptimizer(Optimizer):
                 raise ValueError(UNLIKE_GRADIENTS.format(difference="in this step they differ"))
             self._moved = moving
         return finite if any(moving) else None
+
+    def _tell_idle(self, parameters: list[Tensor]) -> None:
+        """Warn, once, of a step without any gradient where several processes train."""
+        trainable = any(p.requires_grad and p.numel() > 0 for p in parameters)
+        if trainable and not self._told_idle and several_processes():
+            self._told_idle = True
+            warnings.warn(
+                "step() changed nothing: no parameter of the optimizer has a gradient. Make the optimizer after "
+                "fully_shard or parallelize_module, which put new parameters in place of the old ones; and where "
+                "set_requires_gradient_sync(False) held gradients back, step after a backward pass that sends them.",
+                stacklevel=5,  # torch wraps `step` twice
+            )
 
     def _group_step(self, group: Group, finite: Tensor, ledger: Ledger) -> None:
         """Power, parameters and counters of one group."""
@@ -310,7 +326,7 @@ class SpectralOptimizer(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
         # Ranks cannot be stored: what is loaded computes everything by itself.
-        own = {"process_group": None, "_layouts": Layouts(None), "_moved": None}
+        own = {"process_group": None, "_layouts": Layouts(None), "_moved": None, "_told_idle": False}
         return {**state, "other_defaults": self.other_defaults, **own}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "SpectralOptimizer":
