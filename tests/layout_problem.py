@@ -5,7 +5,9 @@ import functools
 import math
 import pickle
 import time
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -253,6 +255,49 @@ def resumed_alike(layout: str, optimizer: str, folder: str, steps: range, **sett
     assert [int(group["step"]) for group in trained.param_groups] == [steps.stop] * 3
     assert [group["power"] for group in trained.param_groups] == [group["power"] for group in whole.param_groups]
     return error(model, reference)
+
+
+def told_without_gradients(late: bool) -> list[str]:
+    """Of what an optimizer warns in two steps, if it was made before its model was sharded or after it."""
+    model = Problem()
+    early = build("htmuon", model)
+    fsdp(model)
+    optimizer = early if late else build("htmuon", model)
+    set_gradients(model, 0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        optimizer.step()
+        optimizer.step()
+    assert {Path(warning.filename) for warning in caught} <= {Path(__file__)}  # the line that calls `step`
+    return [str(warning.message) for warning in caught]
+
+
+def left_out() -> str:
+    """What the constructor says on the rank that is not in the group of the first one."""
+    first = dist.new_group([0])
+    try:
+        build("htmuon", Problem(), process_group=first)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def without_values() -> str:
+    """What the constructor says of a sharded model that has not been materialized; it takes it when it has been."""
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3))
+    fully_shard(model, mesh=_mesh(dist.get_world_size()))
+    try:
+        htmuon.HTMuon(htmuon.param_groups(model))
+    except ValueError as error:
+        model.to_empty(device="cpu")
+        for p in model.parameters():
+            nn.init.ones_(p)
+        optimizer = htmuon.HTMuon(htmuon.param_groups(model))
+        model(torch.ones(2, 5)).sum().backward()
+        optimizer.step()
+        return str(error)
+    return ""
 
 
 def told_apart(change: str, rank: int) -> tuple[float, str]:

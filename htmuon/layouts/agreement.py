@@ -29,12 +29,13 @@ def agree(flag: Tensor, moving: int, groups: "Sequence[ProcessGroup]") -> tuple[
     return said[0].bool(), said[1] == -said[2]
 
 
-def check_alike(lines: Sequence[str], groups: "Sequence[ProcessGroup]") -> None:
+def check_alike(lines: Sequence[str], groups: "Sequence[ProcessGroup]", message: str) -> None:
     """Raise ValueError on every rank if what a rank says of itself differs from what another one says.
 
     Args:
         lines: what every rank must say alike.
         groups: of ranks; along all of them together every rank hears of every other.
+        message: of the error, with `{difference}` in it.
     """
     said = {dist.get_rank(): list(lines)}
     for group in groups:
@@ -44,10 +45,7 @@ def check_alike(lines: Sequence[str], groups: "Sequence[ProcessGroup]") -> None:
     (first, expected), *others = sorted(said.items())
     for rank, text in others:
         if text != expected:
-            raise ValueError(
-                "every rank must have the same parameters and settings, in the same order; "
-                f"{_first_difference(first, expected, rank, text)}. Build model and optimizer alike on every rank."
-            )
+            raise ValueError(message.format(difference=_first_difference(first, expected, rank, text)))
 
 
 def _first_difference(rank: int, lines: Sequence[str], other: int, others: Sequence[str]) -> str:

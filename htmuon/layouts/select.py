@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeGuard
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from htmuon.layouts.base import Layout
@@ -22,6 +23,11 @@ def is_distributed(tensor: Tensor) -> "TypeGuard[DTensor]":
     """Whether it is a DTensor; torch.distributed.tensor is not imported for the answer."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
+
+
+def several_processes() -> bool:
+    """Whether this process trains together with others, as far as torch.distributed knows."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def is_flattened(tensor: Tensor) -> bool:
@@ -70,14 +76,12 @@ class Layouts:
 
     Raises:
         TypeError: that is no process group.
+        ValueError: this rank is not in it.
     """
 
     def __init__(self, process_group: "ProcessGroup | None") -> None:
-        if process_group is not None and not isinstance(process_group, torch.distributed.ProcessGroup):
-            raise TypeError(
-                "process_group must be a ProcessGroup, torch.distributed.group.WORLD for instance; "
-                f"got {process_group!r}."
-            )
+        if process_group is not None:
+            _check_group(process_group)
         self._process_group = process_group
         self._plain = _plain_layout(process_group)
         # Not shared between optimizers: meshes are equal that have groups of another life of the process group.
@@ -112,6 +116,18 @@ class Layouts:
         meshes = dict.fromkeys(tensor.device_mesh for tensor in distributed)
         axes = ((mesh, axis) for mesh in meshes for axis in range(mesh.ndim) if mesh.size(axis) > 1)
         return tuple(dict.fromkeys([*plain, *(mesh.get_group(axis) for mesh, axis in axes)]))
+
+
+def _check_group(process_group: object) -> None:
+    if process_group is dist.GroupMember.NON_GROUP_MEMBER:
+        raise ValueError(
+            "this rank must be a member of process_group; got GroupMember.NON_GROUP_MEMBER, which new_group returns on "
+            "the ranks that it leaves out. Pass the group that this rank is in, or None to compute all matrices here."
+        )
+    if not isinstance(process_group, dist.ProcessGroup):
+        raise TypeError(
+            f"process_group must be a ProcessGroup, torch.distributed.group.WORLD for instance; got {process_group!r}."
+        )
 
 
 def _plain_layout(process_group: "ProcessGroup | None") -> Layout:

@@ -21,6 +21,7 @@ moves.
 """
 
 import copy
+import warnings
 import zlib
 from collections.abc import Callable, Generator
 from itertools import chain, compress
@@ -42,11 +43,12 @@ from htmuon.layouts import (
     check_alike,
     part,
     part_like,
+    several_processes,
 )
 from htmuon.linalg.base import host_may_look, widest, working
 from htmuon.optim.adamw import adamw_update
 from htmuon.optim.buckets import cost, matrix_buckets, moves, other_buckets
-from htmuon.optim.description import describe
+from htmuon.optim.description import describe, describe_gradients
 from htmuon.optim.rules import Rules
 from htmuon.optim.schedules import schedule_from_dict
 from htmuon.optim.settings import Group, check_gradients, check_parameters, check_settings, completed
@@ -59,6 +61,15 @@ if TYPE_CHECKING:
     from htmuon.layouts.base import ProcessGroup
 
 COUNTERS = ("step", "skipped_steps")
+# What is said where ranks differ.
+UNLIKE = (
+    "every rank must have the same parameters and settings, in the same order; {difference}. "
+    "Build model and optimizer alike on every rank."
+)
+UNLIKE_GRADIENTS = (
+    "every rank must have gradients for the same parameters; {difference}. "
+    "Let each rank use every parameter, or set unused gradients to zero."
+)
 
 
 class SpectralOptimizer(Optimizer):
@@ -87,6 +98,7 @@ class SpectralOptimizer(Optimizer):
         # Which parameters moved in the last step, of every rank; None where ranks must be compared first, for
         # parameters, settings or state are new.
         self._moved: bytes | None = None
+        self._told_idle = False
         super().__init__(params, defaults)
 
     def precondition(self, group: Group) -> Precondition:
@@ -151,6 +163,7 @@ class SpectralOptimizer(Optimizer):
             check_settings(group, sets_size=self.sets_size)
         finite = self._agreed(parameters)
         if finite is None:
+            self._tell_idle(parameters)
             return loss
         ledger = Ledger()
         with full_float32():
@@ -165,7 +178,8 @@ class SpectralOptimizer(Optimizer):
         if groups and self._moved is None:
             for parameter in parameters:
                 self._layouts.of(parameter, 0)  # raises where it is held in a way that no parameter can be
-            check_alike(describe(self.param_groups), groups)
+            check_alike(describe(self.param_groups), groups, UNLIKE)
+            check_alike(describe_gradients(self.param_groups), groups, UNLIKE_GRADIENTS)
             self._allocate()
             self._moved = moving
         finite = _all_finite(list(compress(parameters, moving)))
@@ -174,12 +188,21 @@ class SpectralOptimizer(Optimizer):
             # They moved the same a step ago; so where they differ now, one of them differs from itself. That one waits
             # for its device and looks, and no other needs to.
             if (moving != self._moved or host_may_look(same)) and not same:
-                raise ValueError(
-                    "every rank must have gradients for the same parameters; in this step they differ. Let each rank "
-                    "use every parameter, or set unused gradients to zero."
-                )
+                raise ValueError(UNLIKE_GRADIENTS.format(difference="in this step they differ"))
             self._moved = moving
         return finite if any(moving) else None
+
+    def _tell_idle(self, parameters: list[Tensor]) -> None:
+        """Warn, once, of a step without any gradient where several processes train."""
+        trainable = any(p.requires_grad and p.numel() > 0 for p in parameters)
+        if trainable and not self._told_idle and several_processes():
+            self._told_idle = True
+            warnings.warn(
+                "step() changed nothing: no parameter of the optimizer has a gradient. Make the optimizer after "
+                "fully_shard or parallelize_module, which put new parameters in place of the old ones; and where "
+                "set_requires_gradient_sync(False) held gradients back, step after a backward pass that sends them.",
+                stacklevel=5,  # torch wraps `step` twice
+            )
 
     def _group_step(self, group: Group, finite: Tensor, ledger: Ledger) -> None:
         """Power, parameters and counters of one group."""
@@ -303,7 +326,7 @@ class SpectralOptimizer(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
         # Ranks cannot be stored: what is loaded computes everything by itself.
-        own = {"process_group": None, "_layouts": Layouts(None), "_moved": None}
+        own = {"process_group": None, "_layouts": Layouts(None), "_moved": None, "_told_idle": False}
         return {**state, "other_defaults": self.other_defaults, **own}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "SpectralOptimizer":

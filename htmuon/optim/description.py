@@ -12,18 +12,29 @@ _LEFT_OUT = ("params", "param_names")
 
 
 def describe(groups: Iterable[Group]) -> list[str]:
-    """One line for each setting and counter of each group, and for each parameter and whether it has a gradient.
+    """One line for each setting and counter of each group, and for each parameter.
 
     The host waits for the counters: not for every step.
     """
     lines = []
     for index, group in enumerate(groups):
         settings = {k: v.item() if isinstance(v, Tensor) else v for k, v in group.items() if k not in _LEFT_OUT}
-        names = group.get("param_names") or range(len(group["params"]))
-        for name, p in zip(names, group["params"], strict=True):
+        for name, p in _named(group):
             placed = f" {tuple(p.placements)} on {tuple(p.device_mesh.shape)}" if is_distributed(p) else ""
-            gradient = "without" if p.grad is None else "with"
-            what = f"{tuple(p.shape)} {p.dtype}{placed}, {gradient} a gradient"
-            lines.append(f"parameter {name} of group {index}: {what}")
+            lines.append(f"parameter {name} of group {index}: {tuple(p.shape)} {p.dtype}{placed}")
         lines += [f"{key}={value!r} in group {index}" for key, value in sorted(settings.items())]
     return lines
+
+
+def describe_gradients(groups: Iterable[Group]) -> list[str]:
+    """One line for each parameter: whether it has a gradient."""
+    return [
+        f"{'no gradient' if p.grad is None else 'a gradient'} for parameter {name} of group {index}"
+        for index, group in enumerate(groups)
+        for name, p in _named(group)
+    ]
+
+
+def _named(group: Group) -> Iterable[tuple[str | int, Tensor]]:
+    """The parameters of a group with their names, or else their numbers."""
+    return zip(group.get("param_names") or range(len(group["params"])), group["params"], strict=True)

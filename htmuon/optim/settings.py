@@ -149,6 +149,11 @@ def check_parameters(group: Group) -> None:
                 f"parameters must not be flattened, as FullyShardedDataParallel does; got {who} of shape {shape}, "
                 "which is a slice of no matrix. Wrap the model by torch.distributed.fsdp.fully_shard instead."
             )
+        if parameter.is_meta:
+            raise ValueError(
+                f"parameters must have values; got {who} of shape {shape} on the meta device. Call model.to_empty("
+                "device=...), initialize the weights, and make the optimizer after that."
+            )
         if parameter.is_complex() or not parameter.is_floating_point():
             raise TypeError(f"parameters must be real floating point; got {who} of dtype {parameter.dtype}.")
         if not group["use_muon"]:

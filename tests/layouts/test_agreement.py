@@ -8,10 +8,13 @@ import pytest
     ("change", "words"),
     [
         ("setting", "rank 0 has momentum=0.95 in group 0, rank 1 has momentum=0.9 in group 0"),
-        ("shape", "rank 0 has parameter single of group 0: (9, 9) torch.float32, with a gradient, rank 1 has"),
+        ("shape", "rank 0 has parameter single of group 0: (9, 9) torch.float32, rank 1 has"),
         ("missing", "rank 0 has parameter short of group 0"),
-        ("gradient", "short of group 0: (3, 8) torch.float32, with a gradient, rank 1 has"),
-        ("no gradients", "with a gradient, rank 1 has parameter tall_0 of group 0"),
+        (
+            "gradient",
+            "rank 1 has no gradient for parameter short of group 0. Let each rank use every parameter, or set",
+        ),
+        ("no gradients", "rank 0 has a gradient for parameter tall_0 of group 0, rank 1 has no gradient for"),
     ],
 )
 def test_a_rank_that_differs(world, change, words):
@@ -40,3 +43,22 @@ def test_a_gradient_that_is_not_finite_on_one_rank_masks_the_step_on_all(world, 
 
 def test_a_copy_has_the_ranks_and_what_was_stored_has_none(world):
     assert world(2).run(layout_problem.copies) == [(True, True)] * 2
+
+
+def test_an_optimizer_that_was_made_too_early_warns_once(world):
+    ranks = world(2)
+    for told in ranks.run(layout_problem.told_without_gradients, late=True):
+        assert len(told) == 1
+        assert "Make the optimizer after fully_shard or parallelize_module" in told[0]
+    assert ranks.run(layout_problem.told_without_gradients, late=False) == [[], []]
+
+
+def test_a_rank_that_is_not_in_the_group_is_told_so(world):
+    inside, outside = world(2).run(layout_problem.left_out)
+    assert inside == ""
+    assert outside.startswith("this rank must be a member of process_group; got GroupMember.NON_GROUP_MEMBER")
+
+
+def test_sharded_parameters_without_values_are_refused(world):
+    for told in world(2).run(layout_problem.without_values):
+        assert "got parameter '0.weight' of shape (4, 5) on the meta device. Call model.to_empty" in told

@@ -70,6 +70,7 @@ def test_match_rms_adamw_needs_a_known_size():
         ({"params": [("norm.weight", nn.Parameter(torch.ones(4)))]}, ValueError, r"'norm\.weight' of shape \(4,\)"),
         ({"params": [("w", nn.Parameter(torch.ones(4, 4)))], "matrix_view": "conv"}, ValueError, "3 or more"),
         ({"params": [("w", nn.Parameter(torch.ones(2, 2, dtype=torch.complex64)))]}, TypeError, "real floating point"),
+        ({"params": [("w", nn.Parameter(torch.ones(2, 2, device="meta")))]}, ValueError, "must have values; got"),
         ({"params": [("w", nn.Parameter(torch.ones(2, 2)))], "use_muon": 1}, TypeError, "use_muon must be True or"),
         ({"params": [("w", nn.Parameter(torch.ones(2, 2)))], "use_muon": False, "betas": 0.9}, TypeError, "a pair"),
         ({"params": [("w", nn.Parameter(torch.ones(2, 2)))], "matrix_view": "rows"}, ValueError, "one of linear"),

@@ -1,5 +1,6 @@
 """Runs of several processes, started as users start them, against a run of one."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -12,10 +13,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
+from torch.distributed.fsdp import FSDPModule
 
+from htmuon.recipes import ModelConfig, ResNetConfig, ViTConfig, train
+from htmuon.recipes.llm.model import build_network
 from htmuon.recipes.parallel import forward_seed, share
 from htmuon.recipes.parallel.alone import Alone
+from htmuon.recipes.parallel.shards import Shards
+from htmuon.recipes.vision.model import build_network as build_image_network
 
 _SIZES = "--batch-size 4 --accumulation 2 --model.num-layers 2 --model.hidden-size 64 --model.intermediate-size 96"
 _DATA = "--data.vocab-size 300 --data.sequence-length 32"
@@ -89,6 +96,7 @@ def test_two_replicas_train_as_one_process_does(tmp_path, text, alone):
     done = run(command(text, tmp_path / "run", processes=2))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("report loss") == 1
+    assert "FutureWarning" not in done.stderr
     assert_alike(read(tmp_path / "run"), alone)
     assert (tmp_path / "run" / "spectra.jsonl").stat().st_size > 0
 
@@ -162,5 +170,49 @@ def test_shares_of_a_batch_are_weighted_by_their_targets():
     for rank, count in enumerate((6, 1)):
         half.rank = rank
         assert float(share(both[0], half, both)[1]) == pytest.approx(4 * count / 19)
-    with pytest.raises(ValueError, match="batch_size must be a multiple of the number of processes, 2"):
-        share((inputs[:3], targets[:3]), Half())
+
+
+def test_a_batch_that_processes_cannot_share_is_refused_before_anything_is_written(tmp_path, config, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"a multiple of the number of processes, 2, .* got 5"):
+        train(dataclasses.replace(config, batch_size=5), tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def one_rank():
+    """A process group of this process."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def network(kind):
+    """A tiny network and inputs."""
+    if kind == "language":
+        config = ModelConfig(hidden_size=16, intermediate_size=24, num_layers=2, num_heads=2)
+        return build_network(config, vocab_size=12, sequence_length=6, seed=0), torch.arange(12).view(2, 6)
+    shape = ViTConfig(patch_size=4, hidden_size=16, num_layers=2, num_heads=2, drop_path=0.0)
+    config = shape if kind == "vit" else ResNetConfig(depth=18, width=8)
+    return build_image_network(config, classes=3, channels=3, size=(8, 8), seed=0), torch.rand(2, 3, 8, 8)
+
+
+@pytest.mark.usefixtures("one_rank")
+@pytest.mark.parametrize(
+    ("kind", "block", "count"), [("language", "layers", 2), ("vit", "blocks", 2), ("resnet", "layer", 8)]
+)
+def test_every_kind_of_network_is_sharded_block_by_block(kind, block, count):
+    model, inputs = network(kind)
+    whole = model(inputs)
+    sharded = Shards(torch.device("cpu")).wrap(network(kind)[0], "float32")
+    units = [name for name, module in sharded.named_modules() if isinstance(module, FSDPModule)]
+    assert len(units) == 1 + count
+    assert all(name.partition(block)[1] for name in units[1:])
+    found = sharded(inputs)
+    if kind == "language":
+        whole, found = whole.logits, found.logits
+    assert torch.equal(found, whole)
+    found.square().sum().backward()
+    whole.square().sum().backward()
+    for p, q in zip(sharded.parameters(), model.parameters(), strict=True):
+        assert torch.equal(p.grad.full_tensor(), q.grad)

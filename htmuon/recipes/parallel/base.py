@@ -100,20 +100,13 @@ def share(batch: Batch, parallel: Parallel, together: Sequence[Batch] | None = N
         batch: inputs and targets, as one process would train on them.
         parallel: the processes.
         together: the batches of which the loss is a mean; None is this one alone.
-
-    Raises:
-        ValueError: there are not equally many rows for each.
     """
     batches = [batch] if together is None else together
     if parallel.size == 1 and len(batches) == 1:
         return batch, 1.0
     inputs, targets = batch
-    if len(inputs) % parallel.size:
-        raise ValueError(
-            f"batch_size must be a multiple of the number of processes, {parallel.size}, for each takes an equal "
-            f"share; got {len(inputs)}. Change it, or start another number of processes."
-        )
-    rows = len(inputs) // parallel.size
+    rows, rest = divmod(len(inputs), parallel.size)
+    assert rest == 0, "a batch that was not checked before the run"
     mine = slice(parallel.rank * rows, (parallel.rank + 1) * rows)
     whole = torch.stack([_count(others) for _, others in batches]).sum()
     weight = _count(targets[mine]) * (parallel.size * len(batches)) / whole

@@ -42,9 +42,15 @@ def opened(config: RunConfig, device: torch.device) -> Iterator[Parallel]:
     Raises:
         ValueError: the settings do not go with several processes.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
         yield Alone()
         return
+    if config.batch_size % size:
+        raise ValueError(
+            f"batch_size must be a multiple of the number of processes, {size}, for each takes an equal share; got "
+            f"{config.batch_size}. Change it, or start another number of processes."
+        )
     if config.parallel == "fsdp2" and config.ema_decay is not None:
         raise ValueError("ema_decay needs whole parameters; with --parallel fsdp2 leave it out, or use ddp.")
     from htmuon.recipes.parallel.replicas import Replicas

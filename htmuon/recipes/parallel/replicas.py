@@ -1,5 +1,6 @@
 """Processes that each hold the whole model: DistributedDataParallel."""
 
+import inspect
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -10,6 +11,9 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
+# Whether a forward pass sends the buffers of process 0 to the others; torch 2.13 renamed it.
+_RENAMED = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+_SYNC_BUFFERS = "forward_sync_buffers" if _RENAMED else "broadcast_buffers"
 
 
 class Replicas:
@@ -38,7 +42,8 @@ class Replicas:
         """The model, with gradients that are averaged during the backward pass."""
         devices = [self.device] if self.device.type == "cuda" else None
         # Statistics of batches are those of each process' own share.
-        return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+        settings: dict[str, Any] = {_SYNC_BUFFERS: False}
+        return DistributedDataParallel(model, device_ids=devices, **settings)
 
     def inner(self, model: torch.nn.Module) -> torch.nn.Module:
         """The model that was wrapped."""

@@ -14,6 +14,8 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from htmuon.recipes.parallel.replicas import Replicas
 
+_SEQUENCES = (torch.nn.ModuleList, torch.nn.Sequential)
+
 
 class Shards(Replicas):
     """Parameters, gradients and the optimizer's state in slices, put together block by block where they are needed."""
@@ -31,8 +33,7 @@ class Shards(Replicas):
         # Weights stay float32; what is gathered for a forward pass is of the precision it computes in.
         compute = torch.bfloat16 if precision == "bfloat16" else None
         policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
-        blocks = [block for m in model.modules() if isinstance(m, torch.nn.ModuleList) for block in m]
-        for block in blocks:
+        for block in blocks(model):
             fully_shard(block, mesh=mesh, mp_policy=policy)
         fully_shard(model, mesh=mesh, mp_policy=policy)
         return model
@@ -70,6 +71,21 @@ class Shards(Replicas):
         mesh = next(p.device_mesh for p in model.parameters() if isinstance(p, DTensor))
         slices = {index: _sliced(kept, mesh) for index, kept in state["state"].items()}
         optimizer.load_state_dict({**state, "state": slices})
+
+
+def blocks(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    """The parts of a model that follow each other: what its outermost lists and sequences hold.
+
+    Example:
+        >>> stage = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 3))
+        >>> list(blocks(torch.nn.ModuleDict({"stage": stage, "head": torch.nn.Linear(3, 4)})))
+        [Linear(in_features=2, out_features=2, bias=True), Linear(in_features=2, out_features=3, bias=True)]
+    """
+    for child in module.children():
+        if not isinstance(module, _SEQUENCES) or isinstance(child, _SEQUENCES):
+            yield from blocks(child)
+        elif any(True for _ in child.parameters()):
+            yield child
 
 
 def _whole(value: Any, keep: bool) -> Any:
