@@ -81,8 +81,9 @@ EXPERIMENTS = {
     "schedules-confirmed": Experiment("llama-tiny --confirm runs/evidence/schedules --jobs 2", protocol=""),
     # How much of that schedule is its end, and how much its way there.
     "negative": Experiment(
-        f"{TINY} adamw {MUON} htmuon:power=-0.125 htmuon:power=-0.25 "
-        "htmuon:schedule=logistic,start=0,end=-0.25,total_steps=200"
+        f"{LARGE} adamw {MUON} muon htmuon:power=-0.125 htmuon:power=-0.25 "
+        "htmuon:schedule=logistic,start=0,end=-0.25,total_steps=125 "
+        "htmuon:schedule=logistic,start=1,end=0,total_steps=125"
     ),
     "variants": Experiment(
         f"{LARGE} adamw {MUON} normuon:method=newton_schulz htnormuon htnormuon:power=-0.125 "
@@ -92,9 +93,9 @@ EXPERIMENTS = {
         f"{TINY} adamw {MUON} htmuon htmuon:normalization=spectral htmuon:normalization=rms htmuon:normalization=lmo"
     ),
     # AdamW with the rate of the other parameters that the spectral optimizers have.
-    "two-rates": Experiment(f"{TINY} adamw {MUON} adamw:two_rates=true"),
+    "two-rates": Experiment(f"{LARGE} adamw {MUON} adamw:two_rates=true"),
     # The other parameters' rate searched with HTMuon, where no Muon is there to search it with.
-    "own-rate": Experiment(f"{TINY} adamw htmuon"),
+    "own-rate": Experiment(f"{LARGE} adamw htmuon"),
     "novels": Experiment(f"{NOVELS} --optimizers {SIGNS}"),
 }
 
