@@ -30,7 +30,7 @@ POWERS = "adamw muon:method=newton_schulz muon htmuon htmuon:power=-0.125"
 SIGNS = "adamw muon:method=newton_schulz htmuon htmuon:power=-0.125"
 # Where `make demo` and `htmuon compare` take the rates of these two recipes from.
 SAVE = "--save-tuned htmuon/recipes/tuned.json"
-# A quarter of the width, two thirds of the layers: short enough for long training.
+# Half the width, two thirds of the layers, a quarter of the vocabulary: short enough for long training.
 NARROW = (
     "llama-tiny --data.vocab-size 1024 --model.hidden-size 64 --model.intermediate-size 176 --model.num-layers 4 "
     "--log-interval 50 --checkpoint-interval 500"

@@ -1,6 +1,7 @@
 """The tables of docs/results/README.md, from benchmarks/results/evidence."""
 
 import json
+from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -34,7 +35,7 @@ POWERS = {
     "htmuon:power=0.25": "1/4",
 }
 # Those of the other choices, and what each optimizer is to be measured against: the same choice without a power.
-CHOICES = ("schedules", "schedules-confirmed", "negative", "normalizations", "embeddings", "variants")
+CHOICES = ("schedules", "schedules-confirmed", "large-batch", "negative", "normalizations", "embeddings", "variants")
 WITHOUT_POWER = {
     "htmuon": MUON,
     "htnormuon": "normuon:method=newton_schulz",
@@ -132,14 +133,16 @@ def by_other_rate(result: dict[str, Any]) -> list[str]:
     """A sentence on the optimizer with which the rate of the other parameters was searched."""
     found = []
     for spec, grid in result["grids"].items():
-        losses: dict[str, float] = {}
+        losses: dict[str, dict[str, float]] = defaultdict(dict)
         for rates, loss in grid.items():
-            _, slash, other = rates.partition(" / ")
+            lr, slash, other = rates.partition(" / ")
             if slash and loss is not None:
-                losses[other] = min(loss, losses.get(other, loss))
-        if len(losses) > 1:
-            shown = ", ".join(f"{loss:.4f} at {other}" for other, loss in losses.items())
-            found.append(f"{name(spec)} in tuning, by the rate of the other parameters: {shown}.")
+                losses[lr][other] = loss
+        # The matrices' rate at which the others' was searched.
+        lr, of_other = max(losses.items(), key=lambda item: len(item[1]), default=("", {}))
+        if len(of_other) > 2:
+            shown = ", ".join(f"{loss:.4f} at {other}" for other, loss in of_other.items())
+            found.append(f"{name(spec)} in tuning, lr {lr}, by the rate of the other parameters: {shown}.")
     return found
 
 

@@ -159,7 +159,7 @@ def _check_patterns(patterns: Iterable[str], names: list[str], argument: str) ->
         if not any(fnmatchcase(name, pattern) for name in names):
             raise ValueError(
                 f"{argument} pattern {pattern!r} matches no trainable parameter. Patterns are shell-style over whole "
-                f"names such as {names[0]!r}: try {'*' + pattern + '*'!r}."
+                f"names such as {names[0]!r}: try {'*' + pattern.strip('*') + '*'!r}."
             )
 
 

@@ -40,6 +40,8 @@ _NOT_TUNED_FOR = {
     *WITHOUT_EFFECT,
 }
 
+# What the comparison sets anew for each run, whatever the recipe has.
+_OF_EACH_RUN = {"optimizer.name", "optimizer.lr", "optimizer.adamw_lr", "seed", "evaluate_on"}
 # What changes no run: the baseline is a matter of the report, the jobs of the machine.
 _NOT_STORED = {"out", "baseline", "jobs"}
 
@@ -153,11 +155,14 @@ def _differences(path: Path, settings: dict[str, Any]) -> list[str]:
     except (OSError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} is not the settings of a comparison ({error}). Choose another folder.") from error
     here = flat_settings(settings)
+    recipes = there.get("run.recipe"), here["run.recipe"]
+    if recipes[0] != recipes[1]:
+        return [f"its recipe is {recipes[0]!r} there and {recipes[1]!r} here"]
     return [
         f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
         for name in sorted({*there, *here})
         if there.get(name) != here.get(name)
-        and name.removeprefix("run.") not in WITHOUT_EFFECT
+        and name.removeprefix("run.") not in {*WITHOUT_EFFECT, *_OF_EACH_RUN}
         and not (name == "optimizers" and set(there.get(name, ())) <= set(here[name]))
     ]
 

@@ -57,6 +57,8 @@ def confirmation(searched: Path, out: Path) -> CompareConfig:
 
 
 def _read(searched: Path) -> _Search:
+    if (searched / CONFIG).exists() and not (searched / "summary.json").exists():
+        raise _unfinished(searched)
     try:
         texts = [(searched / name).read_text(encoding="utf-8") for name in ("summary.json", CONFIG)]
         search = _Search(*map(json.loads, texts))
@@ -67,5 +69,9 @@ def _read(searched: Path) -> _Search:
             f"{error}. Give the folder that `htmuon compare ... --out FOLDER` wrote."
         ) from error
     if not complete:
-        raise ValueError(f"the comparison in {searched} must be finished; give its command again to go on with it.")
+        raise _unfinished(searched)
     return search
+
+
+def _unfinished(searched: Path) -> ValueError:
+    return ValueError(f"the comparison in {searched} must be finished; give its command again to go on with it.")

@@ -11,6 +11,7 @@ from typing import Any
 from htmuon.analysis import Estimator
 from htmuon.analysis.record_log import finite
 from htmuon.recipes.baseline_choice import choose_baseline
+from htmuon.recipes.equal_budget import paces
 from htmuon.recipes.paired import PairedLosses, paired_differences, sample_spread
 from htmuon.recipes.run_record import Curve, Records, RunRecord
 
@@ -29,8 +30,8 @@ class OptimizerSummary(PairedLosses):
         seeds: seeds of the runs.
         losses: final validation losses in nats per token (image); infinite where the run diverged or stopped.
         differences: losses minus those of the baseline with the same seed; empty where there is none.
-        seconds_per_step: median over the runs that were measured; NaN if none was.
-        optimizer_seconds_per_step: the part of it spent in the optimizer.
+        seconds_per_step: the pace of `equal_budget.paces`; NaN if no run was measured.
+        optimizer_seconds_per_step: the part of it spent in the optimizer, median over the runs that were measured.
         optimizer_state_bytes: size of the optimizer's state; None if no run was measured.
         peak_memory_bytes: largest over the runs; None where it was not measured.
         alpha_ks: mean over matrices and seeds of the power-law exponent of the final weights, KS estimator.
@@ -101,7 +102,12 @@ def summarize(records: Records, baseline: str = "") -> list[OptimizerSummary]:
         baseline: the spec that the others are compared with; "" chooses it as `choose_baseline` does.
     """
     baseline = choose_baseline(list(records), baseline)
-    return [_summarize_one(spec, runs, baseline, records[baseline]) for spec, runs in records.items() if runs]
+    pace = paces(records)
+    return [
+        _summarize_one(spec, runs, baseline, records[baseline], pace.get(spec, math.nan))
+        for spec, runs in records.items()
+        if runs
+    ]
 
 
 def baseline_of(summaries: Sequence[OptimizerSummary]) -> OptimizerSummary | None:
@@ -110,7 +116,7 @@ def baseline_of(summaries: Sequence[OptimizerSummary]) -> OptimizerSummary | Non
 
 
 def _summarize_one(
-    spec: str, runs: Sequence[RunRecord], baseline: str, baseline_runs: Sequence[RunRecord]
+    spec: str, runs: Sequence[RunRecord], baseline: str, baseline_runs: Sequence[RunRecord], pace: float
 ) -> OptimizerSummary:
     results = [run.result for run in runs if run.result is not None]
     target = statistics.fmean(run.final_loss for run in baseline_runs) if baseline_runs else math.nan
@@ -127,7 +133,7 @@ def _summarize_one(
         seeds=tuple(run.config.seed for run in runs),
         losses=losses,
         differences=() if spec == baseline else paired_differences(_by_seed(runs), _by_seed(baseline_runs)),
-        seconds_per_step=_median([result.seconds_per_step for result in results]),
+        seconds_per_step=pace,
         optimizer_seconds_per_step=_median([result.optimizer_seconds_per_step for result in results]),
         optimizer_state_bytes=results[0].optimizer_state_bytes if results else None,
         peak_memory_bytes=max(peaks, default=None),

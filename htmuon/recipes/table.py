@@ -128,7 +128,11 @@ def columns(baseline: str, *, images: bool = False) -> tuple[Column, ...]:
             lambda s: s.judgement or _NONE,
         ),
         Column("lr", "Peak learning rate of the hidden matrices.", lambda s: f"{s.lr:.3g}"),
-        Column("ms/step", "Median time of a training step.", lambda s: _number(1e3 * s.seconds_per_step, ".3g")),
+        Column(
+            "ms/step",
+            "Median time of a step: its optimizer's, and that of the passes over all runs.",
+            lambda s: _number(1e3 * s.seconds_per_step, ".3g"),
+        ),
         Column("optimizer", "Share of the optimizer in that time.", _share),
         Column("state", "Size of the optimizer's state.", lambda s: format_bytes(s.optimizer_state_bytes), brief=False),
         Column(

@@ -155,7 +155,7 @@ def _cost(summary: OptimizerSummary, baseline: OptimizerSummary, at_time: Losses
     ratio = summary.seconds_per_step / baseline.seconds_per_step
     sentence = f"A step of {label(summary.spec)} takes {ratio:.2f} times as long as one of {other}"
     if summary.steps_to_baseline is not None:
-        sentence += f"; it reaches {other}'s final loss after {summary.steps_to_baseline:.0f} steps"
+        sentence += f"; it reaches {other}'s final loss after at most {summary.steps_to_baseline:.0f} steps"
     if at_time is not None and at_time.difference is not None and math.isfinite(at_time.difference):
         judged = f" ({at_time.judgement})" if at_time.judgement else ""
         amount = _amount(at_time).removesuffix(",")

@@ -265,6 +265,11 @@ def test_a_folder_of_another_comparison_is_refused_and_left_alone(tiny: CompareC
         changed.claim_folder()
     assert (tiny.out / "compare.json").read_bytes() == before
     tiny.claim_folder()
+    # Each run gets rates and a seed of its own: what the recipe has in their place is no setting of the comparison.
+    optimizer = dataclasses.replace(tiny.run.optimizer, lr=0.5, adamw_lr=0.25)
+    dataclasses.replace(tiny, run=dataclasses.replace(tiny.run, optimizer=optimizer, seed=9)).claim_folder()
+    with pytest.raises(ValueError, match=r"other settings \(its recipe is 'llama-tiny' there and 'resnet-tiny' here\)"):
+        dataclasses.replace(tiny, run=RECIPES["resnet-tiny"]()).check_folder()
     (tiny.out / "compare.json").write_text("{")
     with pytest.raises(ValueError, match="not the settings of a comparison"):
         tiny.claim_folder()

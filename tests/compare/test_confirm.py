@@ -43,6 +43,12 @@ def test_what_cannot_be_confirmed(tiny: CompareConfig, changes: dict[str, Any], 
         confirmation(searched(tiny, **changes), tiny.out / "new")
 
 
+def test_a_comparison_that_was_only_begun_is_not_finished(tiny: CompareConfig) -> None:
+    tiny.claim_folder()
+    with pytest.raises(ValueError, match="must be finished; give its command again"):
+        confirmation(tiny.out, tiny.out / "new")
+
+
 def test_a_folder_without_a_comparison_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"must be the folder of a finished comparison.*Give the folder that"):
         confirmation(tmp_path, tmp_path / "new")
