@@ -74,29 +74,25 @@ def by_choice(found: dict[str, dict[str, Any]]) -> str:
     rows = [["experiment", "optimizer", "against", "difference (95 % interval)", "judgement"]]
     for experiment in filter(found.__contains__, CHOICES):
         by_spec = {row["spec"]: row for row in found[experiment]["optimizers"]}
-        for spec, row in by_spec.items():
-            other = by_spec.get(without_power(spec) or "")
-            # The plain powers have a table of their own.
-            if other is None or spec in POWERS:
-                continue
+        # The plain powers have a table of their own.
+        pairs = [(spec, other) for spec in by_spec if spec not in POWERS for other in without_choice(spec)]
+        for spec, against in pairs:
+            row, other = by_spec[spec], by_spec[against]
             differences = [a - b for a, b in zip(row["losses"], other["losses"], strict=True)]
             interval = mean_interval(differences)
             assert interval is not None
             shown = f"{fmean(differences):+.4f} ({interval.low:+.4f} to {interval.high:+.4f})"
-            rows.append([f"`{experiment}`", label(spec), label(other["spec"]), shown, interval.judgement])
+            rows.append([f"`{experiment}`", label(spec), name(against), shown, interval.judgement])
     return markdown(rows)
 
 
-def without_power(spec: str) -> str | None:
-    """The optimizer that a spec is without its power or schedule; None for what has none.
-
-    Normalization is one of the choices, so what it is measured against has none.
-    """
-    name, settings = parse_spec(spec)
-    if name not in WITHOUT_POWER:
-        return None
+def without_choice(spec: str) -> list[str]:
+    """The optimizer that a spec is without its power or schedule, and without its normalization; none for others."""
+    optimizer, settings = parse_spec(spec)
+    if optimizer not in WITHOUT_POWER:
+        return []
     matrices = ",matrices=all" if settings.get("matrices") == "all" else ""
-    return WITHOUT_POWER[name] + matrices
+    return [WITHOUT_POWER[optimizer] + matrices, *([optimizer] if "normalization" in settings else [])]
 
 
 def cell(row: dict[str, Any] | None) -> str:
