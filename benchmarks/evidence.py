@@ -67,9 +67,7 @@ EXPERIMENTS = {
         f"resnet-tiny --eval-interval 312 {SAVE} --optimizers {POWERS} htmuon:power=0.0625 htmuon:power=0.25"
     ),
     "resnet-tiny-confirmed": Experiment("resnet-tiny --confirm runs/evidence/resnet-tiny", protocol=""),
-    "small-batch": Experiment(
-        f"{NARROW} --batch-size 2 --steps 1000 --eval-interval 500 --jobs 2 --optimizers {SIGNS}"
-    ),
+    "small-batch": Experiment(f"{NARROW} --batch-size 2 --steps 1000 --eval-interval 500 --optimizers {SIGNS}"),
     "large-batch": Experiment(f"{LARGE} {SIGNS} htmuon:schedule=logistic,start=1,end=-0.25,total_steps=125"),
     "llama-tiny-confirmed": Experiment("llama-tiny --confirm runs/evidence/llama-tiny --jobs 2", protocol=""),
     "embeddings": Experiment(
