@@ -139,7 +139,9 @@ def stored(folder: Path) -> dict[str, Any]:
         kind: [RunRecord(path.parent) for path in folder.glob(f"runs/{kind}/*/config.json")]
         for kind in ("tuning", "report")
     }
-    return {**settings(records["report"]), **summary, "grids": grids(records["tuning"])}
+    compared = {row["spec"] for row in summary["optimizers"]}
+    tuned = [run for run in records["tuning"] if run.config.optimizer.name in compared]
+    return {**settings(records["report"]), **summary, "grids": grids(tuned)}
 
 
 def keep(experiment: str) -> None:

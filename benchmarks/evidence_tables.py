@@ -146,7 +146,8 @@ def table(result: dict[str, Any]) -> str:
     """One row for each optimizer: its rate, loss, difference to the baseline, and the price of a step."""
     [baseline] = [row for row in result["optimizers"] if row["spec"] == result["baseline"]]
     quality = "accuracy, %" if on_images(result) else "perplexity"
-    head = ["optimizer", "lr", "validation loss", quality, "minus Muon (95 % interval)", "judgement"]
+    baseline_name, _, _ = label(result["baseline"]).partition(" (")
+    head = ["optimizer", "lr", "validation loss", quality, f"minus {baseline_name} (95 % interval)", "judgement"]
     timed = "equal_time" in result
     rows = [[*head, "time of a step"] if timed else head]
     for row in result["optimizers"]:
