@@ -96,7 +96,6 @@ class WeightsAndBiases:
 
     def close(self, *, failed: bool) -> None:
         """Finish the run there."""
-        self._run.log({}, commit=True)  # the last step; `finish` alone lost it once on a busy machine
         self._run.finish(exit_code=int(failed))
 
     def _remember(self) -> None:

@@ -3,6 +3,7 @@ import json
 import math
 import struct
 import sys
+import time
 
 import pytest
 
@@ -40,8 +41,14 @@ def wandb_rows(folder):
 
     found = {}
     for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
-        for message in leveldb_records(path.read_bytes()):
-            record = Record.FromString(message)
+        records = []
+        # Its service may still write when the run has ended; the exit code comes last.
+        deadline = time.monotonic() + 20
+        while not any(record.WhichOneof("record_type") == "exit" for record in records):
+            assert time.monotonic() < deadline, f"{path} has no end"
+            time.sleep(0.05)
+            records = [Record.FromString(message) for message in leveldb_records(path.read_bytes())]
+        for record in records:
             if record.WhichOneof("record_type") != "history":
                 continue
             items = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
