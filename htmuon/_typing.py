@@ -7,8 +7,8 @@ from torch import Tensor
 # What is remembered of a parameter between steps, by name.
 State = dict[str, Tensor]
 
-Normalization = Literal["none", "spectral", "rms", "lmo"]
-AdjustLrFn = Literal["original", "match_rms_adamw"]
+Normalization = Literal["none", "spectral", "rms", "lmo", "auto"]
+AdjustLrFn = Literal["original", "match_rms_adamw", "spectral_unclamped"]
 Precision = Literal["float32", "float16", "bfloat16"]
 MatrixView = Literal["linear", "transposed", "conv", "conv_transpose"]
 

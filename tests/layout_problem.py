@@ -252,7 +252,7 @@ def resumed_alike(layout: str, optimizer: str, folder: str, steps: range, **sett
     reference = Problem()
     whole = build(optimizer, reference, **settings)
     train(reference, whole, range(steps.stop))
-    assert [int(group["step"]) for group in trained.param_groups] == [steps.stop] * 3
+    assert [int(group["steps_taken"]) for group in trained.param_groups] == [steps.stop] * 3
     assert [group["power"] for group in trained.param_groups] == [group["power"] for group in whole.param_groups]
     return error(model, reference)
 
@@ -368,7 +368,7 @@ def poisoned(layout: str) -> tuple[float, int, int]:
             local.fill_(float("nan"))
     optimizer.step()
     group = optimizer.param_groups[0]
-    return error(model, Problem()), int(group["step"]), int(group["skipped_steps"])
+    return error(model, Problem()), int(group["steps_taken"]), int(group["skipped_steps"])
 
 
 def copies() -> tuple[bool, bool]:

@@ -3,7 +3,16 @@
 from htmuon.layouts.agreement import agree, check_alike
 from htmuon.layouts.base import Bracket, Layout, Stack, Stages
 from htmuon.layouts.owners import Ledger
-from htmuon.layouts.select import Layouts, allocate, is_distributed, is_flattened, part, part_like, several_processes
+from htmuon.layouts.select import (
+    Layouts,
+    allocate,
+    is_distributed,
+    is_flattened,
+    part,
+    part_like,
+    several_processes,
+    slice_like,
+)
 from htmuon.layouts.single import Single
 
 __all__ = [
@@ -22,4 +31,5 @@ __all__ = [
     "part",
     "part_like",
     "several_processes",
+    "slice_like",
 ]

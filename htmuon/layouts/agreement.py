@@ -11,22 +11,24 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
-def agree(flag: Tensor, moving: int, groups: "Sequence[ProcessGroup]") -> tuple[Tensor, Tensor]:
-    """Whether a flag is true on every rank of the groups, and whether all move the same parameters.
+def agree(flag: Tensor, moving: int, seen: Tensor, groups: "Sequence[ProcessGroup]") -> tuple[Tensor, Tensor, Tensor]:
+    """Whether a flag is true on every rank of the groups, whether all move the same, and what any of them has seen.
 
     Args:
         flag: 0-d bool tensor.
         moving: a number that stands for the parameters that move, below 2^62.
+        seen: bool, `[n]`, of the same things on every rank.
         groups: of ranks; along all of them together every rank hears of every other.
 
     Returns:
-        Two 0-d bool tensors, on the device of the flag; the host does not wait for them.
+        Two 0-d bool tensors, and `[n]`, which is true where `seen` is on some rank; all on the device of the flag. The
+        host does not wait for them.
     """
-    said = torch.stack([flag.long(), *torch.full((2,), moving, device=flag.device).unbind()])
+    said = torch.cat([flag.long().view(1), torch.full((2,), moving, device=flag.device), -seen.long()])
     said[2] = -said[2]
     for group in groups:
         dist.all_reduce(said, op=dist.ReduceOp.MIN, group=group)
-    return said[0].bool(), said[1] == -said[2]
+    return said[0].bool(), said[1] == -said[2], said[3:] < 0
 
 
 def check_alike(lines: Sequence[str], groups: "Sequence[ProcessGroup]", message: str) -> None:

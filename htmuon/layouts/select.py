@@ -47,6 +47,28 @@ def part_like(tensor: Tensor, parameter: Tensor) -> Tensor:
     return part(tensor)
 
 
+def slice_like(
+    whole: Tensor, parameter: Tensor, *, batch_dims: int | None = None, first: int = 0, last: int | None = None
+) -> Tensor:
+    """What this rank holds of a plain tensor that every rank has whole, as a view; a length of 1 stands for any.
+
+    Args:
+        whole: as long as the parameter along each dim, or as a state `[*batch, x, y]` where `batch_dims` is given.
+        parameter: how it is divided.
+        batch_dims: the parameter's first dims that count matrices, for what is divided as a state is.
+        first: how many dims stand before those.
+        last: only so many dims of the parameter are looked at.
+    """
+    if not is_distributed(parameter):
+        return whole
+    for axis in _divisions(parameter.device_mesh, tuple(parameter.placements)):
+        dim = first + (axis.dim if batch_dims is None else _state_dim(axis.dim, batch_dims))
+        if (last is None or axis.dim < last) and whole.shape[dim] > 1:
+            lengths = slice_lengths(whole.shape[dim], axis.ranks)
+            whole = whole.narrow(dim, sum(lengths[: axis.rank]), lengths[axis.rank])
+    return whole
+
+
 def allocate(parameter: Tensor, shape: tuple[int, ...], dtype: torch.dtype, batch_dims: int) -> Tensor:
     """A zero state of the given whole shape beside a parameter, divided among the ranks as far as the parameter is."""
     if not is_distributed(parameter):

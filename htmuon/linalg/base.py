@@ -127,6 +127,13 @@ class Method(ABC):
         """What can be computed once for a function, before it is applied; the result takes its place."""
         return function
 
+    def fading(self, function: ScalarFunction, eps: float) -> tuple["Method", float]:
+        """The method for matrices that fade below a Frobenius norm of `eps`, and the floor that it leaves to others.
+
+        Most methods see no scale: below a floor of `eps` their caller counts a matrix as zero.
+        """
+        return self, eps
+
 
 METHODS: Registry[Method] = Registry("method")
 
@@ -179,10 +186,13 @@ def unit_scale(matrix: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
     The scale is a power of two, so that dividing by it rounds nothing.
     """
-    wide = matrix.to(working(matrix.dtype))
-    largest = positive(torch.linalg.vector_norm(wide, ord=torch.inf, dim=(-2, -1), keepdim=True))
+    wide = working(matrix.dtype)
+    largest = positive(torch.linalg.vector_norm(matrix, ord=torch.inf, dim=(-2, -1), keepdim=True).to(wide))
     scale = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent - 1)
-    return (wide / scale).to(dtype), scale.to(dtype)
+    if dtype == torch.bfloat16 and wide == torch.float32:
+        # The range of float32 is that of bfloat16: rounded first, there is no float32 copy on the way.
+        return matrix.to(dtype, copy=True).div_(scale), scale
+    return (matrix.to(wide) / scale).to(dtype), scale.to(dtype)
 
 
 def direction_weights(sigma: Tensor, function: ScalarFunction, cutoff: float) -> tuple[Tensor, Tensor, Tensor]:

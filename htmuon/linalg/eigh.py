@@ -17,6 +17,7 @@ from htmuon.linalg.base import (
     widest,
     working,
 )
+from htmuon.linalg.strips import multiplied, strips, total
 
 
 class Eigh(Method):
@@ -40,15 +41,21 @@ class Eigh(Method):
     def __call__(self, matrix: Tensor, function: ScalarFunction) -> Mapped:
         """Apply `function` to the relative singular values."""
         wide, tall = short_side_first(matrix)
-        scaled, scale = unit_scale(wide, widest(matrix.device))
-        _, u = torch.linalg.eigh(gram(scaled))
-        rows = u.mT @ scaled
-        sigma = torch.linalg.vector_norm(rows, dim=-1)
-        cutoff = max(torch.finfo(scaled.dtype).eps * max(matrix.shape[-2:]), torch.finfo(working(matrix.dtype)).eps)
+        dtype, double = working(matrix.dtype), widest(matrix.device)
+        scaled, scale = unit_scale(wide, dtype)
+        # What is wide is in float64 strip by strip: a whole copy would be twice the matrix.
+        pieces = strips(scaled)
+        _, u = torch.linalg.eigh(total(gram(piece.to(double)) for piece in pieces))
+        squares = []
+        for piece in pieces:
+            rows = u.mT @ piece.to(double)
+            squares.append(rows.square().sum(-1))
+            piece.copy_(rows)
+        sigma = total(squares).sqrt()
+        cutoff = max(torch.finfo(double).eps * max(matrix.shape[-2:]), torch.finfo(dtype).eps)
         weights, sigma_1, rank = direction_weights(sigma, function, cutoff)
-        dtype = working(matrix.dtype)
         # On the columns of U rather than on the rows of B, of which there is as much or more.
-        mapped = (u * (weights / positive(sigma)).unsqueeze(-2)).to(dtype) @ rows.to(dtype)
+        mapped = multiplied((u * (weights / positive(sigma)).unsqueeze(-2)).to(dtype), scaled)
         return Mapped(mapped.mT if tall else mapped, (sigma_1 * scale).to(dtype), rank)
 
     def accuracy(self, matrix: Tensor, power: float) -> Accuracy:

@@ -1,6 +1,8 @@
 """The published products-only recipes: Muon's polar factor, and a correct form of HTMuon_NS."""
 
 import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from htmuon.linalg.base import (
     Mapped,
     Method,
     ScalarFunction,
+    known,
     positive,
     short_side_first,
     unit_scale,
@@ -40,16 +43,19 @@ SAFETY = 1.01
 POLISHING_STEPS = 2
 
 
-def quintic_polar(wide: Tensor) -> Tensor:
-    """Five quintic steps in bfloat16, as in `torch.optim.Muon`: `X <- a X + (b A + c A^2) X`, `A = X X^T`."""
+def quintic_polar(unit: Tensor) -> Tensor:
+    """Five quintic steps, as in `torch.optim.Muon`: `X <- a X + (b A + c A^2) X`, `A = X X^T`.
+
+    Args:
+        unit: `[*batch, m, n]` with m <= n and singular values up to 1, in the dtype of the products.
+    """
     a, b, c = QUINTIC
-    x = aligned(wide.to(torch.bfloat16).flatten(end_dim=-3))
-    x = x / positive(torch.linalg.matrix_norm(x, keepdim=True))
+    x = aligned(unit.reshape(-1, *unit.shape[-2:]))
     for _ in range(QUINTIC_STEPS):
         outer = gram(x)
         step = torch.baddbmm(outer, outer, outer, beta=b, alpha=c)
         x = torch.baddbmm(x, step, x, beta=a)
-    return x[:, : wide.shape[-2], : wide.shape[-1]].reshape(wide.shape).to(wide.dtype)
+    return x[:, : unit.shape[-2], : unit.shape[-1]].reshape(unit.shape)
 
 
 def coupled_square_root(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,6 +89,7 @@ def nested_root(matrix: Tensor, roots: int) -> tuple[Tensor, Tensor]:
     return root, inverse
 
 
+@dataclass(frozen=True)
 class NewtonSchulz(Method):
     """The paper's HTMuon_NS made correct: for p = 0, and for p = 2^-k with k = 0, 1, 2, ...
 
@@ -92,9 +99,14 @@ class NewtonSchulz(Method):
 
     For reproducing published results. Not for speed: `eigh` is as fast, more exact, and takes any p. The exponent is
     read on the host, which waits for the device where a power schedule runs on an accelerator.
+
+    Args:
+        eps: at p = 0 what the Frobenius norm is at least taken for, so that smaller matrices fade as they do in
+            `torch.optim.Muon`; 0 maps a matrix of any scale.
     """
 
-    name = "newton_schulz"
+    name: ClassVar[str] = "newton_schulz"
+    eps: float = 0.0
 
     def require(self, function: ScalarFunction) -> None:
         """Raise ValueError unless the exponent is 0 or 2^-k."""
@@ -117,10 +129,17 @@ class NewtonSchulz(Method):
 
     def _polar(self, wide: Tensor) -> Mapped:
         """The recipe at p = 0."""
-        scaled, scale = unit_scale(wide, working(wide.dtype))
+        scaled, scale = unit_scale(wide, torch.bfloat16)
         norm = torch.linalg.matrix_norm(scaled, keepdim=True)
         rank = torch.where(norm > 0, wide.shape[-2], 0)
-        return Mapped(quintic_polar(scaled.unsqueeze(0)).squeeze(0), norm * scale, rank)
+        unit = scaled.div_(positive(torch.maximum(norm, (self.eps / scale).to(norm.dtype))))
+        dtype = working(wide.dtype)
+        return Mapped(quintic_polar(unit).to(dtype), norm.to(dtype) * scale.to(dtype), rank)
+
+    def fading(self, function: ScalarFunction, eps: float) -> tuple[Method, float]:
+        """At p = 0 the published recipe fades by itself."""
+        power = known(function.power)
+        return (replace(self, eps=eps), 0.0) if power == 0 else (self, eps)
 
     def _root(self, wide: Tensor, roots: int) -> Mapped:
         """The recipe at p = 2^(1 - roots)."""

@@ -26,6 +26,7 @@ from htmuon.linalg.families import Family
 from htmuon.linalg.fit import Fit, fit, member_error, minimax_weights
 from htmuon.linalg.levels import LEVELS, Levels
 from htmuon.linalg.plan import Plan, cheapest
+from htmuon.linalg.strips import multiplied, strips, total
 
 DEFAULT_LEVELS = 6
 LOWEST_POWER = -0.25
@@ -85,11 +86,11 @@ class Start(NamedTuple):
 
 
 def start(scaled: Tensor, dtype: torch.dtype) -> tuple[Start, Tensor]:
-    """Normalize a stack with entries of moderate size; the second result is what it was divided by."""
+    """Normalize a stack with entries of moderate size, in its memory; the second result is what it was divided by."""
     # With this norm the entries of A and of A^2 are in the range of float16 for every spectrum, a flat one included.
     target = scaled.shape[-2] ** 0.25
     scale = positive(torch.linalg.matrix_norm(scaled, keepdim=True)) / target
-    matrix = aligned((scaled / scale).to(dtype))
+    matrix = aligned(scaled.div_(scale).to(dtype))
     outer = gram(matrix)
     square = symmetric_product(outer, outer)
     wide = working(dtype)
@@ -157,15 +158,21 @@ def nested(begun: Start, levels: Levels, weights: Weights, plan: Plan) -> tuple[
     wide = working(begun.matrix.dtype)
     lift = 1 / begun.bound
     outers, steps, matrices = [begun.gram], [], {0: begun.matrix}
+    last = max(plan.restarts, default=0)
     for k, (a0, a1, a2) in enumerate(levels.coefficients):
         outer = outers[-1]
         square = begun.square * a2 + outer * a1 if k == 0 else symmetric_product(outer, outer, outer, alpha=a2, beta=a1)
         steps.append(add_to_diagonal(square, a0))
         if k + 1 in plan.restarts:
             first = max(matrices)
-            matrix = functools.reduce(symmetric_product, steps[first:]) @ matrices[first]
-            matrices[k + 1] = matrix * lift.to(matrix.dtype) if first == 0 else matrix
-            outers.append(gram(matrices[k + 1]))
+            product = functools.reduce(symmetric_product, steps[first:])
+            if first == 0:
+                product = product * lift.to(product.dtype)
+            if plan.folded and k + 1 == last:  # nothing but its Gram matrix is needed
+                outers.append(total(gram(product @ piece) for piece in strips(matrices[first])))
+            else:
+                matrices[k + 1] = product @ matrices[first]
+                outers.append(gram(matrices[k + 1]))
         else:
             outers.append(symmetric_product(symmetric_product(steps[k], outer), steps[k]))
 
@@ -180,7 +187,8 @@ def nested(begun: Start, levels: Levels, weights: Weights, plan: Plan) -> tuple[
             inner = inner.addcmul_(outers[k], weights.v[k])
         inner = symmetric_product(steps[k], inner).addcmul_(outers[k], weights.u[k])
         inner = add_to_diagonal(inner, weights.c[k])
-    result = inner @ matrices[0] * lift  # in the dtype of lift, the wider one
+    # In the dtype of lift, the wider one. Of X_0 nothing is needed any more.
+    result = multiplied(inner, matrices[0]).to(wide).mul_(lift)
     for part in parts:
         result += part
     traces = [outer.diagonal(dim1=-2, dim2=-1).sum(-1, dtype=wide) for outer in outers]

@@ -10,7 +10,7 @@ from torch.optim.optimizer import ParamsT
 from htmuon._typing import AdjustLrFn, State
 from htmuon.linalg.base import positive
 from htmuon.optim.htmuon import OPTIMIZERS, HTMuon
-from htmuon.optim.settings import Group, ScaledSettings, check_number
+from htmuon.optim.settings import Group, ScaledSettings, Settings, check_number, plain, refuse_unknown
 
 # The constant of the paper's algorithm, added to a root mean square.
 EPS = 1e-8
@@ -18,11 +18,18 @@ EPS = 1e-8
 
 @dataclass(frozen=True)
 class Sign:
-    """The sign of every entry: an input for the map whose scale says nothing."""
+    """The sign of every entry: an input for the map whose scale says nothing.
+
+    Args:
+        floor: matrices whose Frobenius norm is not above it become zero: their signs are those of rounding.
+    """
+
+    floor: float
 
     def __call__(self, direction: Tensor) -> Tensor:
         """`sign(direction)`."""
-        return direction.sign()
+        signal: Tensor = torch.linalg.matrix_norm(direction, keepdim=True) > self.floor
+        return direction.sign() * signal
 
 
 @dataclass(frozen=True)
@@ -97,13 +104,15 @@ class AdaMuon(HTMuon):
         adjust_lr_fn: AdjustLrFn | None = "match_rms_adamw",
         **settings: Unpack[ScaledSettings],
     ) -> None:
+        refuse_unknown(type(self).__name__, settings, Settings.__annotations__)
+        beta2 = plain(beta2)
         check_number("beta2", beta2, 0.0, 1.0, "Pass a float such as 0.95.", below=True)
         super().__init__(params, lr, power=power, adjust_lr_fn=adjust_lr_fn, **settings)
         self._add_setting("beta2", beta2)
 
     def precondition(self, group: Group) -> Sign:
         """The sign of the direction."""
-        return Sign()
+        return Sign(group["eps"])
 
     def adaptation(self, group: Group) -> ElementStatistics:
         """Element statistics with the group's `beta2`."""

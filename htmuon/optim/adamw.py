@@ -1,5 +1,6 @@
 """The update of parameters that are no matrices: the fused AdamW of torch."""
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -7,12 +8,18 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from htmuon.layouts import part, part_like
+from htmuon.optim.memory import is_dense
 from htmuon.optim.settings import Group
 from htmuon.optim.state import State, laid_out_as
 
+AVERAGES = ("exp_avg", "exp_avg_sq")
 
-def adamw_update(group: Group, parameters: list[Tensor], states: list[State], finite: Tensor) -> None:
+
+def adamw_update(group: Group, parameters: Sequence[Tensor], states: Sequence[State], finite: Tensor) -> None:
     """One step of AdamW on what this rank holds; the kernel masks it by itself where `finite` is false.
+
+    The fused kernel walks through memory: what is not dense takes the step as a dense copy, and what lies in another
+    order than its parameter would be paired with the wrong elements.
 
     Args:
         group: the settings.
@@ -20,12 +27,15 @@ def adamw_update(group: Group, parameters: list[Tensor], states: list[State], fi
         states: `step`, `exp_avg` and `exp_avg_sq` of each.
         finite: 0-d bool, on their device.
     """
+    averages = [part(state[name]) for name in AVERAGES for state in states]
+    held = [part(p) for p in parameters]
+    dense = [p if is_dense(p) else p.clone(memory_format=torch.contiguous_format) for p in held]
+    walked = [laid_out_as(p, average) for p, average in zip(dense * len(AVERAGES), averages, strict=True)]
     adamw(
-        [part(p) for p in parameters],
-        # The fused kernel walks memory: it would pair the wrong elements where strides differ.
-        [laid_out_as(part(p), part_like(cast(Tensor, p.grad), p)) for p in parameters],
-        [part(state["exp_avg"]) for state in states],
-        [part(state["exp_avg_sq"]) for state in states],
+        dense,
+        [laid_out_as(p, part_like(cast(Tensor, q.grad), q)) for p, q in zip(dense, parameters, strict=True)],
+        walked[: len(held)],
+        walked[len(held) :],
         [],
         [state["step"] for state in states],
         fused=True,
@@ -38,3 +48,6 @@ def adamw_update(group: Group, parameters: list[Tensor], states: list[State], fi
         eps=group["eps"],
         maximize=False,
     )
+    for used, own in zip([*dense, *walked], [*held, *averages], strict=True):
+        if used is not own:
+            own.copy_(used)

@@ -15,52 +15,59 @@ Known optimizers are choices of what stands in the slots:
 | AdaMuon, HTAdaMuon | sign | sigma^0, sigma^p | element statistics | 0.2 max(out, in)^0.5 |
 
 Nobody overrides `step`. Rules that hold for all of them: `p.grad` is never written; a parameter without a gradient is
-left alone, decay included; a zero matrix maps to zero; narrow dtypes are decayed and updated in float32 and rounded
+left alone, decay included, and so is a matrix (one expert of a stack, too) whose gradient is zero; momentum below an
+absolute floor counts as zero; a zero matrix maps to zero; narrow dtypes are decayed and updated in float32 and rounded
 once. One gradient that is not finite masks the whole step, on the device: no parameter, state, counter or schedule
-moves.
+moves. What can raise comes before anything moves.
 """
 
 import copy
 import warnings
 import zlib
-from collections.abc import Callable, Generator
-from itertools import chain, compress
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from htmuon.kernels import full_float32
-from htmuon.layouts import (
-    Layout,
-    Layouts,
-    Ledger,
-    Stack,
-    agree,
-    check_alike,
-    part,
-    part_like,
-    several_processes,
-)
-from htmuon.linalg.base import host_may_look, widest, working
+from htmuon.layouts import Layouts, Ledger, agree, check_alike, several_processes
+from htmuon.linalg.base import host_may_look, widest
 from htmuon.optim.adamw import adamw_update
-from htmuon.optim.buckets import cost, matrix_buckets, moves, other_buckets
+from htmuon.optim.buckets import matrix_buckets, moves, other_buckets
 from htmuon.optim.description import describe, describe_gradients
+from htmuon.optim.edits import Seen
+from htmuon.optim.later_groups import divided, with_or_without_names
+from htmuon.optim.loading import adamw_loaded, copied_state, matched_groups
+from htmuon.optim.matrices import MatrixStack
 from htmuon.optim.rules import Rules
 from htmuon.optim.schedules import schedule_from_dict
-from htmuon.optim.settings import Group, check_gradients, check_parameters, check_settings, completed
+from htmuon.optim.settings import (
+    Group,
+    check_parameters,
+    check_settings,
+    check_sides,
+    check_step,
+    completed,
+    make_plain,
+    plain,
+)
+from htmuon.optim.signal import look, whole_flags
 from htmuon.optim.slots import Adaptation, Identity, Precondition, Unadapted
 from htmuon.optim.staggered import run_staggered
-from htmuon.optim.state import adamw_state, check_state, copied, spectral_state
+from htmuon.optim.state import State, adamw_state, check_state, spectral_state
 from htmuon.optim.views import batch_dims
 
 if TYPE_CHECKING:
     from htmuon.layouts.base import ProcessGroup
 
-COUNTERS = ("step", "skipped_steps")
+# `step` is left to wrappers, some of which count there.
+COUNTERS = ("steps_taken", "skipped_steps")
 # What is said where ranks differ.
 UNLIKE = (
     "every rank must have the same parameters and settings, in the same order; {difference}. "
@@ -78,7 +85,7 @@ class SpectralOptimizer(Optimizer):
     Args:
         params: tensors, named tensors, or dict groups; a group with `use_muon=False` takes AdamW.
         defaults: every setting of a group, with its default.
-        other_defaults: what replaces `lr` and `weight_decay` in groups with `use_muon=False`.
+        other_defaults: what replaces `lr`, `weight_decay` and `eps` in groups with `use_muon=False`.
         process_group: ranks that hold the same parameters and divide the work on the matrices among them.
     """
 
@@ -92,6 +99,10 @@ class SpectralOptimizer(Optimizer):
         other_defaults: Group,
         process_group: "ProcessGroup | None" = None,
     ) -> None:
+        make_plain(defaults, defaults)
+        make_plain(other_defaults, other_defaults)
+        check_sides(defaults, wait=True)
+        check_sides(other_defaults, "adamw_", wait=True)
         self.other_defaults = other_defaults
         self.process_group = process_group
         self._layouts = Layouts(process_group)
@@ -99,7 +110,10 @@ class SpectralOptimizer(Optimizer):
         # parameters, settings or state are new.
         self._moved: bytes | None = None
         self._told_idle = False
+        self._seen: list[Seen] = []
+        self._constructed = False
         super().__init__(params, defaults)
+        self._constructed = True
 
     def precondition(self, group: Group) -> Precondition:
         """Slot: what happens to the momentum direction before the map."""
@@ -112,30 +126,44 @@ class SpectralOptimizer(Optimizer):
     def add_param_group(self, param_group: Group) -> None:
         """Add a group of parameters; settings it does not name take the optimizer's defaults.
 
+        A group that is added later, as trainers do in the middle of a training, may be of bare tensors: they get names
+        if the others have, and where the group does not say `use_muon`, what cannot be a matrix goes to a second group
+        with `use_muon=False`, its learning rate in proportion.
+
         Raises:
             TypeError: a setting or parameter has the wrong type.
             ValueError: a setting is out of range, settings contradict each other, a parameter is already in another
                 group, or a group of matrices holds a vector. The optimizer is left as it was.
         """
+        groups = [param_group]
+        if self._constructed:
+            groups = divided(param_group, self.defaults, self.other_defaults)
+            groups = with_or_without_names(groups, self.param_groups)
+        before = len(self.param_groups)
+        try:
+            for group in groups:
+                self._add_group(group)
+        except (TypeError, ValueError):
+            del self.param_groups[before:], self._seen[before:]
+            raise
+        self._moved = None
+
+    def _add_group(self, param_group: Group) -> None:
         given = dict(param_group)
+        make_plain(given, self.defaults)
         if given.get("use_muon", self.defaults["use_muon"]) is False:
             given = {**self.other_defaults, **given}
         given = completed(given, self.defaults)
-        check_settings(given, sets_size=self.sets_size)
-        lr = given.get("lr", self.defaults["lr"])
-        if isinstance(lr, Tensor):
-            given["lr"] = lr.clone()  # a scheduler that changes it in place must find one for each group
+        check_settings(given, sets_size=self.sets_size, wait=True)
+        if isinstance(given["lr"], Tensor):
+            given["lr"] = given["lr"].clone()  # a scheduler that changes it in place must find one for each group
         super().add_param_group(given)
         group = self.param_groups[-1]
-        try:
-            check_parameters(group)
-        except (TypeError, ValueError):
-            self.param_groups.pop()
-            raise
+        check_parameters(group)
         for counter in COUNTERS:
             group[counter] = torch.zeros((), dtype=torch.int64, device=_device(group))
         self._set_power(group)
-        self._moved = None
+        self._seen.append(Seen.of(group))
 
     @property
     def skipped_steps(self) -> Tensor:
@@ -151,28 +179,48 @@ class SpectralOptimizer(Optimizer):
 
         Raises:
             TypeError: a setting was changed to something of the wrong type; nothing was changed.
-            ValueError: a setting was changed to something invalid, or a gradient is sparse; nothing was changed.
+            ValueError: a setting was changed to something invalid, a gradient is sparse, or a wrapper has flattened a
+                matrix; nothing was changed.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        parameters = list(chain.from_iterable(group["params"] for group in self.param_groups))
-        check_gradients(parameters)
-        for group in self.param_groups:
-            check_settings(group, sets_size=self.sets_size)
-        finite = self._agreed(parameters)
-        if finite is None:
-            self._tell_idle(parameters)
-            return loss
-        ledger = Ledger()
+        check_step(self.param_groups)
+        self._check_edits()
         with full_float32():
+            finite, signals = self._agreed()
+            if finite is None:
+                self._tell_idle()
+                return loss
+            ledger = Ledger()
+            work = [self._prepared(group, finite, signals, ledger) for group in self.param_groups]
+            for update in work:
+                update()
             for group in self.param_groups:
-                self._group_step(group, finite, ledger)
+                here = finite.to(group["steps_taken"].device)
+                group["steps_taken"].add_(here)
+                group["skipped_steps"].add_(~here)
         return loss
 
-    def _agreed(self, parameters: list[Tensor]) -> Tensor | None:
-        """Whether all gradients of all ranks are finite, a 0-d bool tensor; None where nothing moves."""
+    def _check_edits(self) -> None:
+        """Check what users, schedulers and trainers have written into the groups since the last step."""
+        if len(self._seen) != len(self.param_groups):  # a wrapper has put others in their place
+            self._seen = [Seen.of(group) for group in self.param_groups]
+        for group, seen in zip(self.param_groups, self._seen, strict=True):
+            make_plain(group, self.defaults)
+            seen.follow(group)
+            check_settings(group, sets_size=self.sets_size)
+            if seen.has_other_matrices(group):
+                check_parameters(group)
+        self._seen = [Seen.of(group) for group in self.param_groups]
+
+    def _agreed(self) -> tuple[Tensor | None, dict[Tensor, Tensor]]:
+        """Whether all gradients of all ranks are finite, a 0-d bool tensor, and which matrices have one (`Flags`).
+
+        None in place of the first where nothing moves.
+        """
+        parameters = list(chain.from_iterable(group["params"] for group in self.param_groups))
         groups = self._layouts.groups(parameters)
         moving = bytes(map(moves, parameters))
         if groups and self._moved is None:
@@ -182,91 +230,76 @@ class SpectralOptimizer(Optimizer):
             check_alike(describe_gradients(self.param_groups), groups, UNLIKE_GRADIENTS)
             self._allocate()
             self._moved = moving
-        finite = _all_finite(list(compress(parameters, moving)))
+        finite, signals = look((g, self._rules(g).floor if g["use_muon"] else 0.0) for g in self.param_groups)
         if groups:
-            finite, same = agree(finite.to(_device(self.param_groups[0])), zlib.crc32(moving), groups)
+            device = _device(self.param_groups[0])
+            flags, seen = whole_flags(self.param_groups, signals)
+            flat = torch.cat([torch.zeros(0, dtype=torch.bool, device=device), *(s.flatten().to(device) for s in seen)])
+            finite, same, flat = agree(finite.to(device), zlib.crc32(moving), flat, groups)
             # They moved the same a step ago; so where they differ now, one of them differs from itself. That one waits
             # for its device and looks, and no other needs to.
             if (moving != self._moved or host_may_look(same)) and not same:
                 raise ValueError(UNLIKE_GRADIENTS.format(difference="in this step they differ"))
             self._moved = moving
-        return finite if any(moving) else None
+            pieces = torch.split(flat, [s.numel() for s in seen])
+            signals = {
+                f.parameter: piece.view(f.shape).to(f.parameter.device) for f, piece in zip(flags, pieces, strict=True)
+            }
+        return (finite if any(moving) else None), signals
 
-    def _tell_idle(self, parameters: list[Tensor]) -> None:
-        """Warn, once, of a step without any gradient where several processes train."""
-        trainable = any(p.requires_grad and p.numel() > 0 for p in parameters)
-        if trainable and not self._told_idle and several_processes():
-            self._told_idle = True
-            warnings.warn(
-                "step() changed nothing: no parameter of the optimizer has a gradient. Make the optimizer after "
-                "fully_shard or parallelize_module, which put new parameters in place of the old ones; and where "
-                "set_requires_gradient_sync(False) held gradients back, step after a backward pass that sends them.",
-                stacklevel=5,  # torch wraps `step` twice
+    def _tell_idle(self) -> None:
+        """Warn, once, of a step without any gradient."""
+        parameters = list(chain.from_iterable(group["params"] for group in self.param_groups))
+        if self._told_idle or not any(p.numel() > 0 for p in parameters):
+            return
+        self._told_idle = True
+        cause = "no parameter of the optimizer has a gradient"
+        if not any(p.requires_grad for p in parameters):
+            remedy = (
+                "All of them are frozen (requires_grad=False): a wrapper such as that of LoRA freezes what it wraps. "
+                "Make the optimizer after it, from the wrapped model."
             )
-
-    def _group_step(self, group: Group, finite: Tensor, ledger: Ledger) -> None:
-        """Power, parameters and counters of one group."""
-        self._set_power(group)
-        if group["use_muon"]:
-            stacks = matrix_buckets(group, self._layouts)
-            run_staggered(self._spectral_update(group, *stack, finite, ledger) for stack in stacks)
+        elif several_processes():
+            remedy = (
+                "Make the optimizer after fully_shard or parallelize_module, which put new parameters in place of the "
+                "old ones; and where set_requires_gradient_sync(False) held gradients back, step after a backward pass "
+                "that sends them."
+            )
         else:
-            for bucket in other_buckets(group):
-                states = [adamw_state(self.state[p], p) for p in bucket]
-                adamw_update(group, bucket, states, finite.to(bucket[0].device))
-        here = finite.to(group["step"].device)
-        group["step"].add_(here)
-        group["skipped_steps"].add_(~here)
+            remedy = (
+                "Call loss.backward() before, and zero_grad() after the step; and make the optimizer from the model "
+                "that is trained, after whatever copies it or puts new parameters in place of the old ones."
+            )
+        warnings.warn(f"step() changed nothing: {cause}. {remedy}", stacklevel=5)  # torch wraps `step` twice
+
+    def _prepared(
+        self, group: Group, finite: Tensor, signals: dict[Tensor, Tensor], ledger: Ledger
+    ) -> Callable[[], None]:
+        """The step of one group, ready to be taken: everything in it that can raise has been done."""
+        self._set_power(group)
+        if not group["use_muon"]:
+            buckets = [(bucket, [adamw_state(self.state[p], p) for p in bucket]) for bucket in other_buckets(group)]
+            return partial(_adamw_updates, group, buckets, finite)
+        rules = self._rules(group)
+        stacks = []
+        for layout, parameters in matrix_buckets(group, self._layouts):
+            shapes = rules.state_shapes(parameters[0])
+            states = [self._state_of(group, p, shapes) for p in parameters]
+            stacks.append(MatrixStack(group, layout, parameters, states, shapes, rules.bracket(layout, parameters[0])))
+        return lambda: run_staggered(stack.update(finite, signals, ledger) for stack in stacks)
 
     def _set_power(self, group: Group) -> None:
         """The power of the coming step: a number on the CPU, on an accelerator a tensor that the host never reads."""
         if group["power_schedule"] is not None:
-            step = group["step"]
+            step = group["steps_taken"]
             power = schedule_from_dict(group["power_schedule"])(step.to(widest(step.device)))
             group["power"] = power.item() if host_may_look(power) else power
-
-    def _spectral_update(
-        self, group: Group, layout: Layout, parameters: list[Tensor], finite: Tensor, ledger: Ledger
-    ) -> Generator[None, None, None]:
-        """Momentum, bracket and weights of equally shaped parameters, as one stack; waits where the layout does."""
-        dtype = working(parameters[0].dtype)
-        finite = finite.to(parameters[0].device)
-        shapes = self._state_shapes(group, parameters[0])
-        states = [self._state_of(group, p, shapes) for p in parameters]
-        stacked = {name: torch.stack([state[name] for state in states]) for name in states[0]}
-
-        gradient = torch.stack([part_like(cast(Tensor, p.grad), p) for p in parameters]).to(dtype)
-        buffer = stacked.pop("momentum_buffer").to(dtype)
-        gradient = torch.where(finite, gradient, buffer)
-        momentum = buffer.lerp(gradient, 1 - group["momentum"])
-        direction = gradient.lerp_(momentum, group["momentum"]) if group["nesterov"] else momentum
-
-        stack = Stack(
-            bracket=self._rules(group).bracket(layout, parameters[0]),
-            direction=direction,
-            state=stacked,
-            shape=tuple(parameters[0].shape),
-            state_shapes=shapes,
-            cost=cost(group, parameters[0]),
-        )
-        update, adapted = yield from layout.apply(stack, ledger)
-
-        rate = finite.to(dtype) * group["lr"]  # a masked step is a step of length zero
-        weights = [part(p) for p in parameters]
-        weight = torch.stack(weights).to(dtype)
-        weight.mul_(1 - rate * group["weight_decay"]).sub_(update.mul_(rate))
-
-        torch._foreach_copy_(weights, list(weight.unbind()))
-        torch._foreach_copy_([state["momentum_buffer"] for state in states], list(momentum.unbind()))
-        for name, old in stacked.items():
-            new = torch.where(finite, adapted[name], old)
-            torch._foreach_copy_([state[name] for state in states], list(new.unbind()))
 
     def _rules(self, group: Group) -> Rules:
         """What the settings of a group, and the slots, make of its matrices."""
         return Rules(group, self.precondition(group), self.adaptation(group))
 
-    def _state_of(self, group: Group, parameter: Tensor, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    def _state_of(self, group: Group, parameter: Tensor, shapes: dict[str, tuple[int, ...]]) -> State:
         """This rank's part of the state of a matrix parameter."""
         return spectral_state(
             self.state[parameter], parameter, shapes, batch_dims(parameter.ndim, group["matrix_view"])
@@ -291,43 +324,56 @@ class SpectralOptimizer(Optimizer):
                     adamw_state(self.state[p], p)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what `state_dict` returned; every tensor keeps the dtype in which it was saved and is copied.
+        """Load what `state_dict` returned; tensors are copied, those of matrices in the dtype in which they were saved.
 
-        torch casts floating-point state to the dtype of the parameter, which would round float32 statistics of bfloat16
-        parameters; so the saved tensors are put back as they were. Settings that an older or another optimizer's
-        state_dict does not name stay as they are; those of a method don't follow into another method.
+        Settings that an older or another optimizer's state_dict does not name stay as they are; those of a method don't
+        follow into another method. Parameters are matched by name where both sides have names, with a warning if their
+        order differs. The hooks of `register_load_state_dict_pre_hook` and `..._post_hook` are called as by torch.
 
         Raises:
             TypeError: a saved setting has the wrong type; nothing was changed.
-            ValueError: a saved setting is invalid, or the groups don't match; nothing was changed.
+            ValueError: a saved setting is invalid, or groups, names or states don't match; nothing was changed.
         """
-        saved_groups = state_dict["param_groups"]
-        if len(saved_groups) == len(self.param_groups):  # else torch says what is wrong
-            ours = ({name: value for name, value in group.items() if name != "params"} for group in self.param_groups)
-            saved_groups = [completed(saved, mine) for mine, saved in zip(ours, saved_groups, strict=True)]
-            for group in saved_groups:
-                check_settings(group, sets_size=self.sets_size)
-            for group, saved in zip(self.param_groups, saved_groups, strict=True):
-                for parameter, index in zip(group["params"], saved["params"], strict=False):  # torch says so too
-                    shapes = self._state_shapes(saved, parameter)
-                    check_state(state_dict["state"].get(index, {}), parameter, shapes, f"parameter {index}")
-        super().load_state_dict({**state_dict, "param_groups": saved_groups})
-        parameters = chain.from_iterable(group["params"] for group in self.param_groups)
-        indices = chain.from_iterable(group["params"] for group in saved_groups)
-        for parameter, index in zip(parameters, indices, strict=True):
-            for name, value in state_dict["state"].get(index, {}).items():
-                if isinstance(value, Tensor):
-                    self.state[parameter][name] = copied(value, parameter)
-        for group in self.param_groups:
-            for counter in COUNTERS:
-                group[counter] = group[counter].to(_device(group))
+        state_dict = state_dict.copy()
+        for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
+            state_dict = pre_hook(self, state_dict) or state_dict
+        saved_groups = matched_groups(state_dict["param_groups"], self.param_groups)
+        groups = [self._loaded_group(saved, mine) for saved, mine in zip(saved_groups, self.param_groups, strict=True)]
+        state = dict(state_dict["state"])
+        found: defaultdict[Any, State] = defaultdict(dict)
+        for group, saved in zip(groups, saved_groups, strict=True):
+            for parameter, index in zip(group["params"], saved["params"], strict=True):
+                if index in state:
+                    found[parameter] = self._loaded_state(group, parameter, state.pop(index), index)
+        self.__setstate__({"state": defaultdict(dict, {**found, **state}), "param_groups": groups})
+        self._seen = [Seen.of(group) for group in groups]
         self._moved = None
+        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+            post_hook(self)
+
+    def _loaded_group(self, saved: Group, mine: Group) -> Group:
+        """A checked group with saved settings and the parameters of one of ours."""
+        group = completed(saved, {name: value for name, value in mine.items() if name != "params"})
+        group["params"] = mine["params"]
+        make_plain(group, self.defaults)
+        check_settings(group, sets_size=self.sets_size, wait=True)
+        for counter in COUNTERS:
+            group[counter] = torch.as_tensor(group[counter], dtype=torch.int64).to(_device(mine), copy=True)
+        return group
+
+    def _loaded_state(self, group: Group, parameter: Tensor, saved: State, index: Any) -> State:
+        """The checked state of a parameter."""
+        names = dict(zip(group["params"], group.get("param_names", ()), strict=False))
+        who = f"parameter {names.get(parameter, index)!r}"
+        check_state(saved, parameter, self._state_shapes(group, parameter), who)
+        return copied_state(saved, parameter) if group["use_muon"] else adamw_loaded(saved, parameter, who)
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
         # Ranks cannot be stored: what is loaded computes everything by itself.
-        own = {"process_group": None, "_layouts": Layouts(None), "_moved": None, "_told_idle": False}
-        return {**state, "other_defaults": self.other_defaults, **own}
+        alone = {"process_group": None, "_layouts": Layouts(None), "_moved": None, "_told_idle": False}
+        own = {"other_defaults": self.other_defaults, "_seen": list(self._seen), "_constructed": True}
+        return {**state, **own, **alone}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "SpectralOptimizer":
         """A copy with the same ranks."""
@@ -340,16 +386,13 @@ class SpectralOptimizer(Optimizer):
         """A setting that one variant alone has: in the defaults, and in every group that does not bring its own."""
         self.defaults[name] = value
         for group in self.param_groups:
-            group.setdefault(name, value)
+            group[name] = plain(group.get(name, value))
+            check_settings(group, sets_size=self.sets_size)
 
 
-def _all_finite(parameters: list[Tensor]) -> Tensor:
-    """One flag, 0-d bool, for all that this rank holds of the gradients of some parameters."""
-    gradients = [g for g in (part_like(cast(Tensor, p.grad), p) for p in parameters) if g.numel() > 0]
-    if not gradients:
-        return torch.ones((), dtype=torch.bool)
-    # The largest magnitude is NaN or infinite where any entry is.
-    return get_total_norm(gradients, norm_type=float("inf")).isfinite()
+def _adamw_updates(group: Group, buckets: list[tuple[list[Tensor], list[State]]], finite: Tensor) -> None:
+    for parameters, states in buckets:
+        adamw_update(group, parameters, states, finite.to(parameters[0].device))
 
 
 def _device(group: Group) -> torch.device:

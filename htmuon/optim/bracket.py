@@ -41,6 +41,7 @@ class MatrixUpdate:
         precondition: before the map.
         method: how the map is computed.
         normalization: what fixes the size of the mapped matrix.
+        floor: matrices whose largest singular value is not above it map to zero.
         adapt: after the map.
         scale: the update scale.
         view: how the parameter stores its matrices.
@@ -50,6 +51,7 @@ class MatrixUpdate:
     precondition: Precondition
     method: Method
     normalization: Normalization
+    floor: float
     adapt: Adaptation
     scale: float
     view: MatrixView
@@ -67,7 +69,7 @@ class MatrixUpdate:
             prepared: what the method made of the map.
         """
         matrix = self.precondition(matrix_view(direction, self.view, stacked=True))
-        update, state = advance_map(matrix, function, self.method, self.normalization, state, prepared)
+        update, state = advance_map(matrix, function, self.method, self.normalization, state, prepared, self.floor)
         update, adapted = self.adapt(update, state)
         return undo_matrix_view(update.mul_(self.scale), self.view, self.shape), {**state, **adapted}
 

@@ -9,7 +9,7 @@ from htmuon._registry import Registry
 from htmuon._typing import AdjustLrFn, Normalization, Precision
 from htmuon.optim.base import SpectralOptimizer
 from htmuon.optim.schedules import ScheduleDict
-from htmuon.optim.settings import Settings
+from htmuon.optim.settings import Settings, refuse_unknown
 
 if TYPE_CHECKING:
     from htmuon.layouts.base import ProcessGroup
@@ -50,10 +50,13 @@ class HTMuon(SpectralOptimizer):
         nesterov: look one step ahead.
         weight_decay: decoupled, times `lr`.
         normalization: what fixes the size of O: `none` (the published method: it moves with the p-th power of the
-            gradient's scale), `spectral`, `rms` (the size of Muon's update, so that its learning rates carry over),
-            `lmo`.
+            gradient's scale, and for p < 0 grows as the gradient shrinks), `spectral`, `rms` (the size of Muon's
+            update, so that its learning rates carry over), `lmo`; `auto` is `none` for p >= 0 and `rms` for p < 0.
+        eps: momentum and gradients of a smaller Frobenius norm count as zero: a floor, far below every signal, so that
+            no update is made of rounding. `method="newton_schulz"` fades below it as `torch.optim.Muon` does.
         adjust_lr_fn: the scale a by the names of `torch.optim.Muon`: `original`, or `match_rms_adamw`
-            (`0.2 max(rows, columns)^0.5`; needs `normalization="rms"`).
+            (`0.2 max(rows, columns)^0.5`; needs `normalization="rms"`), `spectral_unclamped`
+            (`(rows / columns)^0.5`).
         method: how the map is computed, a name in `htmuon.linalg.METHODS`, or `auto`
             (`htmuon.linalg.select_method` says what that picks).
         levels: of `method="polynomial"`: 3 to 8, more are exact further down; None for its default.
@@ -106,7 +109,8 @@ class HTMuon(SpectralOptimizer):
         momentum: float = 0.95,
         nesterov: bool = True,
         weight_decay: float = 0.1,
-        normalization: Normalization = "none",
+        normalization: Normalization = "auto",
+        eps: float = 1e-7,
         adjust_lr_fn: AdjustLrFn | None = "original",
         method: str = "auto",
         levels: int | None = None,
@@ -138,9 +142,10 @@ class HTMuon(SpectralOptimizer):
             "matrix_view": None,
             "split": None,
             "betas": adamw_betas,
-            "eps": adamw_eps,
+            "eps": eps,
         }
-        super().__init__(params, defaults, {"lr": adamw_lr, "weight_decay": adamw_weight_decay}, process_group)
+        others = {"lr": adamw_lr, "weight_decay": adamw_weight_decay, "eps": adamw_eps}
+        super().__init__(params, defaults, others, process_group)
 
 
 @OPTIMIZERS.register("muon")
@@ -161,4 +166,5 @@ class Muon(HTMuon):
     def __init__(
         self, params: ParamsT, lr: float | Tensor = 0.02, *, power: float = 0.0, **settings: Unpack[Settings]
     ) -> None:
+        refuse_unknown(type(self).__name__, settings, Settings.__annotations__)
         super().__init__(params, lr, power=power, **settings)

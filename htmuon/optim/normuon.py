@@ -10,7 +10,7 @@ from torch.optim.optimizer import ParamsT
 from htmuon._typing import State
 from htmuon.linalg.base import positive
 from htmuon.optim.htmuon import OPTIMIZERS, HTMuon
-from htmuon.optim.settings import Group, Settings, check_number
+from htmuon.optim.settings import Group, Settings, check_number, plain, refuse_unknown
 
 # The constant of the authors' code (https://github.com/zichongli5/NorMuon), added to a mean square.
 EPS = 1e-10
@@ -85,6 +85,8 @@ class NorMuon(HTMuon):
         beta2: float = 0.95,
         **settings: Unpack[Settings],
     ) -> None:
+        refuse_unknown(type(self).__name__, settings, Settings.__annotations__)
+        beta2 = plain(beta2)
         check_number("beta2", beta2, 0.0, 1.0, "Pass a float such as 0.95.", below=True)
         super().__init__(params, lr, power=power, **settings)
         self._add_setting("beta2", beta2)

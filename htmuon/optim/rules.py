@@ -4,16 +4,18 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from htmuon._typing import MatrixView
+from htmuon._typing import MatrixView, Normalization
 from htmuon.layouts import Bracket, Layout
-from htmuon.linalg import Method, select_method
+from htmuon.linalg import METHODS, Method, select_method
 from htmuon.optim.bracket import MatrixUpdate, bracket
 from htmuon.optim.scale import update_scale
+from htmuon.optim.schedules import schedule_from_dict
 from htmuon.optim.settings import Group
 from htmuon.optim.slots import Adaptation, Precondition
 from htmuon.optim.split import part_shapes, split_bracket, state_name
 from htmuon.optim.views import default_view, matrix_shape
 from htmuon.spectral import MAPS
+from htmuon.spectral.normalization import settled
 
 
 @dataclass(frozen=True)
@@ -53,19 +55,41 @@ class Rules:
         view: MatrixView = self.group["matrix_view"] or default_view(ndim)
         return view
 
+    @property
+    def floor(self) -> float:
+        """The Frobenius norm below which a gradient counts as zero; 0 where the method fades by itself."""
+        group = self.group
+        if group["method"] not in METHODS:
+            return float(group["eps"])
+        _, floor = METHODS[group["method"]].fading(MAPS[group["spectral_map"]](group["power"]), group["eps"])
+        return floor
+
     def _method(self, parameter: Tensor) -> Method:
         """How the map is computed for a parameter."""
         group = self.group
         function = MAPS[group["spectral_map"]](group["power"])
         return select_method(parameter, function, group["method"], levels=group["levels"], precision=group["precision"])
 
+    def _normalization(self) -> Normalization:
+        """What the group's stands for, over all powers of its schedule."""
+        group = self.group
+        schedule = group["power_schedule"]
+        powers = (group["power"],) if schedule is None else schedule_from_dict(schedule).powers
+        if group["normalization"] != "auto" or any(isinstance(power, Tensor) for power in powers):
+            normalization: Normalization = group["normalization"]
+            return normalization
+        return settled("auto", [float(MAPS[group["spectral_map"]](power).degree) for power in powers])
+
     def _bracket_of(self, parameter: Tensor, shape: tuple[int, ...], view: MatrixView) -> Bracket:
         """A bracket for stacks `[stack, *shape]` on the device of a parameter and in its dtype."""
         group = self.group
+        function = MAPS[group["spectral_map"]](group["power"])
+        method, floor = self._method(parameter).fading(function, group["eps"])
         update = MatrixUpdate(
             precondition=self.precondition,
-            method=self._method(parameter),
-            normalization=group["normalization"],
+            method=method,
+            normalization=self._normalization(),
+            floor=floor,
             adapt=self.adaptation,
             scale=update_scale(matrix_shape(shape, view), group["adjust_lr_fn"]),
             view=view,

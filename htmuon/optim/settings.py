@@ -1,6 +1,8 @@
 """The settings of an optimizer: their names, types and ranges, checked before anything is stored."""
 
+import difflib
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
@@ -8,8 +10,10 @@ from torch import Tensor
 
 from htmuon._registry import unknown_name
 from htmuon._typing import ADJUST_LR_FNS, MATRIX_VIEWS, AdjustLrFn, Normalization, Precision
-from htmuon.layouts import is_flattened
+from htmuon.layouts import is_flattened, part
 from htmuon.linalg import check_method
+from htmuon.linalg.base import known
+from htmuon.optim.memory import overlaps
 from htmuon.optim.schedules import ScheduleDict, schedule_from_dict
 from htmuon.optim.split import part_shapes
 from htmuon.optim.views import MINIMUM_DIMS, default_view
@@ -22,6 +26,10 @@ Group = dict[str, Any]
 
 # The settings that say how a method computes; None is its default.
 METHOD_SETTINGS = ("levels", "precision")
+# What a group holds that is no setting.
+NOT_SETTINGS = ("params", "param_names")
+# The settings that groups with `use_muon=False` take from arguments of their own, `adamw_lr` and so on.
+OF_EACH_SIDE = ("lr", "weight_decay", "eps")
 
 
 class ScaledSettings(TypedDict, total=False):
@@ -33,6 +41,7 @@ class ScaledSettings(TypedDict, total=False):
     nesterov: bool
     weight_decay: float
     normalization: Normalization
+    eps: float
     method: str
     levels: int | None
     precision: Precision | None
@@ -60,15 +69,81 @@ def check_number(name: str, value: object, low: float, high: float, remedy: str,
         raise ValueError(f"{name} must be {bounds}; got {value}. {remedy}")
 
 
-def _check_learning_rate(lr: object) -> None:
-    if isinstance(lr, Tensor):
-        if lr.numel() != 1 or not lr.is_floating_point():
-            raise TypeError(
-                f"lr must be a number or a floating-point tensor of one element; got shape {tuple(lr.shape)} and dtype "
-                f"{lr.dtype}. Pass a float such as 0.02."
-            )
+def plain(value: Any) -> Any:
+    """A setting in Python's own types: NumPy's numbers, tensors of one element, and these in tuples, lists and dicts.
+
+    A state_dict with others cannot be loaded with `weights_only=True`.
+
+    Example:
+        >>> plain((torch.tensor(0.5), 3))
+        (0.5, 3)
+    """
+    if value is None or type(value) in (float, int, bool, str):
+        return value
+    if isinstance(value, dict):
+        return {key: plain(of) for key, of in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(map(plain, value)) if type(value) in (tuple, list) else value
+    of_numpy = type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0
+    return value.item() if of_numpy or (isinstance(value, Tensor) and value.ndim == 0) else value
+
+
+def make_plain(group: Group, defaults: Group) -> None:
+    """Write the settings of a group in Python's own types.
+
+    Two may be tensors: a learning rate, as in torch, and on an accelerator a power, which the host does not read.
+    """
+    for name in defaults:
+        value = group.get(name)
+        if type(value) in (float, int, bool, str) or value is None:
+            continue
+        if isinstance(value, Tensor) and (name == "lr" or (name == "power" and _moves(group, value))):
+            continue
+        group[name] = plain(value)
+
+
+def _moves(group: Group, power: Tensor) -> bool:
+    """Whether a power is one that a schedule has written, or that the host must not read."""
+    return group.get("power_schedule") is not None or known(power) is None
+
+
+def _check_learning_rate(name: str, lr: object, *, wait: bool) -> None:
+    remedy = "Pass a float such as 0.02."
+    if not isinstance(lr, Tensor):
+        check_number(name, lr, 0.0, math.inf, remedy)
         return
-    check_number("lr", lr, 0.0, math.inf, "Pass a float such as 0.02.")
+    if lr.numel() != 1 or not lr.is_floating_point():
+        raise TypeError(
+            f"{name} must be a number or a floating-point tensor of one element; got shape {tuple(lr.shape)} and dtype "
+            f"{lr.dtype}. {remedy}"
+        )
+    value = lr.item() if wait and not lr.is_meta else known(lr)
+    if value is not None:
+        check_number(name, value, 0.0, math.inf, remedy)
+
+
+def check_sides(group: Group, prefix: str = "", *, wait: bool = False) -> None:
+    """Raise unless the settings that both sides have are valid.
+
+    Args:
+        group: with these settings.
+        prefix: of their names, as the user knows them.
+        wait: whether to read a learning rate from an accelerator, which a step must not.
+    """
+    _check_learning_rate(f"{prefix}lr", group["lr"], wait=wait)
+    check_number(f"{prefix}weight_decay", group["weight_decay"], 0.0, math.inf, "Pass a float such as 0.1.")
+    check_number(f"{prefix}eps", group["eps"], 0.0, math.inf, "Pass a float such as 1e-10.")
+
+
+def _check_split(split: object) -> None:
+    if split is None:
+        return
+    sizes = split if isinstance(split, tuple | list) else (split,)
+    if not sizes or any(type(size) is not int for size in sizes):
+        raise TypeError(
+            "split must be None, a number of equal parts or a list of sizes, all of them whole numbers; got "
+            f"{split!r}. For q, k and v in one projection of equal heads give 3."
+        )
 
 
 def _check_flag(name: str, value: object) -> None:
@@ -97,7 +172,9 @@ def _check_spectral_settings(group: Group, *, sets_size: bool) -> None:
         check_method(group["method"], function, levels=group["levels"], precision=group["precision"])
         check_normalization(group["normalization"], power=function.power)
         polar = schedule is None and not isinstance(power, Tensor) and function.power == 0
-        if group["adjust_lr_fn"] == "match_rms_adamw" and not (sets_size or polar or group["normalization"] == "rms"):
+        known_size = sets_size or polar or group["normalization"] == "rms"
+        known_size = known_size or (group["normalization"] == "auto" and _is_negative(function.degree))
+        if group["adjust_lr_fn"] == "match_rms_adamw" and not known_size:
             raise ValueError(
                 "adjust_lr_fn='match_rms_adamw' needs an update of known Frobenius norm, which normalization="
                 f"{group['normalization']!r} does not give with spectral_map={group['spectral_map']!r}, power={power}. "
@@ -105,22 +182,25 @@ def _check_spectral_settings(group: Group, *, sets_size: bool) -> None:
             )
 
 
-def check_settings(group: Group, *, sets_size: bool) -> None:
+def _is_negative(degree: float | Tensor) -> bool:
+    return not isinstance(degree, Tensor) and degree < 0
+
+
+def check_settings(group: Group, *, sets_size: bool, wait: bool = False) -> None:
     """Raise TypeError or ValueError, with a remedy, unless every setting of a group is valid.
 
     Args:
         group: a parameter group with every key.
         sets_size: whether the optimizer's adaptation fixes the size of the update itself.
+        wait: whether to read a learning rate from an accelerator, which a step must not.
     """
     _check_flag("use_muon", group["use_muon"])
     _check_flag("nesterov", group["nesterov"])
     _check_flag("compile", group["compile"])
     if group["stack_elements"] is not None:
         _check_count("stack_elements", group["stack_elements"], "Pass a whole number such as 2**24.")
-    _check_learning_rate(group["lr"])
-    check_number("weight_decay", group["weight_decay"], 0.0, math.inf, "Pass a float such as 0.1.")
+    check_sides(group, wait=wait)
     check_number("momentum", group["momentum"], 0.0, 1.0, "Pass a float such as 0.95.", below=True)
-    check_number("eps", group["eps"], 0.0, math.inf, "Pass a float such as 1e-10.")
     betas = group["betas"]
     if not isinstance(betas, tuple | list) or len(betas) != 2:
         raise TypeError(f"betas must be a pair of numbers; got {betas!r}. Pass (0.9, 0.95).")
@@ -131,11 +211,18 @@ def check_settings(group: Group, *, sets_size: bool) -> None:
     view = group["matrix_view"]
     if view is not None and view not in MATRIX_VIEWS:
         raise unknown_name("matrix_view", view, list(MATRIX_VIEWS))
-    split = group["split"]
-    if split is not None and (isinstance(split, str | bool) or not isinstance(split, int | tuple | list)):
-        raise TypeError(f"split must be None, a number of equal parts or a list of sizes; got {split!r}.")
+    _check_split(group["split"])
     if group["use_muon"]:
         _check_spectral_settings(group, sets_size=sets_size)
+
+
+def flattened(who: str, shape: tuple[int, ...]) -> ValueError:
+    """The error for a parameter of which a wrapper has left a slice of a flat vector."""
+    return ValueError(
+        "parameters must not be flattened, as FullyShardedDataParallel and DeepSpeed's ZeRO do; got "
+        f"{who} of shape {shape}, which is a slice of no matrix. Wrap the model by torch.distributed.fsdp.fully_shard "
+        "instead, and make the optimizer after that."
+    )
 
 
 def check_parameters(group: Group) -> None:
@@ -145,10 +232,7 @@ def check_parameters(group: Group) -> None:
         who = f"parameter {name!r}" if name else "a parameter"
         shape = tuple(parameter.shape)
         if is_flattened(parameter):
-            raise ValueError(
-                f"parameters must not be flattened, as FullyShardedDataParallel does; got {who} of shape {shape}, "
-                "which is a slice of no matrix. Wrap the model by torch.distributed.fsdp.fully_shard instead."
-            )
+            raise flattened(who, shape)
         if parameter.is_meta:
             raise ValueError(
                 f"parameters must have values; got {who} of shape {shape} on the meta device. Call model.to_empty("
@@ -156,6 +240,11 @@ def check_parameters(group: Group) -> None:
             )
         if parameter.is_complex() or not parameter.is_floating_point():
             raise TypeError(f"parameters must be real floating point; got {who} of dtype {parameter.dtype}.")
+        if overlaps(part(parameter)):
+            raise ValueError(
+                f"parameters must not share memory among their own elements, as an expanded tensor does; got {who} of "
+                f"shape {shape} with strides {parameter.stride()}. Make it from a copy: Parameter(tensor.clone())."
+            )
         if not group["use_muon"]:
             continue
         view = group["matrix_view"] or default_view(parameter.ndim)
@@ -171,15 +260,32 @@ def check_parameters(group: Group) -> None:
             raise ValueError(f"{who} of shape {shape}: {error}") from None
 
 
-def check_gradients(parameters: list[Tensor]) -> None:
-    """Raise unless the gradients that are there are dense."""
-    for parameter in parameters:
-        if parameter.grad is not None and parameter.grad.layout != torch.strided:
-            raise ValueError(
-                f"gradients must be dense; got layout {parameter.grad.layout} for a parameter of shape "
-                f"{tuple(parameter.shape)}. Build the embedding with sparse=False, or give it to "
-                "torch.optim.SparseAdam."
-            )
+def check_step(groups: Iterable[Group]) -> None:
+    """Raise unless the gradients that are there are dense, and matrices are still matrices."""
+    for group in groups:
+        least = 2 if group["use_muon"] else 0
+        for number, parameter in enumerate(group["params"]):
+            if parameter.ndim < least:
+                names = group.get("param_names")
+                who = f"parameter {names[number]!r}" if names else "a matrix parameter"
+                raise flattened(who, tuple(parameter.shape))
+            gradient = parameter.grad
+            if gradient is not None and gradient.layout != torch.strided:
+                raise ValueError(
+                    f"gradients must be dense; got layout {gradient.layout} for a parameter of shape "
+                    f"{tuple(parameter.shape)}. Build the embedding with sparse=False, or give it to "
+                    "torch.optim.SparseAdam."
+                )
+
+
+def refuse_unknown(who: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise TypeError, as Python does, for a keyword argument that an optimizer does not have."""
+    known = list(known)
+    for name in given:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise TypeError(f"{who} got an unexpected keyword argument {name!r}.{hint} It takes {', '.join(known)}.")
 
 
 def completed(given: Group, defaults: Group) -> Group:

@@ -38,18 +38,55 @@ def part_shapes(shape: tuple[int, ...], view: MatrixView, split: Split | None) -
     *batch, out, inputs = matrix_shape(shape, view)
     if split is None:
         return [(*batch, out, inputs)]
+    sizes = part_sizes(out, split)
+    return [(*batch, len(list(run)), rows, inputs) for rows, run in groupby(sizes)]
+
+
+def part_sizes(out: int, split: Split) -> list[int]:
+    """The rows of every part.
+
+    Args:
+        out: the rows of the matrix.
+        split: so many equal parts, or the rows of each part.
+
+    Raises:
+        ValueError: the parts are not the rows of the matrix.
+
+    Example:
+        >>> part_sizes(96, 3), part_sizes(64, (32, 16, 16))
+        ([32, 32, 32], [32, 16, 16])
+    """
     sizes = [out // max(split, 1)] * split if isinstance(split, int) else list(split)
     if not sizes or min(sizes) < 1 or sum(sizes) != out:
         raise ValueError(
             f"split must be a number that divides the {out} output rows of the matrix, or a list of sizes whose sum "
             f"they are; got {split!r}. For q, k and v in one projection of equal heads give 3."
         )
-    return [(*batch, len(list(run)), rows, inputs) for rows, run in groupby(sizes)]
+    return sizes
 
 
 def state_name(name: str, run: int) -> str:
     """Under which name a split parameter keeps the state of a run of parts."""
     return f"{name}.{run}"
+
+
+def parts_of_state(name: str, sizes: Sequence[int]) -> slice:
+    """Of which parts a state holds something, by its name.
+
+    Args:
+        name: `NAME.run`, or `NAME` of what is not split.
+        sizes: the rows of every part.
+
+    Example:
+        >>> parts_of_state("second_momentum_buffer.1", (32, 16, 16))
+        slice(1, 3, None)
+    """
+    if not sizes:
+        return slice(None)
+    lengths = [len(list(run)) for _, run in groupby(sizes)]
+    number = int(name.rpartition(".")[2])
+    first = sum(lengths[:number])
+    return slice(first, first + lengths[number])
 
 
 def _names(state: State, run: int) -> list[str]:

@@ -43,6 +43,8 @@ def check_state(saved: dict[str, Any], parameter: Tensor, shapes: dict[str, tupl
     for name, shape in shapes.items():
         if name not in saved:
             continue
+        if not isinstance(saved[name], Tensor):
+            raise ValueError(f"{name} of {who} must be a tensor; the state_dict has {saved[name]!r}.")
         if tuple(saved[name].shape) != shape:
             raise ValueError(
                 f"{name} of {who} must have the shape {shape}; the state_dict has {tuple(saved[name].shape)}. It is "

@@ -35,6 +35,16 @@ def batch_dims(ndim: int, view: MatrixView | None) -> int:
     return max(0, ndim - 2) if (view or default_view(ndim)) in ("linear", "transposed") else 0
 
 
+def row_dim(ndim: int, view: MatrixView) -> int:
+    """Which dim of a parameter holds the output rows of its matrices.
+
+    Example:
+        >>> row_dim(3, "linear"), row_dim(3, "transposed"), row_dim(4, "conv"), row_dim(4, "conv_transpose")
+        (1, 2, 0, 1)
+    """
+    return {"linear": ndim - 2, "transposed": ndim - 1, "conv": 0, "conv_transpose": 1}[view]
+
+
 def matrix_view(tensor: Tensor, view: MatrixView, *, stacked: bool = False) -> Tensor:
     """A parameter, or a stack of equally shaped ones, as matrices.
 

@@ -32,6 +32,7 @@ def advance_map(
     normalization: Normalization,
     state: State,
     prepared: ScalarFunction | None = None,
+    floor: float = 0.0,
 ) -> tuple[Tensor, State]:
     """Map and normalize finite, valid input, with what the method remembers: the core of a training step.
 
@@ -39,9 +40,10 @@ def advance_map(
         matrix: `[*batch, m, n]`, finite.
         function: the spectral map.
         method: how it is computed.
-        normalization: one of `none`, `spectral`, `rms`, `lmo`.
+        normalization: one of `auto`, `none`, `spectral`, `rms`, `lmo`.
         state: what `method.state_shapes` declares, and anything else, which is handed through.
         prepared: what the method made of the function bound to this shape, if it was asked before.
+        floor: matrices whose largest singular value is not above it map to zero.
 
     Returns:
         `[*batch, m, n]`, float32 or float64, and the new state.
@@ -49,7 +51,7 @@ def advance_map(
     function = function.at(tuple(matrix.shape))
     ready = method.prepare(function, matrix.device) if prepared is None else prepared
     mapped, state = method.advance(matrix, ready, state)
-    return normalized(mapped, matrix, function, normalization), state
+    return normalized(mapped, matrix, function, normalization, floor), state
 
 
 def spectral_map(
@@ -67,7 +69,8 @@ def spectral_map(
         matrix: `[*batch, m, n]`, real floating point, any scale and rank; the batch is computed as one stack.
         function: `Power(p)`, `RankPower(p)`, `Knee(p)`, `Clip()`, `Soren()` or `Function(f)`.
         method: how it is computed, a name in `htmuon.linalg.METHODS` or `auto`.
-        normalization: what fixes the size of the result: `none`, `spectral`, `rms`, `lmo`.
+        normalization: what fixes the size of the result: `none`, `spectral`, `rms`, `lmo`; `auto` is `rms` for p < 0
+            and else `none`.
         levels: of `method="polynomial"`: 3 to 8, more are exact further down.
         precision: of `method="polynomial"`: `float32`, `float16` or `bfloat16` products.
 
@@ -121,7 +124,8 @@ def spectral_power(
         method: how it is computed, a name in `htmuon.linalg.METHODS` or `auto`.
         normalization: what fixes the size of the result:
             `none` (`U S^p V^T`, as in the paper), `spectral` (largest singular value 1), `rms` (Frobenius norm
-            `sqrt(rank)`), `lmo` (unit Schatten norm of exponent `1 + 1/p`, p in [0, 1]).
+            `sqrt(rank)`), `lmo` (unit Schatten norm of exponent `1 + 1/p`, p in [0, 1]); `auto` is `rms` for p < 0 and
+            else `none`.
         levels: as for `spectral_map`.
         precision: as for `spectral_map`.
 

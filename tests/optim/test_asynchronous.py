@@ -110,7 +110,7 @@ def test_a_replayed_step_follows_power_and_learning_rate(name, settings):
         for p, q in zip(replayed.parameters(), eager.parameters(), strict=True):
             assert torch.equal(p, q), step
     assert optimizers[0].skipped_steps == 1
-    assert optimizers[0].param_groups[0]["step"] == 9
+    assert optimizers[0].param_groups[0]["steps_taken"] == 9
     assert optimizers[0].param_groups[0]["power"] == 0.0
 
 

@@ -120,7 +120,7 @@ def test_a_captured_step_is_an_eager_one(name, settings, compiling):
             atol = 1e-5 if settings.get("precision") == "float32" or settings["method"] == "streaming" else 2e-3
             torch.testing.assert_close(one, other, rtol=0, atol=atol)
     assert captured.skipped_steps.item() == 1
-    assert captured.param_groups[0]["step"].item() == 9
+    assert captured.param_groups[0]["steps_taken"].item() == 9
     assert captured.param_groups[0]["power"].item() == eager.param_groups[0]["power"].item() == 0.0
 
 

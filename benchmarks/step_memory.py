@@ -1,0 +1,93 @@
+"""By how much a step raises the peak of a process' memory, beside `torch.optim.Muon`.
+
+    python benchmarks/step_memory.py --json benchmarks/results/step_memory.json
+
+Every candidate takes three steps in a process of its own, of which the first allocates what is kept. The growth is the
+highest resident memory within a later step above what was resident before it, as Linux counts it: workspaces of LAPACK
+and of the products are part of it. The matrices are one of 65,536 x 256, and those of the hidden layers of llama-60m.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from timing import conditions, write
+from torch import nn
+
+import htmuon
+from htmuon.recipes.bench.shapes import model_matrices
+
+CANDIDATES = {
+    "torch.optim.Muon": None,
+    "muon:method=newton_schulz": (htmuon.Muon, {"method": "newton_schulz"}),
+    "htmuon:method=polynomial": (htmuon.HTMuon, {"method": "polynomial"}),
+    "htmuon:method=eigh": (htmuon.HTMuon, {"method": "eigh"}),
+}
+STEPS = 3
+# Freed memory goes back to the system at once, so that each step is charged with all that it takes.
+ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0", "OMP_NUM_THREADS": "1"}
+
+
+def matrices(name: str) -> list[tuple[int, int]]:
+    if name == "tall":
+        return [(65536, 256)]
+    return [(shape.rows, shape.columns) for shape in model_matrices(name).shapes for _ in range(shape.count)]
+
+
+def memory(field: str) -> int:
+    """Bytes of this process: VmRSS now, VmHWM at the highest since it was reset."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+
+def growth(candidate: str, shapes: list[tuple[int, int]]) -> int:
+    """Of the second or a later step, the largest."""
+    torch.manual_seed(0)
+    weights = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+    for weight in weights:
+        weight.grad = torch.randn_like(weight)
+    if candidate == "torch.optim.Muon":
+        optimizer = torch.optim.Muon(weights, lr=0.02)
+    else:
+        kind, settings = CANDIDATES[candidate]
+        optimizer = kind(weights, lr=0.02, **settings)
+    optimizer.step()
+    largest = 0
+    for _ in range(STEPS - 1):
+        before = memory("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # the highest is counted anew
+        optimizer.step()
+        largest = max(largest, memory("VmHWM") - before)
+    return largest
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--matrices", nargs="*", default=["tall", "llama-60m"], help="tall, or a language recipe")
+    parser.add_argument("--json", type=Path, help="where to store the results")
+    parser.add_argument("--candidate", choices=CANDIDATES, help="only this one, in this process: prints bytes")
+    arguments = parser.parse_args()
+    if arguments.candidate is not None:
+        print(growth(arguments.candidate, matrices(arguments.matrices[0])))
+        return
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for name in arguments.matrices:
+        found[name] = {}
+        for candidate in CANDIDATES:
+            command = [sys.executable, __file__, "--matrices", name, "--candidate", candidate]
+            printed = subprocess.run(
+                command, check=True, capture_output=True, text=True, env={**os.environ, **ENVIRONMENT}
+            )
+            grown = int(printed.stdout)
+            ratio = grown / found[name].get("torch.optim.Muon", {"bytes": grown})["bytes"]
+            found[name][candidate] = {"bytes": grown, "ratio": ratio}
+            print(f"{name:10} {candidate:28} {grown / 1e6:7.1f} MB  {ratio:5.2f}x", flush=True)
+    write(arguments.json, {**conditions(), "threads": 1, "growth": json.loads(json.dumps(found))})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""What users, schedulers and trainers write into the groups between two steps."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from htmuon.optim.settings import Group
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a step has seen of a group, for the next one to tell what was edited.
+
+    `OneCycleLR` and `CyclicLR` cycle `betas[0]` in every group of an optimizer that has betas, and trainers log it; so
+    in a group of matrices it is the momentum, whichever of the two is edited.
+
+    Attributes:
+        momentum: of the group.
+        matrices: what says which matrices its parameters are.
+    """
+
+    momentum: float
+    matrices: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, group: Group) -> "Seen":
+        """What there is to see; `betas[0]` becomes the momentum."""
+        if group["use_muon"] and group["betas"][0] != group["momentum"]:
+            group["betas"] = (group["momentum"], group["betas"][1])
+        return cls(group["momentum"], _matrices(group))
+
+    def follow(self, group: Group) -> None:
+        """Take the momentum from `betas[0]` where that alone was edited."""
+        betas = group["betas"]
+        pair = isinstance(betas, tuple | list) and len(betas) == 2  # what is none is refused by its check
+        if group["use_muon"] and pair and group["momentum"] == self.momentum:
+            group["momentum"] = betas[0]
+
+    def has_other_matrices(self, group: Group) -> bool:
+        """Whether what its parameters are was edited, so that they must be checked again."""
+        return self.matrices != _matrices(group)
+
+
+def _matrices(group: Group) -> tuple[Any, ...]:
+    return group["use_muon"], group["matrix_view"], group["split"], len(group["params"])

@@ -1,0 +1,59 @@
+"""Groups that are added to an optimizer that is already there: bare tensors, as trainers unfreeze them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from htmuon.optim.settings import Group
+from htmuon.optim.views import default_view, matrix_shape
+
+
+def divided(group: Group, defaults: Group, other_defaults: Group) -> list[Group]:
+    """A group of bare tensors that does not say `use_muon`: one of matrices, and one of what cannot be a matrix.
+
+    The second takes AdamW without weight decay, and of a learning rate that is given, which is one for matrices, the
+    share that the optimizer's own two have.
+
+    Args:
+        group: as a user or a trainer gives it.
+        defaults: the settings of groups of matrices.
+        other_defaults: those of the others.
+    """
+    members = [] if "use_muon" in group or not defaults["use_muon"] else _listed(group["params"])
+    others = [member for member in members if isinstance(member, Tensor) and not can_be_matrix(member)]
+    if not others or not all(isinstance(member, Tensor) for member in members):
+        return [{**group, "params": members or group["params"]}]
+    matrices = [member for member in members if can_be_matrix(member)]
+    share = float(other_defaults["lr"]) / float(defaults["lr"]) if float(defaults["lr"]) > 0 else 1.0
+    rates: Group = {key: group[key] * share for key in ("lr", "initial_lr") if key in group}
+    second: Group = {**group, **rates, "params": others, "use_muon": False, "weight_decay": 0.0}
+    first: list[Group] = [{**group, "params": matrices}] if matrices else []
+    return [*first, second]
+
+
+def can_be_matrix(parameter: Tensor) -> bool:
+    """Whether a tensor of which nothing else is known has at least two rows and two columns as a matrix."""
+    if parameter.ndim < 2:
+        return False
+    return min(matrix_shape(tuple(parameter.shape), default_view(parameter.ndim))[-2:]) > 1
+
+
+def with_or_without_names(groups: Sequence[Group], existing: Sequence[Group]) -> list[Group]:
+    """Groups whose parameters have names if those of an optimizer have, by their place, and else have none."""
+    named = any("param_names" in group for group in existing)
+    return [
+        {**group, "params": _members(group["params"], f"group{number}" if named else None)}
+        for number, group in enumerate(groups, start=len(existing))
+    ]
+
+
+def _members(given: Any, prefix: str | None) -> list[Any]:
+    members = _listed(given)
+    if prefix is None:
+        return [member[1] if isinstance(member, tuple) else member for member in members]
+    return [m if isinstance(m, tuple) else (f"{prefix}.{place}", m) for place, m in enumerate(members)]
+
+
+def _listed(given: Any) -> list[Any]:
+    return [given] if isinstance(given, Tensor) else list(given)

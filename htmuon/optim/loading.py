@@ -1,0 +1,128 @@
+"""State from elsewhere: what a state_dict holds, checked and converted before anything is changed.
+
+It may come from an older version of this library, from `torch.optim.AdamW`, from a file that knows no tensors, or from
+a model whose parameters stand in another order.
+"""
+
+import copy
+import re
+import warnings
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from htmuon.optim.settings import Group
+from htmuon.optim.state import copied
+
+# What wrappers put before and between the names of the parameters inside.
+WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+ADAMW_KEYS = ("step", "exp_avg", "exp_avg_sq")
+
+
+def matched_groups(saved: Sequence[Group], groups: Sequence[Group]) -> list[Group]:
+    """Copies of the saved groups in the order of the optimizer's, their `params` in the order of its parameters.
+
+    By name where both sides have names, which wrappers may have lengthened, else by position.
+
+    Args:
+        saved: of a state_dict, with numbers for parameters.
+        groups: of the optimizer.
+
+    Raises:
+        ValueError: numbers of groups or parameters differ, or both sides have names and they are not the same.
+    """
+    found = [{**copy.deepcopy({k: v for k, v in g.items() if k != "params"}), "params": [*g["params"]]} for g in saved]
+    if not all("param_names" in group for group in chain(saved, groups)):
+        _check_lengths(found, groups)
+        return found
+    theirs, ours = ([_names(group) for group in side] for side in (found, groups))
+    if theirs == ours:
+        return found
+    missing = sorted({*chain(*ours)} - {*chain(*theirs)})
+    unknown = sorted({*chain(*theirs)} - {*chain(*ours)})
+    if missing or unknown:
+        clauses = [f"it {verb} {_some(names)}" for verb, names in (("lacks", missing), ("has", unknown)) if names]
+        raise ValueError(
+            f"the state_dict must have the parameters of the optimizer; {' and '.join(clauses)}. Rename them in its "
+            "'param_names', or remove 'param_names' from its groups to load by position."
+        )
+    by_names = {frozenset(names): group for names, group in zip(theirs, found, strict=True)}
+    if any(frozenset(names) not in by_names for names in ours):
+        raise ValueError(
+            "the state_dict must divide the parameters into the same groups as the optimizer; the names are the same, "
+            "their groups are not. Build the groups as they were when it was saved."
+        )
+    warnings.warn(
+        "the parameters of the state_dict stand in another order than those of the optimizer; they are matched by "
+        "name. To load by position, remove 'param_names' from its groups.",
+        stacklevel=4,
+    )
+    return [_reordered(by_names[frozenset(names)], names, group) for names, group in zip(ours, groups, strict=True)]
+
+
+def _names(group: Group) -> list[str]:
+    return [WRAPPERS.sub("", name) for name in group["param_names"]]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(map(repr, names[:3])) + more
+
+
+def _reordered(saved: Group, names: Sequence[str], group: Group) -> Group:
+    index = dict(zip(_names(saved), saved["params"], strict=True))
+    return {**saved, "params": [index[name] for name in names], "param_names": [*group["param_names"]]}
+
+
+def _check_lengths(saved: Sequence[Group], groups: Sequence[Group]) -> None:
+    theirs, ours = ([len(group["params"]) for group in side] for side in (saved, groups))
+    if theirs != ours:
+        raise ValueError(
+            f"the state_dict must have as many parameters in each group as the optimizer; it has {theirs}, the "
+            f"optimizer {ours}. Build the optimizer from the model and with the groups for which it was saved."
+        )
+
+
+def adamw_loaded(saved: dict[str, Any], parameter: Tensor, who: str) -> dict[str, Any]:
+    """The state of a parameter that takes AdamW, in the dtypes that the kernel needs.
+
+    Args:
+        saved: its state in a state_dict.
+        parameter: the parameter.
+        who: the parameter, for the error.
+
+    Raises:
+        ValueError: a part of it is missing, or the step is not a number.
+    """
+    there = [key for key in ADAMW_KEYS if key in saved]
+    if not there:
+        return copied_state(saved, parameter)
+    if len(there) < len(ADAMW_KEYS):
+        missing = ", ".join(key for key in ADAMW_KEYS if key not in saved)
+        raise ValueError(
+            f"the state of {who} must have {', '.join(ADAMW_KEYS)}, as that of torch.optim.AdamW has; {missing} is "
+            "missing. Add it, or remove the state of this parameter to begin anew."
+        )
+    state = copied_state({key: value for key, value in saved.items() if key != "step"}, parameter)
+    for key in ("exp_avg", "exp_avg_sq"):
+        state[key] = state[key].to(parameter.dtype)  # the fused kernel takes one dtype
+    return {"step": _step(saved["step"], parameter.device, who), **state}
+
+
+def _step(step: object, device: torch.device, who: str) -> Tensor:
+    """A tensor that torch's AdamW can count in."""
+    try:
+        number = torch.as_tensor(step, dtype=torch.float32).reshape(()).to(device, copy=True)
+    except (TypeError, ValueError, RuntimeError):
+        number = None
+    if number is None:
+        raise ValueError(f"the step of {who} must be a number or a tensor of one element; got {step!r}.")
+    return number
+
+
+def copied_state(saved: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
+    """A copy of a saved state beside its parameter; every tensor keeps the dtype in which it was saved."""
+    return {k: copied(v, parameter) if isinstance(v, Tensor) else copy.deepcopy(v) for k, v in saved.items()}

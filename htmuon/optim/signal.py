@@ -1,0 +1,181 @@
+"""Which matrices have a gradient that says something, and whether all gradients are finite: one look at each gradient.
+
+A matrix whose gradient is exactly zero rests in that step, like a parameter without a gradient. Every expert of a stack
+and every part of a fused weight is a matrix of its own, so a parameter has *flags* `[*batch]`, or `[*batch, parts]`
+where it is split. All of it is decided on the device.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from math import prod
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from htmuon.layouts import is_distributed, part_like, slice_like
+from htmuon.optim.buckets import moves
+from htmuon.optim.settings import Group
+from htmuon.optim.split import part_sizes
+from htmuon.optim.views import batch_dims, default_view, matrix_shape, row_dim
+
+
+class Flags(NamedTuple):
+    """How the flags of a matrix parameter lie in it.
+
+    Attributes:
+        parameter: the parameter.
+        batch: how many of its first dims count matrices.
+        rows: its dim that holds the output rows.
+        sizes: how many rows each of its parts has; none where it is not split.
+    """
+
+    parameter: Tensor
+    batch: int
+    rows: int
+    sizes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, group: Group, parameter: Tensor) -> "Flags":
+        """Those of a parameter of a group of matrices."""
+        view = group["matrix_view"] or default_view(parameter.ndim)
+        rows = matrix_shape(tuple(parameter.shape), view)[-2]
+        sizes = () if group["split"] is None else tuple(part_sizes(rows, group["split"]))
+        return cls(parameter, batch_dims(parameter.ndim, view), row_dim(parameter.ndim, view), sizes)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`[*batch]` or `[*batch, parts]`, of the whole parameter."""
+        return (*self.parameter.shape[: self.batch], *((len(self.sizes),) if self.sizes else ()))
+
+    @property
+    def largest_norm(self) -> float:
+        """The Frobenius norm of a matrix whose entries are all as large as its largest one, 1."""
+        return float(prod(self.parameter.shape[self.batch :]) ** 0.5)
+
+    def seen(self, gradient: Tensor, floor: float) -> tuple[Tensor, Tensor]:
+        """The largest magnitudes in what this rank holds of a gradient, and flags `[*batch(, parts)]` of its slice.
+
+        A flag is true where the Frobenius norm may be above the floor: `largest sqrt(m n) > floor`.
+        """
+        kept = range(self.batch) if not self.sizes else (*range(self.batch), self.rows)
+        rest = tuple(dim for dim in range(gradient.ndim) if dim not in kept)
+        peaks = torch.linalg.vector_norm(gradient, torch.inf, rest)
+        flags = peaks > floor / self.largest_norm
+        if self.sizes:
+            counts = torch.zeros(*peaks.shape[:-1], len(self.sizes), dtype=torch.int32, device=peaks.device)
+            flags = counts.index_add_(-1, self._part_of_row(), flags.to(torch.int32)) > 0
+        return peaks, flags
+
+    def whole(self, seen: Tensor) -> Tensor:
+        """Flags of the whole parameter from those of this rank's slice: false where it is not."""
+        if not is_distributed(self.parameter):
+            return seen
+        flags = torch.zeros(self.shape, dtype=torch.bool, device=seen.device)
+        slice_like(flags, self.parameter, last=self.batch).copy_(seen)
+        return flags
+
+    def over_parameter(self, flags: Tensor) -> Tensor:
+        """Flags `[stack, *flags]` of whole parameters, so that they broadcast against `[stack, *slice]`."""
+        flags = slice_like(flags, self.parameter, first=1, last=self.batch)
+        if not self.sizes:
+            return flags.reshape(*flags.shape, *(1,) * (self.parameter.ndim - self.batch))
+        rows = flags.index_select(-1, self._part_of_row())
+        other = (1,) * (self.parameter.ndim - self.batch - 1)
+        return rows.reshape(*rows.shape, *other).movedim(self.batch + 1, self.rows + 1)
+
+    def over_state(self, flags: Tensor, parts: slice) -> Tensor:
+        """Flags `[stack, *flags]`, those of some parts, so that they broadcast against `[stack, *slice of a state]`."""
+        flags = flags[..., parts] if self.sizes else flags
+        flags = flags[..., None, None]
+        return slice_like(flags, self.parameter, batch_dims=self.batch, first=1)
+
+    def _part_of_row(self) -> Tensor:
+        """To which part each row belongs that this rank holds."""
+        numbers = part_of_row(self.sizes, self.parameter.device)
+        shape = [1] * self.parameter.ndim
+        shape[self.rows] = len(numbers)
+        return slice_like(numbers.view(shape), self.parameter).reshape(-1)
+
+
+@lru_cache(maxsize=256)
+def part_of_row(sizes: tuple[int, ...], device: torch.device) -> Tensor:
+    """The number of the part that each row belongs to, `[rows]`.
+
+    Example:
+        >>> part_of_row((2, 1), torch.device("cpu"))
+        tensor([0, 0, 1])
+    """
+    return torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)).to(device)
+
+
+class Signals(NamedTuple):
+    """What one look at the gradients tells.
+
+    Attributes:
+        finite: 0-d bool, for all that this rank holds of all gradients.
+        seen: flags of each matrix parameter that has a gradient, for the whole parameter as far as this rank knows.
+    """
+
+    finite: Tensor
+    seen: dict[Tensor, Tensor]
+
+
+def look(groups: Iterable[tuple[Group, float]]) -> Signals:
+    """Look at every gradient once.
+
+    Args:
+        groups: with the floor below which a gradient counts as zero.
+    """
+    peaks: list[Tensor] = []
+    seen: dict[Tensor, Tensor] = {}
+    for group, floor in groups:
+        plain: list[tuple[Tensor, Tensor]] = []
+        for parameter in filter(moves, group["params"]):
+            gradient = part_like(cast(Tensor, parameter.grad), parameter)
+            if gradient.numel() == 0:  # other ranks hold all of it
+                continue
+            if not group["use_muon"] or is_one_matrix(group, parameter):
+                plain.append((parameter, gradient))
+                continue
+            flags = Flags.of(group, parameter)
+            found, own = flags.seen(gradient, floor)
+            peaks.append(found.flatten())
+            seen[parameter] = flags.whole(own)
+        for norms, parameters in _largest(plain):
+            peaks.append(norms)
+            if group["use_muon"]:
+                sizes = norms * _tensor(tuple(p.numel() ** 0.5 for p in parameters), norms.device)
+                seen.update(zip(parameters, (sizes > floor).unbind(), strict=True))
+    if not peaks:
+        return Signals(torch.ones((), dtype=torch.bool), seen)
+    return Signals(torch.cat([p.to(peaks[0].device) for p in peaks]).isfinite().all(), seen)
+
+
+def is_one_matrix(group: Group, parameter: Tensor) -> bool:
+    """Whether a matrix parameter is neither a stack nor split."""
+    return group["split"] is None and batch_dims(parameter.ndim, group["matrix_view"]) == 0
+
+
+def whole_flags(groups: Iterable[Group], seen: dict[Tensor, Tensor]) -> tuple[list[Flags], list[Tensor]]:
+    """The flags of every trainable matrix parameter, in order; all false where this rank has seen nothing."""
+    flags = [Flags.of(g, p) for g in groups if g["use_muon"] for p in g["params"] if p.requires_grad and p.numel() > 0]
+    none = {f.parameter: torch.zeros(f.shape, dtype=torch.bool, device=f.parameter.device) for f in flags}
+    return flags, [seen.get(f.parameter, none[f.parameter]) for f in flags]
+
+
+def _largest(plain: Sequence[tuple[Tensor, Tensor]]) -> Iterable[tuple[Tensor, list[Tensor]]]:
+    """The largest magnitude of every gradient, NaN or infinite where any entry is; `[n]`, with the n parameters."""
+    alike: dict[tuple[torch.device, torch.dtype], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+    for parameter, gradient in plain:
+        alike[gradient.device, gradient.dtype].append((parameter, gradient))
+    for pairs in alike.values():
+        norms = torch._foreach_norm([gradient for _, gradient in pairs], torch.inf)
+        yield torch.stack(norms), [parameter for parameter, _ in pairs]
+
+
+@lru_cache(maxsize=64)
+def _tensor(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """On the device; made once, for the host waits for what it copies."""
+    return torch.tensor(values, dtype=torch.float32, device=device)
