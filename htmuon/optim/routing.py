@@ -18,7 +18,7 @@ from htmuon._registry import unknown_name
 from htmuon._typing import MATRIX_VIEWS, MatrixView
 from htmuon.layouts import is_flattened
 from htmuon.optim.roles import head_modules, is_embedding, is_grouped, stem_modules, stored_view, unwrapped
-from htmuon.optim.settings import Group
+from htmuon.optim.settings import Group, check_shaped
 from htmuon.optim.split import part_shapes
 from htmuon.optim.views import MINIMUM_DIMS, default_view, matrix_shape
 
@@ -191,8 +191,8 @@ def route(
     Raises:
         TypeError: a single string in place of a list.
         ValueError: a pattern matches nothing, two patterns contradict each other, a matched parameter is a vector,
-            parts are not the rows of a matrix, nothing in the model is trainable, or the model is wrapped by
-            FullyShardedDataParallel.
+            parts are not the rows of a matrix, nothing in the model is trainable, a lazy module in it has seen no
+            batch, or the model is wrapped by FullyShardedDataParallel.
 
     Example:
         >>> import torch, htmuon
@@ -213,6 +213,8 @@ def route(
     names = [name for name, _ in named]
     if not names:
         raise ValueError("the model must have at least one parameter with requires_grad=True; it has none.")
+    for name, parameter in named:
+        check_shaped(parameter, f"parameter {name!r}")
     flattened = [name for name, parameter in named if is_flattened(parameter)]
     if flattened:
         raise ValueError(

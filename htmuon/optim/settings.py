@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from htmuon._registry import unknown_name
 from htmuon._typing import ADJUST_LR_FNS, MATRIX_VIEWS, AdjustLrFn, Normalization, Precision
@@ -138,11 +139,21 @@ def check_settings(group: Group, *, sets_size: bool) -> None:
         _check_spectral_settings(group, sets_size=sets_size)
 
 
+def check_shaped(parameter: Tensor, who: str) -> None:
+    """Raise if a parameter belongs to a lazy module that has not seen a batch."""
+    if is_lazy(parameter):
+        raise ValueError(
+            f"parameters must have a shape; got {who} of a lazy module that has seen no batch. Run one batch through "
+            "the model first."
+        )
+
+
 def check_parameters(group: Group) -> None:
     """Raise unless the parameters of a group are such that its rule can update them."""
     names = group.get("param_names") or [None] * len(group["params"])
     for name, parameter in zip(names, group["params"], strict=True):
         who = f"parameter {name!r}" if name else "a parameter"
+        check_shaped(parameter, who)
         shape = tuple(parameter.shape)
         if is_flattened(parameter):
             raise ValueError(
