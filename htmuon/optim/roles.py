@@ -1,8 +1,9 @@
-"""What a module does in its model: how it stores a matrix, and whether it is a head, a stem or an embedding."""
+"""What a module does in its model, as head, stem or embedding, and how its parameters are matrices."""
 
-from torch import nn
+from torch import Tensor, nn
 
 from htmuon._typing import MatrixView
+from htmuon.optim.views import default_view, matrix_shape
 
 # Modules that perform a linear map by a parameter `weight`, and how they store it.
 MATRIX_MODULES: tuple[tuple[type[nn.Module], MatrixView], ...] = (
@@ -50,6 +51,29 @@ def stored_view(module: nn.Module, attribute: str) -> MatrixView | None:
     if type(module).__name__ == "Conv1D" and type(module).__module__.startswith("transformers."):
         return "transposed"
     return next((view for kind, view in MATRIX_MODULES if isinstance(module, kind)), None)
+
+
+def other_reason(parameter: Tensor, view: MatrixView | None = None) -> str | None:
+    """Why a parameter can be no matrix, whatever module holds it; None where it can.
+
+    Args:
+        parameter: any tensor that has a shape.
+        view: how it stores a matrix; None where that is not known.
+
+    Example:
+        >>> import torch
+        >>> other_reason(torch.ones(3)), other_reason(torch.ones(0, 4)), other_reason(torch.ones(1, 4))
+        ('vector', 'empty', 'matrix of one row or column')
+        >>> other_reason(torch.ones(3, 4)) is None
+        True
+    """
+    if parameter.ndim < 2:
+        return "vector"
+    if parameter.numel() == 0:
+        return "empty"
+    if min(matrix_shape(tuple(parameter.shape), view or default_view(parameter.ndim))[-2:]) == 1:
+        return "matrix of one row or column"
+    return None
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

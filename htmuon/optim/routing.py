@@ -16,11 +16,19 @@ from torch.nn import Parameter
 from htmuon._registry import unknown_name
 from htmuon._typing import MATRIX_VIEWS, MatrixView
 from htmuon.layouts import is_flattened
-from htmuon.optim.roles import head_modules, is_embedding, is_grouped, stem_modules, stored_view, unwrapped
+from htmuon.optim.roles import (
+    head_modules,
+    is_embedding,
+    is_grouped,
+    other_reason,
+    stem_modules,
+    stored_view,
+    unwrapped,
+)
 from htmuon.optim.routes import Route, Routing
 from htmuon.optim.settings import Group, check_shaped
 from htmuon.optim.split import part_shapes
-from htmuon.optim.views import MINIMUM_DIMS, default_view, matrix_shape
+from htmuon.optim.views import MINIMUM_DIMS, default_view
 
 
 def _reason_against(module: nn.Module, heads: set[nn.Module], stems: set[nn.Module]) -> str | None:
@@ -46,8 +54,9 @@ def _route_by_module(name: str, parameter: Parameter, owners: list[tuple[nn.Modu
     if view is None:
         kind = "grouped convolution" if is_grouped(module) else f"bare parameter of {type(module).__name__}"
         return Route(name=name, parameter=parameter, view=None, reason=kind)
-    if min(matrix_shape(tuple(parameter.shape), view)[-2:]) == 1:
-        return Route(name=name, parameter=parameter, view=None, reason="matrix of one row or column")
+    against = other_reason(parameter, view)
+    if against is not None:
+        return Route(name=name, parameter=parameter, view=None, reason=against)
     return Route(name=name, parameter=parameter, view=view, reason=f"matrix of {type(module).__name__}")
 
 

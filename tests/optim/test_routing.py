@@ -241,3 +241,34 @@ def test_a_lazy_group_leaves_the_optimizer_as_it_was():
         with pytest.raises(ValueError, match="got a parameter of a lazy module"):
             optimizer.add_param_group({"params": list(nn.LazyLinear(4).parameters()), "use_muon": use_muon})
     assert str(optimizer) == before
+
+
+def test_an_empty_matrix_takes_adamw():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    for shape in ((0, 4), (4, 0)):
+        model[1].weight = nn.Parameter(torch.zeros(shape))
+        views, reasons = sides(model)
+        assert (views["1.weight"], reasons["1.weight"]) == (None, "empty")
+
+
+@pytest.mark.parametrize(
+    ("shape", "reason"),
+    [
+        ((), "vector"),
+        ((5,), "vector"),
+        ((0,), "vector"),
+        ((0, 4), "empty"),
+        ((3, 0, 4), "empty"),
+        ((1, 4), "matrix of one row or column"),
+        ((4, 1), "matrix of one row or column"),
+        ((3, 1, 4), "matrix of one row or column"),
+        ((1, 3, 5, 5), "matrix of one row or column"),
+        ((4, 5), None),
+        ((1, 4, 5), None),
+        ((4, 1, 5, 5), None),
+    ],
+)
+def test_whether_a_bare_tensor_can_be_a_matrix(shape, reason):
+    from htmuon.optim.roles import other_reason
+
+    assert other_reason(torch.zeros(shape)) == reason
