@@ -20,6 +20,7 @@ class Route:
         view: how it is a matrix, or None where it takes AdamW.
         reason: one clause for the listing.
         split: parts of it that are matrices of their own: so many equal ones, or the output rows of each.
+        decays: whether weight decay is good for it where it takes AdamW: not so for vectors, gains and coordinates.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Route:
     view: MatrixView | None
     reason: str
     split: int | tuple[int, ...] | None = None
+    decays: bool = True
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,8 @@ class Routing:
             alike = [route for route in self.routes if (route.view, route.split) == (view, split)]
             groups.append(_group(alike, use_muon=True, matrix_view=view, **({} if split is None else {"split": split})))
         others = [route for route in self.routes if route.view is None]
-        vectors = [route for route in others if route.parameter.ndim < 2]
-        tables = [route for route in others if route.parameter.ndim >= 2]
+        vectors = [route for route in others if not route.decays]
+        tables = [route for route in others if route.decays]
         if tables:
             groups.append(_group(tables, use_muon=False))
         if vectors:

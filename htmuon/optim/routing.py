@@ -10,20 +10,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import Parameter
 
 from htmuon._registry import unknown_name
 from htmuon._typing import MATRIX_VIEWS, MatrixView
 from htmuon.layouts import is_flattened
+from htmuon.optim.reparametrized import Place, is_coordinates, layer_name, places
 from htmuon.optim.roles import (
     head_modules,
     is_embedding,
     is_grouped,
+    is_vector,
     other_reason,
+    own_view,
     stem_modules,
-    stored_view,
     unwrapped,
+    weight_shape,
 )
 from htmuon.optim.routes import Route, Routing
 from htmuon.optim.settings import Group, check_shaped
@@ -42,27 +45,39 @@ def _reason_against(module: nn.Module, heads: set[nn.Module], stems: set[nn.Modu
     return None
 
 
-def _route_by_module(name: str, parameter: Parameter, owners: list[tuple[nn.Module, str]], reasons: list[str]) -> Route:
-    """The route of a parameter that no pattern names, from all the modules that hold it (several where it is tied)."""
-    if parameter.ndim < 2:
-        return Route(name=name, parameter=parameter, view=None, reason="vector")
+def _reason_for_adamw(parameter: Tensor, place: Place) -> str | None:
+    """Why a parameter that has no role of its own takes AdamW; None for a hidden matrix."""
+    if is_coordinates(place):
+        return "coordinates of an orthogonal matrix"
+    view = own_view(parameter, place)
+    if view is not None:
+        rivals = [other for other in place.others if other is not None and other.shape == parameter.shape]
+        return other_reason(parameter, view) or ("one of several of the weight's shape" if rivals else None)
+    if is_grouped(place.module):
+        return "grouped convolution"
+    if place.makers and weight_shape(place.module, place.attribute) is not None:
+        return f"not of the shape of {layer_name(place.module)}.{place.attribute}"
+    return f"bare parameter of {layer_name(place.module)}"
+
+
+def _route_by_module(name: str, parameter: Parameter, at: list[Place], reasons: list[str]) -> Route:
+    """The route of a parameter that no pattern names, from all the places where it acts (several where it is tied)."""
+    place = at[0]
+    if is_vector(parameter, place):
+        return Route(name=name, parameter=parameter, view=None, reason=f"vector{place.under}")
     if reasons:
-        tied = " (tied)" if len(owners) > 1 else ""
+        tied = " (tied)" if len(at) > 1 else ""
         return Route(name=name, parameter=parameter, view=None, reason=reasons[0] + tied)
-    module, attribute = owners[0]
-    view = stored_view(module, attribute)
-    if view is None:
-        kind = "grouped convolution" if is_grouped(module) else f"bare parameter of {type(module).__name__}"
-        return Route(name=name, parameter=parameter, view=None, reason=kind)
-    against = other_reason(parameter, view)
-    if against is not None:
-        return Route(name=name, parameter=parameter, view=None, reason=against)
-    return Route(name=name, parameter=parameter, view=view, reason=f"matrix of {type(module).__name__}")
+    reason = _reason_for_adamw(parameter, place)
+    if reason is not None:
+        return Route(name=name, parameter=parameter, view=None, reason=reason + place.under)
+    reason = f"matrix of {layer_name(place.module)}{place.under}"
+    return Route(name=name, parameter=parameter, view=own_view(parameter, place), reason=reason)
 
 
-def _route_by_pattern(name: str, parameter: Parameter, pattern: str, view: MatrixView | None) -> Route:
-    """The route of a parameter that a pattern sends to the spectral side."""
-    view = view or default_view(parameter.ndim)
+def _route_by_pattern(name: str, parameter: Parameter, place: Place, pattern: str, view: MatrixView | None) -> Route:
+    """The route of a parameter that a pattern sends to the spectral side, by default in its layer's own view."""
+    view = view or own_view(parameter, place) or default_view(parameter.ndim)
     if parameter.ndim < MINIMUM_DIMS[view]:
         raise ValueError(
             f"pattern {pattern!r} sends {name!r} of shape {tuple(parameter.shape)} to the spectral side, whose view "
@@ -119,10 +134,15 @@ def route(
     spectral side go the weights of linear and convolution layers (transposed ones and transformers' `Conv1D` in their
     own orientation).
 
+    A weight that is made anew at each call, by a parametrization or by a hook such as `prune`, counts as the weight: to
+    the spectral side goes the parameter of its shape, while gains, factors and the coordinates of `orthogonal` take
+    AdamW.
+
     Args:
         model: any module.
         spectral: shell-style patterns over parameter names that go to the spectral side all the same; a mapping
-            from pattern to view where a parameter is not stored as `[*batch, out, in]` (see `htmuon.matrix_view`).
+            from pattern to view where a parameter is neither the weight of a known layer nor stored as
+            `[*batch, out, in]` (see `htmuon.matrix_view`).
         other: patterns that go to AdamW.
         split: how parameters on the spectral side that fuse several matrices are taken apart, by pattern: so many
             equal parts, or the output rows of each, `{"*.qkv.weight": 3}` or `{"*.qkv.weight": (4096, 1024, 1024)}`.
@@ -147,10 +167,6 @@ def route(
         2.bias     9      AdamW                        vector
         16 of 97 parameters are matrices on the spectral side.
     """
-    owners: dict[Parameter, list[tuple[nn.Module, str]]] = {}
-    for module in model.modules():
-        for attribute, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-            owners.setdefault(parameter, []).append((module, attribute))
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     names = [name for name, _ in named]
     if not names:
@@ -177,6 +193,7 @@ def route(
             raise unknown_name("matrix_view", view, list(MATRIX_VIEWS))
 
     heads, stems = head_modules(unwrapped(model)), stem_modules(unwrapped(model))
+    acting = places(model)
     routes = []
     for name, parameter in named:
         wanted = [pattern for pattern in views if fnmatchcase(name, pattern)]
@@ -185,14 +202,17 @@ def route(
             raise ValueError(
                 f"parameter {name!r} matches both spectral={wanted[0]!r} and other={refused[0]!r}. Make one narrower."
             )
+        at = acting[parameter]
         if refused:
-            routes.append(Route(name=name, parameter=parameter, view=None, reason=f"pattern {refused[0]!r}"))
+            found = Route(name=name, parameter=parameter, view=None, reason=f"pattern {refused[0]!r}")
         elif wanted:
-            routes.append(_route_by_pattern(name, parameter, wanted[0], views[wanted[0]]))
+            found = _route_by_pattern(name, parameter, at[0], wanted[0], views[wanted[0]])
         else:
-            against = [_reason_against(module, heads, stems) for module, _ in owners[parameter]]
-            routes.append(_route_by_module(name, parameter, owners[parameter], [r for r in against if r]))
-    return Routing(tuple(_split(route, split or {}) for route in routes))
+            against = [_reason_against(place.module, heads, stems) for place in at]
+            found = _route_by_module(name, parameter, at, [reason for reason in against if reason])
+        decays = not any(is_vector(parameter, place) or is_coordinates(place) for place in at)
+        routes.append(_split(replace(found, decays=decays), split or {}))
+    return Routing(tuple(routes))
 
 
 def param_groups(
@@ -205,7 +225,8 @@ def param_groups(
     """Parameter groups for any optimizer of this library: hidden matrices to the spectral side, the rest to AdamW.
 
     The groups are plain dicts of named parameters: one with `use_muon=True` for each way of storing a matrix that
-    occurs in the model, then with `use_muon=False` one for tables and heads and one, without weight decay, for vectors.
+    occurs in the model, then with `use_muon=False` one for tables and heads and one, without weight decay, for vectors,
+    gains and the coordinates of `orthogonal`.
 
     Args:
         model: any module; parameters with `requires_grad=False` are left out.

@@ -243,6 +243,14 @@ def test_a_lazy_group_leaves_the_optimizer_as_it_was():
     assert str(optimizer) == before
 
 
+def test_a_pattern_takes_the_view_of_the_layer():
+    model = nn.Sequential(nn.Conv1d(3, 8, 5), nn.ConvTranspose2d(8, 4, 2), nn.Linear(4, 4), nn.Linear(4, 2))
+    views, _ = sides(model, spectral=["*.weight"])
+    assert list(filter(None, views.values())) == ["conv", "conv_transpose", "linear", "linear"]
+    views, _ = sides(model, spectral={"0.weight": "linear"})
+    assert views["0.weight"] == "linear"
+
+
 def test_an_empty_matrix_takes_adamw():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
     for shape in ((0, 4), (4, 0)):
