@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
 from torch.nn import Parameter
 
 from htmuon._typing import MatrixView
-from htmuon.optim.settings import Group
+from htmuon.optim.settings import Group, _check_flag, _check_learning_rate, check_number
 from htmuon.optim.split import part_shapes
 
 
@@ -41,20 +42,36 @@ class Routing:
 
     routes: tuple[Route, ...]
 
-    def groups(self) -> list[Group]:
-        """Parameter groups: matrices (one group per view and split), other parameters, vectors without weight decay."""
-        kinds = dict.fromkeys((route.view, route.split) for route in self.routes if route.view is not None)
+    def groups(
+        self,
+        *,
+        lr: float | Tensor | None = None,
+        adamw_lr: float | Tensor | None = None,
+        weight_decay: float | None = None,
+        adamw_weight_decay: float | None = None,
+        named: bool = True,
+    ) -> list[Group]:
+        """Parameter groups: matrices (one group per view and split), other parameters, vectors without weight decay.
+
+        The arguments are those of `htmuon.param_groups`.
+        """
+        _check_rate("lr", lr)
+        _check_rate("adamw_lr", adamw_lr)
+        _check_decay("weight_decay", weight_decay)
+        _check_decay("adamw_weight_decay", adamw_weight_decay)
+        _check_flag("named", named)
+
         groups = []
+        kinds = dict.fromkeys((route.view, route.split) for route in self.routes if route.view is not None)
         for view, split in kinds:
             alike = [route for route in self.routes if (route.view, route.split) == (view, split)]
-            groups.append(_group(alike, use_muon=True, matrix_view=view, **({} if split is None else {"split": split})))
-        others = [route for route in self.routes if route.view is None]
-        vectors = [route for route in others if not route.decays]
-        tables = [route for route in others if route.decays]
-        if tables:
-            groups.append(_group(tables, use_muon=False))
-        if vectors:
-            groups.append(_group(vectors, use_muon=False, weight_decay=0.0))
+            matrices = {"matrix_view": view, **_given(split=split, lr=lr, weight_decay=weight_decay)}
+            groups.append({"params": _parameters(alike, named), "use_muon": True, **matrices})
+        for decays, decay in ((True, adamw_weight_decay), (False, 0.0)):
+            others = [route for route in self.routes if route.view is None and route.decays is decays]
+            if others:
+                settings = _given(lr=adamw_lr, weight_decay=decay)
+                groups.append({"params": _parameters(others, named), "use_muon": False, **settings})
         return groups
 
     def __str__(self) -> str:
@@ -75,5 +92,25 @@ class Routing:
         return "\n".join(lines)
 
 
-def _group(routes: list[Route], **settings: Any) -> Group:
-    return {"params": [(route.name, route.parameter) for route in routes], **settings}
+def _parameters(routes: list[Route], named: bool) -> list[Any]:
+    return [(route.name, route.parameter) if named else route.parameter for route in routes]
+
+
+def _given(**settings: Any) -> Group:
+    """The settings that are not None; a tensor is copied, for a scheduler that changes it in place does so by group."""
+    given = {name: value for name, value in settings.items() if value is not None}
+    return {name: value.clone() if isinstance(value, Tensor) else value for name, value in given.items()}
+
+
+def _check_rate(name: str, value: object) -> None:
+    if value is None:
+        return
+    try:
+        _check_learning_rate(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(str(error).replace("lr", name, 1)) from None
+
+
+def _check_decay(name: str, value: object) -> None:
+    if value is not None:
+        check_number(name, value, 0.0, float("inf"), "Pass a float such as 0.1.")

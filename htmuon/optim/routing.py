@@ -221,6 +221,11 @@ def param_groups(
     spectral: Sequence[str] | Mapping[str, MatrixView] = (),
     other: Sequence[str] = (),
     split: Mapping[str, int | Sequence[int]] | None = None,
+    lr: float | Tensor | None = None,
+    adamw_lr: float | Tensor | None = None,
+    weight_decay: float | None = None,
+    adamw_weight_decay: float | None = None,
+    named: bool = True,
 ) -> list[Group]:
     """Parameter groups for any optimizer of this library: hidden matrices to the spectral side, the rest to AdamW.
 
@@ -228,27 +233,40 @@ def param_groups(
     occurs in the model, then with `use_muon=False` one for tables and heads and one, without weight decay, for vectors,
     gains and the coordinates of `orthogonal`.
 
+    A wrapper that fills in `lr` and `weight_decay` by itself, as SAM and `ZeroRedundancyOptimizer` do, would give AdamW
+    those of the matrices: state both here.
+
     Args:
         model: any module; parameters with `requires_grad=False` are left out.
         spectral: patterns that force parameters to the spectral side; see `htmuon.route`.
         other: patterns that force parameters to AdamW.
         split: how parameters that fuse several matrices are taken apart; see `htmuon.route`. Each head of its own is
             the number of heads.
+        lr: learning rate of the matrices; None leaves it to the optimizer, as each of these.
+        adamw_lr: learning rate of the other groups.
+        weight_decay: decay of the matrices.
+        adamw_weight_decay: decay of the other groups but the last, which has none.
+        named: whether the groups hold pairs `(name, parameter)`; else bare parameters, for wrappers that refuse names.
 
     Returns:
         The groups; change their `lr`, `weight_decay`, `power`, ... at will.
 
     Raises:
-        TypeError: as `htmuon.route`.
-        ValueError: as `htmuon.route`.
+        TypeError: as `htmuon.route`; or a rate, a decay or `named` has the wrong type.
+        ValueError: as `htmuon.route`; or a rate or a decay is out of range.
 
     Example:
         >>> import torch, htmuon
         >>> model = torch.nn.Sequential(torch.nn.Embedding(9, 4), torch.nn.Linear(4, 4), torch.nn.Linear(4, 9))
         >>> [[name for name, _ in group["params"]] for group in htmuon.param_groups(model)]
         [['1.weight'], ['0.weight', '2.weight'], ['1.bias', '2.bias']]
+        >>> groups = htmuon.param_groups(model, lr=0.02, adamw_lr=0.001, adamw_weight_decay=0.01)
+        >>> [(group["lr"], group.get("weight_decay")) for group in groups]
+        [(0.02, None), (0.001, 0.01), (0.001, 0.0)]
     """
-    groups = route(model, spectral=spectral, other=other, split=split).groups()
+    groups = route(model, spectral=spectral, other=other, split=split).groups(
+        lr=lr, adamw_lr=adamw_lr, weight_decay=weight_decay, adamw_weight_decay=adamw_weight_decay, named=named
+    )
     if not any(group["use_muon"] for group in groups):
         warnings.warn(
             f"no parameter of {type(model).__name__} is a matrix for the spectral side: everything takes AdamW. "
