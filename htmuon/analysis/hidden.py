@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from htmuon._typing import MatrixView
-from htmuon.optim.routing import Route, route
+from htmuon.optim.routes import Route
+from htmuon.optim.routing import route
 from htmuon.optim.views import default_view, matrix_view
 
 # torch's optimizers that add weight decay to the gradient. All others shrink the weights beside their update, save

@@ -78,8 +78,8 @@ class HTMuon(SpectralOptimizer):
 
     Raises:
         TypeError: a setting or a parameter has the wrong type.
-        ValueError: a setting is out of range, a group of matrices holds a vector, a parameter is on the meta device, or
-            this rank is not in `process_group`.
+        ValueError: a setting is out of range, a group of matrices holds a vector, a parameter is on the meta device or
+            in a lazy module that has seen no batch, or this rank is not in `process_group`.
 
     Example:
         >>> import torch, htmuon

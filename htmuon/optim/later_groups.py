@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from htmuon.optim.settings import Group
-from htmuon.optim.views import default_view, matrix_shape
+from htmuon.optim.roles import other_reason
+from htmuon.optim.settings import Group, check_shaped
 
 
 def divided(group: Group, defaults: Group, other_defaults: Group) -> list[Group]:
@@ -21,22 +21,19 @@ def divided(group: Group, defaults: Group, other_defaults: Group) -> list[Group]
         other_defaults: those of the others.
     """
     members = [] if "use_muon" in group or not defaults["use_muon"] else _listed(group["params"])
-    others = [member for member in members if isinstance(member, Tensor) and not can_be_matrix(member)]
-    if not others or not all(isinstance(member, Tensor) for member in members):
+    if not all(isinstance(member, Tensor) for member in members):
+        return [{**group, "params": members}]
+    for member in members:
+        check_shaped(member, "a parameter")
+    others = [member for member in members if other_reason(member) is not None]
+    if not others:
         return [{**group, "params": members or group["params"]}]
-    matrices = [member for member in members if can_be_matrix(member)]
+    matrices = [member for member in members if other_reason(member) is None]
     share = float(other_defaults["lr"]) / float(defaults["lr"]) if float(defaults["lr"]) > 0 else 1.0
     rates: Group = {key: group[key] * share for key in ("lr", "initial_lr") if key in group}
     second: Group = {**group, **rates, "params": others, "use_muon": False, "weight_decay": 0.0}
     first: list[Group] = [{**group, "params": matrices}] if matrices else []
     return [*first, second]
-
-
-def can_be_matrix(parameter: Tensor) -> bool:
-    """Whether a tensor of which nothing else is known has at least two rows and two columns as a matrix."""
-    if parameter.ndim < 2:
-        return False
-    return min(matrix_shape(tuple(parameter.shape), default_view(parameter.ndim))[-2:]) > 1
 
 
 def with_or_without_names(groups: Sequence[Group], existing: Sequence[Group]) -> list[Group]:

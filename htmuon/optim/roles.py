@@ -1,8 +1,13 @@
-"""What a module does in its model: how it stores a matrix, and whether it is a head, a stem or an embedding."""
+"""What a module does in its model, as head, stem or embedding, and how its parameters are matrices."""
 
-from torch import nn
+from typing import cast
+
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from htmuon._typing import MatrixView
+from htmuon.optim.reparametrized import Place, layers
+from htmuon.optim.views import default_view, matrix_shape
 
 # Modules that perform a linear map by a parameter `weight`, and how they store it.
 MATRIX_MODULES: tuple[tuple[type[nn.Module], MatrixView], ...] = (
@@ -46,10 +51,74 @@ def stored_view(module: nn.Module, attribute: str) -> MatrixView | None:
         return "linear"
     if attribute != "weight" or is_grouped(module):
         return None
-    # transformers' Conv1D is told by name: the library need not be installed.
-    if type(module).__name__ == "Conv1D" and type(module).__module__.startswith("transformers."):
+    if _is_conv1d_of_transformers(module):
         return "transposed"
     return next((view for kind, view in MATRIX_MODULES if isinstance(module, kind)), None)
+
+
+def _is_conv1d_of_transformers(module: nn.Module) -> bool:
+    """Told by name, for the library need not be installed; a parametrized module is of a class made from its own."""
+    return any(
+        kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers.") for kind in type(module).__mro__
+    )
+
+
+def weight_shape(module: nn.Module, attribute: str) -> tuple[int, ...] | None:
+    """The shape of a matrix of a known kind of module, by what it says of itself; else None.
+
+    The weight itself is not asked: where it is made at each call, making it may move buffers.
+    """
+    if isinstance(module, nn.MultiheadAttention) and attribute in MULTIHEAD_PROJECTIONS:
+        width = module.embed_dim
+        inputs = {"k_proj_weight": module.kdim, "v_proj_weight": module.vdim}.get(attribute, width)
+        return (3 * width if attribute == "in_proj_weight" else width, inputs)
+    if attribute != "weight":
+        return None
+    if isinstance(module, nn.Linear):
+        return (module.out_features, module.in_features)
+    if isinstance(module, _ConvNd):
+        first, second = module.out_channels, module.in_channels
+        if module.transposed:
+            first, second = second, first
+        return (first, second // module.groups, *module.kernel_size)
+    if _is_conv1d_of_transformers(module):
+        return (cast(int, module.nx), cast(int, module.nf))
+    return None
+
+
+def own_view(parameter: Tensor, place: Place) -> MatrixView | None:
+    """How a parameter stores a matrix of its layer, by itself or in the shape of the weight that is made of it."""
+    if place.makers and tuple(parameter.shape) != weight_shape(place.module, place.attribute):
+        return None
+    return stored_view(place.module, place.attribute)
+
+
+def is_vector(parameter: Tensor, place: Place) -> bool:
+    """Whether it is a vector, by its dims or as the gains `[out, 1]` that `weight_norm` takes out of a weight."""
+    return parameter.ndim < 2 or (bool(place.others) and sum(side != 1 for side in parameter.shape) < 2)
+
+
+def other_reason(parameter: Tensor, view: MatrixView | None = None) -> str | None:
+    """Why a parameter can be no matrix, whatever module holds it; None where it can.
+
+    Args:
+        parameter: any tensor that has a shape.
+        view: how it stores a matrix; None where that is not known.
+
+    Example:
+        >>> import torch
+        >>> other_reason(torch.ones(3)), other_reason(torch.ones(0, 4)), other_reason(torch.ones(1, 4))
+        ('vector', 'empty', 'matrix of one row or column')
+        >>> other_reason(torch.ones(3, 4)) is None
+        True
+    """
+    if parameter.ndim < 2:
+        return "vector"
+    if parameter.numel() == 0:
+        return "empty"
+    if min(matrix_shape(tuple(parameter.shape), view or default_view(parameter.ndim))[-2:]) == 1:
+        return "matrix of one row or column"
+    return None
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -72,7 +141,7 @@ def head_modules(model: nn.Module) -> set[nn.Module]:
     declared = get_output() if callable(get_output) else None
     if isinstance(declared, nn.Module):
         heads.add(declared)
-    matrices = [(name.split("."), m) for name, m in model.named_modules() if stored_view(m, "weight") is not None]
+    matrices = [(name.split("."), m) for name, m in layers(model) if stored_view(m, "weight") is not None]
     named: dict[tuple[str, ...], nn.Module] = {}
     for path, module in matrices:
         place = _head_place(path)
@@ -86,7 +155,7 @@ def head_modules(model: nn.Module) -> set[nn.Module]:
 
 def stem_modules(model: nn.Module) -> set[nn.Module]:
     """Layers of an unwrapped model that read raw input: named stems, and a convolution that comes before all else."""
-    weighted = [(n, m) for n, m in model.named_modules() if is_embedding(m) or stored_view(m, "weight") is not None]
+    weighted = [(n, m) for n, m in layers(model) if is_embedding(m) or stored_view(m, "weight") is not None]
     stems = {module for name, module in weighted if STEM_NAMES.intersection(name.split("."))}
     if len(weighted) > 1 and isinstance(weighted[0][1], nn.Conv1d | nn.Conv2d | nn.Conv3d):
         stems.add(weighted[0][1])

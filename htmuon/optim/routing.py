@@ -7,87 +7,31 @@ is not recognized takes AdamW, and the listing (`print(htmuon.route(model))`) gi
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import Parameter
 
 from htmuon._registry import unknown_name
 from htmuon._typing import MATRIX_VIEWS, MatrixView
 from htmuon.layouts import is_flattened
-from htmuon.optim.roles import head_modules, is_embedding, is_grouped, stem_modules, stored_view, unwrapped
-from htmuon.optim.settings import Group
+from htmuon.optim.reparametrized import Place, is_coordinates, layer_name, places
+from htmuon.optim.roles import (
+    head_modules,
+    is_embedding,
+    is_grouped,
+    is_vector,
+    other_reason,
+    own_view,
+    stem_modules,
+    unwrapped,
+    weight_shape,
+)
+from htmuon.optim.routes import Route, Routing
+from htmuon.optim.settings import Group, check_shaped
 from htmuon.optim.split import part_shapes
-from htmuon.optim.views import MINIMUM_DIMS, default_view, matrix_shape
-
-
-@dataclass(frozen=True, kw_only=True)
-class Route:
-    """Where one parameter goes, and why.
-
-    Attributes:
-        name: the parameter's name in the model.
-        parameter: the parameter.
-        view: how it is a matrix, or None where it takes AdamW.
-        reason: one clause for the listing.
-        split: parts of it that are matrices of their own: so many equal ones, or the output rows of each.
-    """
-
-    name: str
-    parameter: Parameter
-    view: MatrixView | None
-    reason: str
-    split: int | tuple[int, ...] | None = None
-
-
-@dataclass(frozen=True)
-class Routing:
-    """Where every trainable parameter of a model goes; `str()` of it is a table.
-
-    Attributes:
-        routes: one per parameter, in the order of the model.
-    """
-
-    routes: tuple[Route, ...]
-
-    def groups(self) -> list[Group]:
-        """Parameter groups: matrices (one group per view and split), other parameters, vectors without weight decay."""
-        kinds = dict.fromkeys((route.view, route.split) for route in self.routes if route.view is not None)
-        groups = []
-        for view, split in kinds:
-            alike = [route for route in self.routes if (route.view, route.split) == (view, split)]
-            groups.append(_group(alike, use_muon=True, matrix_view=view, **({} if split is None else {"split": split})))
-        others = [route for route in self.routes if route.view is None]
-        vectors = [route for route in others if route.parameter.ndim < 2]
-        tables = [route for route in others if route.parameter.ndim >= 2]
-        if tables:
-            groups.append(_group(tables, use_muon=False))
-        if vectors:
-            groups.append(_group(vectors, use_muon=False, weight_decay=0.0))
-        return groups
-
-    def __str__(self) -> str:
-        rows = [("parameter", "shape", "optimizer", "matrix [out, in]", "reason")]
-        for route in self.routes:
-            shape = tuple(route.parameter.shape)
-            matrix = ""
-            if route.view is not None:
-                shapes = part_shapes(shape, route.view, route.split)
-                matrix = " + ".join("x".join(map(str, of)) for of in shapes)
-            side = "AdamW" if route.view is None else "spectral"
-            rows.append((route.name, "x".join(map(str, shape)) or "scalar", side, matrix, route.reason))
-        widths = [max(len(row[column]) for row in rows) for column in range(5)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        matrices = sum(route.parameter.numel() for route in self.routes if route.view is not None)
-        total = sum(route.parameter.numel() for route in self.routes)
-        lines.append(f"{matrices:,} of {total:,} parameters are matrices on the spectral side.")
-        return "\n".join(lines)
-
-
-def _group(routes: list[Route], **settings: Any) -> Group:
-    return {"params": [(route.name, route.parameter) for route in routes], **settings}
+from htmuon.optim.views import MINIMUM_DIMS, default_view
 
 
 def _reason_against(module: nn.Module, heads: set[nn.Module], stems: set[nn.Module]) -> str | None:
@@ -101,26 +45,39 @@ def _reason_against(module: nn.Module, heads: set[nn.Module], stems: set[nn.Modu
     return None
 
 
-def _route_by_module(name: str, parameter: Parameter, owners: list[tuple[nn.Module, str]], reasons: list[str]) -> Route:
-    """The route of a parameter that no pattern names, from all the modules that hold it (several where it is tied)."""
-    if parameter.ndim < 2:
-        return Route(name=name, parameter=parameter, view=None, reason="vector")
+def _reason_for_adamw(parameter: Tensor, place: Place) -> str | None:
+    """Why a parameter that has no role of its own takes AdamW; None for a hidden matrix."""
+    if is_coordinates(place):
+        return "coordinates of an orthogonal matrix"
+    view = own_view(parameter, place)
+    if view is not None:
+        rivals = [other for other in place.others if other is not None and other.shape == parameter.shape]
+        return other_reason(parameter, view) or ("one of several of the weight's shape" if rivals else None)
+    if is_grouped(place.module):
+        return "grouped convolution"
+    if place.makers and weight_shape(place.module, place.attribute) is not None:
+        return f"not of the shape of {layer_name(place.module)}.{place.attribute}"
+    return f"bare parameter of {layer_name(place.module)}"
+
+
+def _route_by_module(name: str, parameter: Parameter, at: list[Place], reasons: list[str]) -> Route:
+    """The route of a parameter that no pattern names, from all the places where it acts (several where it is tied)."""
+    place = at[0]
+    if is_vector(parameter, place):
+        return Route(name=name, parameter=parameter, view=None, reason=f"vector{place.under}")
     if reasons:
-        tied = " (tied)" if len(owners) > 1 else ""
+        tied = " (tied)" if len(at) > 1 else ""
         return Route(name=name, parameter=parameter, view=None, reason=reasons[0] + tied)
-    module, attribute = owners[0]
-    view = stored_view(module, attribute)
-    if view is None:
-        kind = "grouped convolution" if is_grouped(module) else f"bare parameter of {type(module).__name__}"
-        return Route(name=name, parameter=parameter, view=None, reason=kind)
-    if min(matrix_shape(tuple(parameter.shape), view)[-2:]) == 1:
-        return Route(name=name, parameter=parameter, view=None, reason="matrix of one row or column")
-    return Route(name=name, parameter=parameter, view=view, reason=f"matrix of {type(module).__name__}")
+    reason = _reason_for_adamw(parameter, place)
+    if reason is not None:
+        return Route(name=name, parameter=parameter, view=None, reason=reason + place.under)
+    reason = f"matrix of {layer_name(place.module)}{place.under}"
+    return Route(name=name, parameter=parameter, view=own_view(parameter, place), reason=reason)
 
 
-def _route_by_pattern(name: str, parameter: Parameter, pattern: str, view: MatrixView | None) -> Route:
-    """The route of a parameter that a pattern sends to the spectral side."""
-    view = view or default_view(parameter.ndim)
+def _route_by_pattern(name: str, parameter: Parameter, place: Place, pattern: str, view: MatrixView | None) -> Route:
+    """The route of a parameter that a pattern sends to the spectral side, by default in its layer's own view."""
+    view = view or own_view(parameter, place) or default_view(parameter.ndim)
     if parameter.ndim < MINIMUM_DIMS[view]:
         raise ValueError(
             f"pattern {pattern!r} sends {name!r} of shape {tuple(parameter.shape)} to the spectral side, whose view "
@@ -177,10 +134,15 @@ def route(
     spectral side go the weights of linear and convolution layers (transposed ones and transformers' `Conv1D` in their
     own orientation).
 
+    A weight that is made anew at each call, by a parametrization or by a hook such as `prune`, counts as the weight: to
+    the spectral side goes the parameter of its shape, while gains, factors and the coordinates of `orthogonal` take
+    AdamW.
+
     Args:
         model: any module.
         spectral: shell-style patterns over parameter names that go to the spectral side all the same; a mapping
-            from pattern to view where a parameter is not stored as `[*batch, out, in]` (see `htmuon.matrix_view`).
+            from pattern to view where a parameter is neither the weight of a known layer nor stored as
+            `[*batch, out, in]` (see `htmuon.matrix_view`).
         other: patterns that go to AdamW.
         split: how parameters on the spectral side that fuse several matrices are taken apart, by pattern: so many
             equal parts, or the output rows of each, `{"*.qkv.weight": 3}` or `{"*.qkv.weight": (4096, 1024, 1024)}`.
@@ -191,8 +153,8 @@ def route(
     Raises:
         TypeError: a single string in place of a list.
         ValueError: a pattern matches nothing, two patterns contradict each other, a matched parameter is a vector,
-            parts are not the rows of a matrix, nothing in the model is trainable, or the model is wrapped by
-            FullyShardedDataParallel.
+            parts are not the rows of a matrix, nothing in the model is trainable, a lazy module in it has seen no
+            batch, or the model is wrapped by FullyShardedDataParallel.
 
     Example:
         >>> import torch, htmuon
@@ -205,14 +167,12 @@ def route(
         2.bias     9      AdamW                        vector
         16 of 97 parameters are matrices on the spectral side.
     """
-    owners: dict[Parameter, list[tuple[nn.Module, str]]] = {}
-    for module in model.modules():
-        for attribute, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-            owners.setdefault(parameter, []).append((module, attribute))
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     names = [name for name, _ in named]
     if not names:
         raise ValueError("the model must have at least one parameter with requires_grad=True; it has none.")
+    for name, parameter in named:
+        check_shaped(parameter, f"parameter {name!r}")
     flattened = [name for name, parameter in named if is_flattened(parameter)]
     if flattened:
         raise ValueError(
@@ -233,6 +193,7 @@ def route(
             raise unknown_name("matrix_view", view, list(MATRIX_VIEWS))
 
     heads, stems = head_modules(unwrapped(model)), stem_modules(unwrapped(model))
+    acting = places(model)
     routes = []
     for name, parameter in named:
         wanted = [pattern for pattern in views if fnmatchcase(name, pattern)]
@@ -241,14 +202,17 @@ def route(
             raise ValueError(
                 f"parameter {name!r} matches both spectral={wanted[0]!r} and other={refused[0]!r}. Make one narrower."
             )
+        at = acting[parameter]
         if refused:
-            routes.append(Route(name=name, parameter=parameter, view=None, reason=f"pattern {refused[0]!r}"))
+            found = Route(name=name, parameter=parameter, view=None, reason=f"pattern {refused[0]!r}")
         elif wanted:
-            routes.append(_route_by_pattern(name, parameter, wanted[0], views[wanted[0]]))
+            found = _route_by_pattern(name, parameter, at[0], wanted[0], views[wanted[0]])
         else:
-            against = [_reason_against(module, heads, stems) for module, _ in owners[parameter]]
-            routes.append(_route_by_module(name, parameter, owners[parameter], [r for r in against if r]))
-    return Routing(tuple(_split(route, split or {}) for route in routes))
+            against = [_reason_against(place.module, heads, stems) for place in at]
+            found = _route_by_module(name, parameter, at, [reason for reason in against if reason])
+        decays = not any(is_vector(parameter, place) or is_coordinates(place) for place in at)
+        routes.append(_split(replace(found, decays=decays), split or {}))
+    return Routing(tuple(routes))
 
 
 def param_groups(
@@ -257,11 +221,20 @@ def param_groups(
     spectral: Sequence[str] | Mapping[str, MatrixView] = (),
     other: Sequence[str] = (),
     split: Mapping[str, int | Sequence[int]] | None = None,
+    lr: float | Tensor | None = None,
+    adamw_lr: float | Tensor | None = None,
+    weight_decay: float | None = None,
+    adamw_weight_decay: float | None = None,
+    named: bool = True,
 ) -> list[Group]:
     """Parameter groups for any optimizer of this library: hidden matrices to the spectral side, the rest to AdamW.
 
     The groups are plain dicts of named parameters: one with `use_muon=True` for each way of storing a matrix that
-    occurs in the model, then with `use_muon=False` one for tables and heads and one, without weight decay, for vectors.
+    occurs in the model, then with `use_muon=False` one for tables and heads and one, without weight decay, for vectors,
+    gains and the coordinates of `orthogonal`.
+
+    A wrapper that fills in `lr` and `weight_decay` by itself, as SAM and `ZeroRedundancyOptimizer` do, would give AdamW
+    those of the matrices: state both here.
 
     Args:
         model: any module; parameters with `requires_grad=False` are left out.
@@ -269,21 +242,31 @@ def param_groups(
         other: patterns that force parameters to AdamW.
         split: how parameters that fuse several matrices are taken apart; see `htmuon.route`. Each head of its own is
             the number of heads.
+        lr: learning rate of the matrices; None leaves it to the optimizer, as each of these.
+        adamw_lr: learning rate of the other groups.
+        weight_decay: decay of the matrices.
+        adamw_weight_decay: decay of the other groups but the last, which has none.
+        named: whether the groups hold pairs `(name, parameter)`; else bare parameters, for wrappers that refuse names.
 
     Returns:
         The groups; change their `lr`, `weight_decay`, `power`, ... at will.
 
     Raises:
-        TypeError: as `htmuon.route`.
-        ValueError: as `htmuon.route`.
+        TypeError: as `htmuon.route`; or a rate, a decay or `named` has the wrong type.
+        ValueError: as `htmuon.route`; or a rate or a decay is out of range.
 
     Example:
         >>> import torch, htmuon
         >>> model = torch.nn.Sequential(torch.nn.Embedding(9, 4), torch.nn.Linear(4, 4), torch.nn.Linear(4, 9))
         >>> [[name for name, _ in group["params"]] for group in htmuon.param_groups(model)]
         [['1.weight'], ['0.weight', '2.weight'], ['1.bias', '2.bias']]
+        >>> groups = htmuon.param_groups(model, lr=0.02, adamw_lr=0.001, adamw_weight_decay=0.01)
+        >>> [(group["lr"], group.get("weight_decay")) for group in groups]
+        [(0.02, None), (0.001, 0.01), (0.001, 0.0)]
     """
-    groups = route(model, spectral=spectral, other=other, split=split).groups()
+    groups = route(model, spectral=spectral, other=other, split=split).groups(
+        lr=lr, adamw_lr=adamw_lr, weight_decay=weight_decay, adamw_weight_decay=adamw_weight_decay, named=named
+    )
     if not any(group["use_muon"] for group in groups):
         warnings.warn(
             f"no parameter of {type(model).__name__} is a matrix for the spectral side: everything takes AdamW. "

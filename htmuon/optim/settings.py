@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from htmuon._registry import unknown_name
 from htmuon._typing import ADJUST_LR_FNS, MATRIX_VIEWS, AdjustLrFn, Normalization, Precision
@@ -107,7 +108,8 @@ def _moves(group: Group, power: Tensor) -> bool:
     return group.get("power_schedule") is not None or known(power) is None
 
 
-def _check_learning_rate(name: str, lr: object, *, wait: bool) -> None:
+def check_learning_rate(name: str, lr: object, *, wait: bool) -> None:
+    """Raise unless a learning rate is valid; one on an accelerator is read only where `wait`."""
     remedy = "Pass a float such as 0.02."
     if not isinstance(lr, Tensor):
         check_number(name, lr, 0.0, math.inf, remedy)
@@ -130,7 +132,7 @@ def check_sides(group: Group, prefix: str = "", *, wait: bool = False) -> None:
         prefix: of their names, as the user knows them.
         wait: whether to read a learning rate from an accelerator, which a step must not.
     """
-    _check_learning_rate(f"{prefix}lr", group["lr"], wait=wait)
+    check_learning_rate(f"{prefix}lr", group["lr"], wait=wait)
     check_number(f"{prefix}weight_decay", group["weight_decay"], 0.0, math.inf, "Pass a float such as 0.1.")
     check_number(f"{prefix}eps", group["eps"], 0.0, math.inf, "Pass a float such as 1e-10.")
 
@@ -146,7 +148,8 @@ def _check_split(split: object) -> None:
         )
 
 
-def _check_flag(name: str, value: object) -> None:
+def check_flag(name: str, value: object) -> None:
+    """Raise TypeError unless `value` is True or False."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False; got {value!r} of type {type(value).__name__}.")
 
@@ -194,9 +197,9 @@ def check_settings(group: Group, *, sets_size: bool, wait: bool = False) -> None
         sets_size: whether the optimizer's adaptation fixes the size of the update itself.
         wait: whether to read a learning rate from an accelerator, which a step must not.
     """
-    _check_flag("use_muon", group["use_muon"])
-    _check_flag("nesterov", group["nesterov"])
-    _check_flag("compile", group["compile"])
+    check_flag("use_muon", group["use_muon"])
+    check_flag("nesterov", group["nesterov"])
+    check_flag("compile", group["compile"])
     if group["stack_elements"] is not None:
         _check_count("stack_elements", group["stack_elements"], "Pass a whole number such as 2**24.")
     check_sides(group, wait=wait)
@@ -225,11 +228,21 @@ def flattened(who: str, shape: tuple[int, ...]) -> ValueError:
     )
 
 
+def check_shaped(parameter: Tensor, who: str) -> None:
+    """Raise if a parameter belongs to a lazy module that has not seen a batch."""
+    if is_lazy(parameter):
+        raise ValueError(
+            f"parameters must have a shape; got {who} of a lazy module that has seen no batch. Run one batch through "
+            "the model first."
+        )
+
+
 def check_parameters(group: Group) -> None:
     """Raise unless the parameters of a group are such that its rule can update them."""
     names = group.get("param_names") or [None] * len(group["params"])
     for name, parameter in zip(names, group["params"], strict=True):
         who = f"parameter {name!r}" if name else "a parameter"
+        check_shaped(parameter, who)
         shape = tuple(parameter.shape)
         if is_flattened(parameter):
             raise flattened(who, shape)

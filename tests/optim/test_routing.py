@@ -201,3 +201,82 @@ def test_bad_patterns_are_named(patterns, error, words):
 def test_a_model_without_trainable_parameters_is_refused():
     with pytest.raises(ValueError, match="at least one parameter with requires_grad"):
         htmuon.param_groups(nn.Linear(2, 2).requires_grad_(False))
+
+
+LAZY = {
+    "linear": lambda: nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 2)),
+    "convolution": lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.LazyConv2d(4, 3)),
+    "transposed convolution": lambda: nn.LazyConvTranspose1d(4, 3),
+    "batch norm": lambda: nn.Sequential(nn.Linear(4, 4), nn.LazyBatchNorm1d(), nn.Linear(4, 2)),
+    "instance norm": lambda: nn.LazyInstanceNorm2d(affine=True),
+}
+
+
+@pytest.mark.parametrize("model", LAZY.values(), ids=LAZY)
+@pytest.mark.parametrize("ask", ["route", "groups", "constructor"])
+def test_a_lazy_module_is_asked_for_a_batch(ask, model):
+    asked = {
+        "route": htmuon.route,
+        "groups": htmuon.param_groups,
+        "constructor": lambda m: htmuon.HTMuon([{"params": list(m.named_parameters()), "use_muon": False}]),
+    }
+    with pytest.raises(
+        ValueError, match=r"got parameter '.*' of a lazy module.*Run one batch through the model first\."
+    ):
+        asked[ask](model())
+
+
+def test_a_lazy_module_has_its_routes_after_a_batch():
+    model = nn.Sequential(nn.LazyLinear(4), nn.LazyBatchNorm1d(), nn.Linear(4, 2))
+    with pytest.raises(ValueError, match="of a lazy module"):
+        htmuon.route(model)
+    model(torch.randn(3, 5))
+    assert str(htmuon.route(model)) == str(htmuon.route(nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), model[2])))
+
+
+def test_a_lazy_group_leaves_the_optimizer_as_it_was():
+    optimizer = htmuon.HTMuon([nn.Parameter(torch.ones(2, 2))])
+    before = str(optimizer)
+    for use_muon in (True, False):
+        with pytest.raises(ValueError, match="got a parameter of a lazy module"):
+            optimizer.add_param_group({"params": list(nn.LazyLinear(4).parameters()), "use_muon": use_muon})
+    assert str(optimizer) == before
+
+
+def test_a_pattern_takes_the_view_of_the_layer():
+    model = nn.Sequential(nn.Conv1d(3, 8, 5), nn.ConvTranspose2d(8, 4, 2), nn.Linear(4, 4), nn.Linear(4, 2))
+    views, _ = sides(model, spectral=["*.weight"])
+    assert list(filter(None, views.values())) == ["conv", "conv_transpose", "linear", "linear"]
+    views, _ = sides(model, spectral={"0.weight": "linear"})
+    assert views["0.weight"] == "linear"
+
+
+def test_an_empty_matrix_takes_adamw():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    for shape in ((0, 4), (4, 0)):
+        model[1].weight = nn.Parameter(torch.zeros(shape))
+        views, reasons = sides(model)
+        assert (views["1.weight"], reasons["1.weight"]) == (None, "empty")
+
+
+@pytest.mark.parametrize(
+    ("shape", "reason"),
+    [
+        ((), "vector"),
+        ((5,), "vector"),
+        ((0,), "vector"),
+        ((0, 4), "empty"),
+        ((3, 0, 4), "empty"),
+        ((1, 4), "matrix of one row or column"),
+        ((4, 1), "matrix of one row or column"),
+        ((3, 1, 4), "matrix of one row or column"),
+        ((1, 3, 5, 5), "matrix of one row or column"),
+        ((4, 5), None),
+        ((1, 4, 5), None),
+        ((4, 1, 5, 5), None),
+    ],
+)
+def test_whether_a_bare_tensor_can_be_a_matrix(shape, reason):
+    from htmuon.optim.roles import other_reason
+
+    assert other_reason(torch.zeros(shape)) == reason
