@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from htmuon._typing import MatrixView
+from htmuon.analysis.rounding import rounding_level
 from htmuon.optim.routing import Route, route
 from htmuon.optim.views import default_view, matrix_view
 
@@ -110,6 +111,10 @@ class LastUpdate:
     Args:
         optimizer: its groups have the learning rate and the decay of the step.
         matrices: as they are before the step; those that the optimizer does not have are left out.
+
+    Attributes:
+        rounding: by name, `[*batch]`: the `rounding_level` that the weights before and after the step leave in its
+            direction, which grows as `lr` falls; once `directions` is known.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, matrices: Sequence[HiddenMatrix]) -> None:
@@ -117,6 +122,7 @@ class LastUpdate:
         self._groups = {p: group for group in optimizer.param_groups for p in group["params"]}
         ours = [matrix for matrix in matrices if matrix.parameter in self._groups]
         self._before = [(matrix, matrix.parameter.detach().clone()) for matrix in ours]
+        self.rounding: dict[str, Tensor] = {}
 
     def directions(self, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
         """By name, after the step; zero for a matrix that the step left as it was. To be asked once.
@@ -128,6 +134,7 @@ class LastUpdate:
         while self._before:
             matrix, before = self._before.pop()
             found[matrix.name] = self._direction(matrix.parameter, before).to(dtype)
+            self.rounding[matrix.name] = self._rounding(matrix, before)
         return dict(reversed(found.items()))
 
     def _direction(self, parameter: Tensor, before: Tensor) -> Tensor:
@@ -138,3 +145,10 @@ class LastUpdate:
         decay = group.get("weight_decay", 0.0) if decoupled else 0.0
         direction: Tensor = (before.double() * (1 - group["lr"] * decay) - after.double()) / group["lr"]
         return direction
+
+    def _rounding(self, matrix: HiddenMatrix, before: Tensor) -> Tensor:
+        weights = [matrix.matrix(values) for values in (before, matrix.parameter)]
+        wide = torch.promote_types(before.dtype, torch.float32)
+        norms = [torch.linalg.vector_norm(w, dim=(-2, -1), dtype=wide) for w in weights]
+        rate = float(self._groups[matrix.parameter]["lr"])
+        return rounding_level(sum(norms, torch.zeros_like(norms[0])), weights[0].shape, before.dtype) / (rate or 1.0)

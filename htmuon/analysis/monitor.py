@@ -6,7 +6,7 @@ copies the weights (for the update of a step) before those steps alone that it r
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Literal, Self
@@ -151,7 +151,8 @@ class SpectralMonitor:
                 "weights": {matrix.name: matrix.parameter for matrix in self.matrices},
                 "momentum": {name: momentum for name, momentum in momenta.items() if momentum is not None},
                 "updates": directions,
-            }
+            },
+            update.rounding,
         )
 
     def sync(self) -> None:
@@ -177,9 +178,11 @@ class SpectralMonitor:
             return (self.step + 1) % self._every == 0
         return self._budget.allows(3 * len(self.matrices))
 
-    def _record(self, tensors: dict[RecordKind, dict[str, Tensor]]) -> None:
+    def _record(
+        self, tensors: dict[RecordKind, dict[str, Tensor]], rounding: Mapping[str, Tensor] | None = None
+    ) -> None:
         with self._budget.spending(sum(map(len, tensors.values()))):
-            self.latest = spectral_records(self.step, self.matrices, tensors)
+            self.latest = spectral_records(self.step, self.matrices, tensors, rounding)
             if self._log is not None:
                 self._log.write(*self.latest)
             if self._writer is not None:
