@@ -12,7 +12,7 @@ from torch import Tensor
 from htmuon.analysis.marchenko_pastur import marchenko_pastur_edge
 from htmuon.analysis.power_law import ESTIMATORS, MIN_TAIL_SIZE, Estimator, PowerLawFit, fit_power_laws
 from htmuon.analysis.rounding import resolved_squares
-from htmuon.analysis.spectra import singular_values, spectral_entropy, stable_rank
+from htmuon.analysis.spectra import check_matrix, singular_values, spectral_entropy, stable_rank
 
 MatrixStatus = Literal["ok", "too_small", "zero", "not_finite"]
 
@@ -23,7 +23,7 @@ _MESSAGES: dict[MatrixStatus, str] = {
     "ok": "the spectrum was measured",
     "too_small": f"the shorter side is below {MIN_TAIL_SIZE}: too few eigenvalues for a fit",
     "zero": "all entries are zero: there is no spectrum to describe",
-    "not_finite": "some entries are not finite",
+    "not_finite": "some entries are not finite, or so large that their squares are not",
 }
 
 
@@ -93,7 +93,8 @@ def analyze_matrices(
         One result per matrix, in the order given.
 
     Raises:
-        ValueError: a tensor has fewer than two dims, or an estimator is unknown.
+        TypeError: a tensor is complex, or of whole numbers.
+        ValueError: a tensor has fewer than two dims, is sharded, sparse or meta, or an estimator is unknown.
 
     Example:
         >>> import torch
@@ -118,11 +119,7 @@ def analyze_matrices(
 
 def _matrices_of(name: str, tensor: Tensor, rounding: Tensor | None) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Name, matrix and rounding level, one by one."""
-    if tensor.ndim < 2:
-        raise ValueError(
-            f"a matrix must have at least two dims [*batch, m, n]; got shape {tuple(tensor.shape)} for {name!r}; "
-            "leave vectors out."
-        )
+    check_matrix(tensor, name)
     levels = torch.zeros(tensor.shape[:-2], dtype=torch.float64) if rounding is None else rounding
     for index in product(*(range(size) for size in tensor.shape[:-2])):
         yield f"{name}[{', '.join(map(str, index))}]" if index else name, tensor[index], levels[index]
@@ -180,7 +177,7 @@ def _result(
     rank, entropy, frobenius_norm, edge, spikes = numbers
     sigma, eigenvalues = spectra
     spectral_norm = float(sigma[0]) if len(sigma) else 0.0
-    status = _status(sigma)
+    status = _status(eigenvalues)
     has_spectrum, has_bulk = status in ("ok", "too_small"), status == "ok"
     alpha = fits["ks"].alpha if "ks" in fits else math.nan
     return MatrixAnalysis(
@@ -191,8 +188,8 @@ def _result(
         eigenvalues=eigenvalues,
         stable_rank=rank if has_spectrum else math.nan,
         spectral_entropy=entropy if has_spectrum else math.nan,
-        frobenius_norm=frobenius_norm,
-        spectral_norm=spectral_norm,
+        frobenius_norm=frobenius_norm if status != "not_finite" else math.nan,
+        spectral_norm=spectral_norm if status != "not_finite" else math.nan,
         marchenko_pastur_edge=edge if has_bulk else math.nan,
         spikes=int(spikes) if has_bulk else None,
         alpha_weighted=2 * alpha * math.log10(spectral_norm) if has_bulk else math.nan,
@@ -201,12 +198,12 @@ def _result(
     )
 
 
-def _status(sigma: Tensor) -> MatrixStatus:
-    if not bool(torch.isfinite(sigma).all()):
+def _status(eigenvalues: Tensor) -> MatrixStatus:
+    if not bool(torch.isfinite(eigenvalues).all()):
         return "not_finite"
-    if not bool(sigma.any()):
+    if not bool(eigenvalues.any()):
         return "zero"
-    return "ok" if len(sigma) >= MIN_TAIL_SIZE else "too_small"
+    return "ok" if len(eigenvalues) >= MIN_TAIL_SIZE else "too_small"
 
 
 def _permuted_entries(stack: Tensor) -> Tensor:

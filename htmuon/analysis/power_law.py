@@ -36,7 +36,7 @@ _MESSAGES: dict[Status, str] = {
     "ok": "the fit succeeded",
     "too_few": f"fewer than {MIN_TAIL_SIZE} positive eigenvalues: too few for a fit",
     "not_finite": "some eigenvalues are not finite",
-    "no_spread": f"the tail has fewer than {MIN_TAIL_SIZE} different eigenvalues: no exponent describes them",
+    "no_spread": "the eigenvalues of the tail are all equal, or only a few different ones: no exponent describes them",
     "short_tail": f"the tail nearest to a power law has fewer than {MIN_TAIL_SIZE} eigenvalues: "
     "xmin is at the upper end of the spectrum, and alpha would be noise",
 }
@@ -97,6 +97,7 @@ def fit_power_law(eigenvalues: Tensor, *, estimator: Estimator = "ks") -> PowerL
         estimator: "ks" or "hill", see the module's head.
 
     Raises:
+        TypeError: `eigenvalues` is complex.
         ValueError: `eigenvalues` is not one-dimensional, or `estimator` is unknown.
 
     Example:
@@ -129,6 +130,7 @@ def fit_power_laws(eigenvalues: Tensor, estimator: Estimator = "ks") -> list[Pow
         estimator: "ks" or "hill", see the module's head.
 
     Raises:
+        TypeError: `eigenvalues` is complex.
         ValueError: `eigenvalues` is not two-dimensional, or `estimator` is unknown.
 
     Example:
@@ -147,6 +149,8 @@ def fit_power_laws(eigenvalues: Tensor, estimator: Estimator = "ks") -> list[Pow
         )
     if estimator not in ESTIMATORS:
         raise unknown_name("estimator", estimator, list(ESTIMATORS))
+    if eigenvalues.is_complex():
+        raise TypeError(f"eigenvalues must be real; got {eigenvalues.dtype}. Those of W^T W are: pass their real part.")
     batch, r = eigenvalues.shape
     if r < MIN_TAIL_SIZE:
         finite = torch.isfinite(eigenvalues).all(dim=1).tolist()
@@ -207,10 +211,10 @@ def _fit_from(
         status = "not_finite"
     elif count < MIN_TAIL_SIZE:
         status = "too_few"
-    elif different > 1 and tail_size < MIN_TAIL_SIZE:
-        status = "short_tail"
-    elif different < MIN_TAIL_SIZE:
+    elif different == 1 or (different < MIN_TAIL_SIZE <= tail_size and 2 * different < tail_size):
         status = "no_spread"
+    elif tail_size < MIN_TAIL_SIZE:
+        status = "short_tail"
     if status != "ok":
         return PowerLawFit(estimator=estimator, status=status)
     return PowerLawFit(estimator=estimator, alpha=1 + slope, xmin=xmin, ks_distance=distance, tail_size=int(tail_size))

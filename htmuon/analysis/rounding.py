@@ -53,7 +53,7 @@ def resolved_squares(sigma: Tensor, matrix: Tensor, more: Tensor | None = None) 
         more: `[*batch]`, the rounding level of what the matrices were computed from, where it is more.
 
     Returns:
-        `[*batch, r]`, float64; NaN stays NaN.
+        `[*batch, r]`, float64; NaN for a matrix that is not finite, or whose squares are not.
 
     Example:
         >>> rotation = torch.linalg.qr(torch.randn(64, 64, generator=torch.Generator().manual_seed(0))).Q.bfloat16()
@@ -62,8 +62,9 @@ def resolved_squares(sigma: Tensor, matrix: Tensor, more: Tensor | None = None) 
         (64, 1)
     """
     wide = sigma.double()
-    largest = torch.nn.functional.pad(wide, (0, 1)).amax(dim=-1, keepdim=True)
     norm = torch.linalg.vector_norm(wide, dim=-1)
+    wide = torch.where(torch.isfinite(norm)[..., None], wide, math.nan)
+    largest = torch.nn.functional.pad(wide, (0, 1)).amax(dim=-1, keepdim=True)
     level, precision = norm.new_zeros(norm.shape), norm.new_full(norm.shape, torch.finfo(sigma.dtype).eps)
     for dtype, holds in _dtypes_that_hold(matrix):
         level = torch.where(holds, rounding_level(norm, matrix.shape, dtype).maximum(level), level)

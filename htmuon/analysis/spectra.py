@@ -27,15 +27,15 @@ def singular_values(matrix: Tensor) -> Tensor:
         entry that is not finite, without harm to the others of the stack.
 
     Raises:
-        ValueError: `matrix` has fewer than two dims.
+        TypeError: `matrix` is complex, or of whole numbers.
+        ValueError: `matrix` has fewer than two dims, or its numbers are not all here: it is sharded, sparse or meta.
 
     Example:
         >>> import torch
         >>> singular_values(torch.diag(torch.tensor([1.0, 3.0, 2.0])))
         tensor([3., 2., 1.])
     """
-    if matrix.ndim < 2:
-        raise ValueError(f"matrix must have at least two dims [*batch, m, n]; got shape {tuple(matrix.shape)}.")
+    check_matrix(matrix)
     matrix = matrix.detach()
     if matrix.dtype == torch.float64:
         finite = torch.isfinite(matrix).all(dim=-1).all(dim=-1, keepdim=True)
@@ -47,6 +47,28 @@ def singular_values(matrix: Tensor) -> Tensor:
         squares: Tensor = torch.linalg.eigvalsh(torch.where(finite[..., None], products, 0.0))
         sigma = squares.clamp(min=0).sqrt().flip(-1).float()
     return torch.where(finite, sigma, math.nan)
+
+
+def check_matrix(tensor: Tensor, name: str = "") -> None:
+    """Raise TypeError or ValueError unless a tensor is matrices `[*batch, m, n]` of real floating-point numbers."""
+    which = f" for {name!r}" if name else ""
+    if tensor.ndim < 2:
+        raise ValueError(
+            f"a matrix must have at least two dims [*batch, m, n]; got shape {tuple(tensor.shape)}{which}; "
+            "leave vectors out."
+        )
+    if not tensor.is_floating_point():
+        remedy = (
+            "measure real and imaginary part" if tensor.is_complex() else "convert it (quantized weights: dequantize)"
+        )
+        raise TypeError(f"a matrix must be of real floating-point numbers; got {tensor.dtype}{which}; {remedy}.")
+    if hasattr(tensor, "placements"):  # a DTensor, known without torch.distributed
+        raise ValueError(f"a matrix must be whole; got a DTensor{which}; pass its full_tensor(), which all ranks call.")
+    if tensor.is_meta or tensor.layout is not torch.strided:
+        kind = "meta" if tensor.is_meta else tensor.layout
+        raise ValueError(
+            f"a matrix must be dense and have numbers; got {kind}{which}; load it, or pass its to_dense()."
+        )
 
 
 def _short_gram(matrix: Tensor) -> Tensor:
