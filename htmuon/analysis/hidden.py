@@ -38,7 +38,12 @@ class HiddenMatrix:
 
     def matrix(self, values: Tensor) -> Tensor:
         """`values`, in the shape of the parameter, as matrices `[*batch, out, in]` without a gradient."""
-        return matrix_view(values.detach(), self.view)
+        return matrix_view(_here(values.detach()), self.view)
+
+    @property
+    def values(self) -> Tensor:
+        """The numbers of the parameter, in its own memory and without a gradient."""
+        return _here(self.parameter.detach())
 
 
 def hidden_matrices(model: torch.nn.Module, names: Sequence[str] = ()) -> list[HiddenMatrix]:
@@ -69,11 +74,30 @@ def hidden_matrices(model: torch.nn.Module, names: Sequence[str] = ()) -> list[H
             'gives the reasons; name parameters by patterns such as ["*.weight"].'
         )
     for matrix in found:
-        if hasattr(matrix.parameter, "placements"):  # a DTensor, known without torch.distributed
-            raise ValueError(
-                f"matrices must be whole to have a spectrum; {matrix.name!r} is sharded over ranks (a DTensor). "
-                "Analyze a checkpoint of the whole model instead."
-            )
+        check_whole(matrix.name, matrix.parameter)
+    return found
+
+
+def check_whole(name: str, parameter: Tensor) -> None:
+    """Raise ValueError if this rank has a part of a parameter alone."""
+    if hasattr(parameter, "placements") and not _is_whole(parameter):  # a DTensor, known without torch.distributed
+        raise ValueError(
+            f"matrices must be whole to have a spectrum; {name!r} is sharded over ranks (a DTensor). "
+            "Analyze a checkpoint of the whole model instead."
+        )
+
+
+def _is_whole(tensor: Any) -> bool:
+    """Whether this rank has all of a DTensor: where it is sharded, it is alone."""
+    mesh = getattr(tensor, "device_mesh", None)
+    return mesh is not None and all(
+        placement.is_replicate() or mesh.size(dim) == 1 for dim, placement in enumerate(tensor.placements)
+    )
+
+
+def _here(tensor: Any) -> Tensor:
+    """A tensor's own numbers, of a DTensor those of this rank."""
+    found: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     return found
 
 
@@ -121,7 +145,7 @@ class LastUpdate:
         self._coupled = isinstance(optimizer, _COUPLED)
         self._groups = {p: group for group in optimizer.param_groups for p in group["params"]}
         ours = [matrix for matrix in matrices if matrix.parameter in self._groups]
-        self._before = [(matrix, matrix.parameter.detach().clone()) for matrix in ours]
+        self._before = [(matrix, matrix.values.clone()) for matrix in ours]
         self.rounding: dict[str, Tensor] = {}
 
     def directions(self, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
@@ -133,12 +157,12 @@ class LastUpdate:
         found = {}
         while self._before:
             matrix, before = self._before.pop()
-            found[matrix.name] = self._direction(matrix.parameter, before).to(dtype)
+            found[matrix.name] = self._direction(matrix, before).to(dtype)
             self.rounding[matrix.name] = self._rounding(matrix, before)
         return dict(reversed(found.items()))
 
-    def _direction(self, parameter: Tensor, before: Tensor) -> Tensor:
-        group, after = self._groups[parameter], parameter.detach()
+    def _direction(self, matrix: HiddenMatrix, before: Tensor) -> Tensor:
+        group, after = self._groups[matrix.parameter], matrix.values
         if float(group["lr"]) == 0 or torch.equal(before, after):
             return torch.zeros_like(before, dtype=torch.float64)
         decoupled = group.get("decoupled_weight_decay", not self._coupled)
