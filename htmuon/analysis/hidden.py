@@ -54,7 +54,7 @@ def hidden_matrices(model: torch.nn.Module, names: Sequence[str] = ()) -> list[H
         names: shell-style patterns over parameter names: those parameters instead, whatever their role.
 
     Raises:
-        TypeError: as `htmuon.route`.
+        TypeError: as `htmuon.route`; or a matrix is complex.
         ValueError: as `htmuon.route`; or the model has no hidden matrix, or one that is sharded.
 
     Example:
@@ -74,6 +74,10 @@ def hidden_matrices(model: torch.nn.Module, names: Sequence[str] = ()) -> list[H
             'gives the reasons; name parameters by patterns such as ["*.weight"].'
         )
     for matrix in found:
+        if matrix.parameter.is_complex():
+            raise TypeError(
+                f"matrices must be real; {matrix.name!r} is {matrix.parameter.dtype}. Name others by patterns."
+            )
         check_whole(matrix.name, matrix.parameter)
     return found
 

@@ -48,10 +48,11 @@ class SpectralMonitor:
         tensorboard: a `SummaryWriter`, or the folder for a new one (`pip install "htmuon[tensorboard]"`).
         step: how many steps a resumed run has done: what was recorded of later steps is dropped, because the run will
             record it again. None begins a new run, whose file must not hold one.
-        attach: listen to the optimizer's steps. If False, call `before_step` and `after_step` around each.
+        attach: listen to the optimizer's steps. If False, call `before_step` and `after_step` around each that is
+            taken.
 
     Raises:
-        TypeError: `model` is no module, `optimizer` no optimizer, or neither holds one.
+        TypeError: `model` is no module and holds none, `optimizer` likewise, or a matrix is complex.
         ValueError: a setting is out of range, a pattern matches nothing, the model has no hidden matrix or a sharded
             one, or the file holds another run or something else.
         ImportError: a folder for TensorBoard is given and that library is not installed.

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-StoredStatus = Literal["ok", "not_floating", "side_table", "complex", "sparse", "no_numbers", "tied"]
+StoredStatus = Literal["ok", "not_floating", "side_table", "complex", "sparse", "sharded", "no_numbers", "tied"]
 
 _FLOATING = frozenset({"F64", "F32", "F16", "BF16"})
 # What quantized weights are stored in. Indices, which no module quantizes, are I64 and BOOL.
-_QUANTIZED = re.compile(r"[IU](4|8|16|32)|F(4|6|8)\w*|u?int[1-7]|q\w+")
+_QUANTIZED = re.compile(r"[IU](4|8|16|32)|F(4|6|8)\w*|u?int([1-8]|16|32)|float[468]\w+|q\w+")
+_OTHERS: dict[str, StoredStatus] = {"meta": "no_numbers", "DTensor": "sharded"}
 # The last words of names that only quantizers give: compressed-tensors, GPTQ and AWQ, DeepSeek's fp8, bitsandbytes,
 # torchao.
 _SIDE_TABLE = re.compile(
@@ -39,6 +40,7 @@ _MESSAGES: dict[StoredStatus, str] = {
     "complex": "stored as {dtype}, complex numbers: only real matrices are measured; store real and imaginary parts as "
     "two tensors",
     "sparse": "stored as {dtype}: only dense matrices are measured; store it after .to_dense()",
+    "sharded": "a part of a tensor that is sharded over ranks (DTensor): save the state_dict of the whole model",
     "no_numbers": "a tensor of the device meta, of which the file has the shape and no numbers",
     "tied": "the same tensor as {tied_to}: measured once, under that name",
 }
@@ -101,7 +103,7 @@ class StoredMatrix:
             return "complex"
         if self.dtype.startswith("sparse"):
             return "sparse"
-        return "no_numbers" if self.dtype == "meta" else "not_floating"
+        return _OTHERS.get(self.dtype, "not_floating")
 
     @property
     def message(self) -> str:

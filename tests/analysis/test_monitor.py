@@ -386,6 +386,13 @@ def test_a_sharded_model():
         SpectralMonitor(model, OPTIMIZERS["AdamW"](model))
 
 
+def test_a_complex_matrix():
+    model = make_model()
+    model[0].weight = torch.nn.Parameter(model[0].weight.detach().to(torch.complex64))
+    with pytest.raises(TypeError, match=r"matrices must be real; '0\.weight' is torch\.complex64"):
+        SpectralMonitor(model, OPTIMIZERS["AdamW"](model))
+
+
 def test_a_model_without_hidden_matrices():
     model = torch.nn.Sequential(torch.nn.Embedding(4, 4), torch.nn.Linear(4, 1))
     with pytest.raises(ValueError, match="must have a hidden matrix"):

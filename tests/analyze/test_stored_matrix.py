@@ -103,6 +103,16 @@ def test_no_alpha_of_a_table_beside_quantized_weights(
     assert all("dequantize" in other.message for other in others)
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_pickle_has_the_same_statuses(name: str, tmp_path: Path) -> None:
+    layer = {f"q.{key}": tensor for key, tensor in FORMATS[name].items()} | {"w": heavy(60, 40)}
+    torch.save(layer, tmp_path / "x.pt")
+    pickled = rows(tmp_path / "x.pt", allow_pickle=True)
+    stored = rows(write(tmp_path / "x.safetensors", layer))
+    assert [(row.name, row.status) for row in pickled] == [(row.name, row.status) for row in stored]
+    assert [row.name for row in stored if row.status == "ok"] == ["w"]
+
+
 def rows(path: Path, **options: bool):
     return analyze(AnalyzeConfig(path=path, **options)).checkpoints[0].rows
 
@@ -170,15 +180,21 @@ def test_tied_tensors_are_measured_once(tmp_path: Path, capsys: pytest.CaptureFi
     assert "tied: the same tensor as embed.weight: measured once, under that name." in out
 
 
-class Shard(Tensor):
-    """A tensor that says it is whole and float32, as DTensor and torchao's quantized tensors do."""
+class Packed(Tensor):
+    """A tensor that says it is float32, as torchao's quantized tensors do."""
 
 
-def test_a_tensor_that_is_more_than_its_numbers_is_none(tmp_path: Path) -> None:
-    with torch.serialization.safe_globals([Shard]):
-        torch.save({"w": heavy(20, 20).as_subclass(Shard), "v": heavy(20, 20)}, tmp_path / "x.pt")
-        found = {row.name: (row.status, row.message[:15]) for row in rows(tmp_path / "x.pt", allow_pickle=True)}
-    assert found == {"v": ("ok", "the spectrum wa"), "w": ("not_floating", "stored as Shard")}
+class DTensor(Tensor):
+    """A tensor that says it is whole, as torch.distributed's do."""
+
+
+@pytest.mark.parametrize(("kind", "status"), [(Packed, "not_floating"), (DTensor, "sharded")])
+def test_a_tensor_that_is_more_than_its_numbers_is_none(kind: type[Tensor], status: str, tmp_path: Path) -> None:
+    with torch.serialization.safe_globals([kind]):
+        torch.save({"w": heavy(20, 20).as_subclass(kind), "v": heavy(20, 20)}, tmp_path / "x.pt")
+        found = {row.name: row for row in rows(tmp_path / "x.pt", allow_pickle=True)}
+    assert {name: row.status for name, row in found.items()} == {"v": "ok", "w": status}
+    assert kind.__name__ in found["w"].message
 
 
 def test_a_packed_column_is_listed(tmp_path: Path) -> None:

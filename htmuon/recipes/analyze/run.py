@@ -28,6 +28,7 @@ _DEQUANTIZE = "Dequantize it to bfloat16 or float32."
 _REMEDIES = {
     "complex": "Store real and imaginary parts as two tensors.",
     "sparse": "Store them after .to_dense().",
+    "sharded": "Save the state_dict of the whole model.",
     "no_numbers": "Save a model that has its weights in memory.",
 }
 
