@@ -38,7 +38,7 @@ def inner_model(model: Any) -> torch.nn.Module:
 
 
 def inner_optimizer(optimizer: Any, parameters: Sequence[Tensor], *, hooked: bool) -> torch.optim.Optimizer:
-    """The innermost of an optimizer and what it wraps that updates some of the parameters.
+    """Of an optimizer and what it wraps, the innermost that updates most of the parameters.
 
     Wrappers hold neither the momentum nor, often, the hooks.
 
@@ -58,13 +58,14 @@ def inner_optimizer(optimizer: Any, parameters: Sequence[Tensor], *, hooked: boo
             f"optimizer must be a torch.optim.Optimizer, or keep one as {names}; got {type(optimizer).__name__}. "
             "Pass the optimizer whose step() updates the parameters."
         )
-    for found in reversed(fit):
-        if not set(_places(found)).isdisjoint(parameters):
-            return found
-    raise ValueError(
-        f"the optimizer must have parameters of the model; none of the {len(parameters)} hidden matrices is "
-        "among its parameters. Give the optimizer of this model, made after the model was moved or wrapped."
-    )
+    # The first of equals is the innermost.
+    best = max(reversed(fit), key=lambda found: len(_places(found).keys() & set(parameters)))
+    if set(_places(best)).isdisjoint(parameters):
+        raise ValueError(
+            f"the optimizer must have parameters of the model; none of the {len(parameters)} hidden matrices is "
+            "among its parameters. Give the optimizer of this model, made after the model was moved or wrapped."
+        )
+    return best
 
 
 def _chain(optimizer: Any) -> Iterator[Any]:

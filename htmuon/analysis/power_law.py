@@ -191,9 +191,13 @@ def _fit_block(values: Tensor, estimator: Estimator) -> list[PowerLawFit]:
 
 
 def _rounding(values: Tensor) -> float:
-    """Logarithms of equal eigenvalues differ by so much after a decomposition in the dtype in which they are given."""
+    """By how much the logarithms of equal eigenvalues may differ, in the dtype in which they are given.
+
+    A decomposition leaves a few `eps sqrt(r)`, and none is made in anything narrower than float32.
+    """
     eps = torch.finfo(values.dtype).eps if values.is_floating_point() else 0.0
-    return max(1e-12, 8 * math.sqrt(values.shape[1]) * eps)
+    decomposed = 8 * math.sqrt(values.shape[1]) * min(eps, torch.finfo(torch.float32).eps)
+    return max(1e-12, decomposed, 2 * eps)
 
 
 def _fit_from(
