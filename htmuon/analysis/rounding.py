@@ -44,7 +44,7 @@ def resolved_squares(sigma: Tensor, matrix: Tensor, more: Tensor | None = None) 
     """Squares of singular values as far as rounding can tell them apart from zero, and from the largest.
 
     Those at or below the `rounding_level`, or eight `eps sigma_1` of their arithmetic, are exactly zero. Those within
-    twice that level of the largest, or four `eps sigma_1 sqrt(r)` (what computing an orthogonal matrix leaves), are
+    twice that level of the largest, or eight `eps sigma_1 sqrt(r)` (what computing an orthogonal matrix leaves), are
     exactly as large.
 
     Args:
@@ -75,7 +75,7 @@ def resolved_squares(sigma: Tensor, matrix: Tensor, more: Tensor | None = None) 
         level = level.maximum(more.to(level))
     arithmetic, level = precision[..., None] * largest, level[..., None]
     wide = torch.where(wide <= level.maximum(8 * arithmetic), 0.0, wide)
-    near = (2 * level).maximum(4 * math.sqrt(sigma.shape[-1]) * arithmetic)
+    near = (2 * level).maximum(8 * math.sqrt(sigma.shape[-1]) * arithmetic)
     return torch.where(wide >= largest - near, torch.where(wide > 0, largest, 0.0), wide).square()
 
 
