@@ -337,7 +337,7 @@ def gradient_missing_where_nobody_looks() -> str:
         if dist.get_rank() == 1:
             model.wide_1.grad = None
         # The others would wait for rank 1, until their launcher ends them.
-        with mock.patch.object(htmuon.HTMuon, "_group_step"):
+        with mock.patch.object(htmuon.HTMuon, "_prepared"):
             try:
                 optimizer.step()
             except ValueError as error:

@@ -1,19 +1,14 @@
 """The matrices of a checkpoint, listed without reading them and read one at a time.
 
 A checkpoint is one or more files of named tensors: safetensors, or pickles of torch that are opened only where that is
-allowed, and then by `torch.load(weights_only=True)`. Each tensor of two or more dims is one matrix or several:
-
-- `[out, in]`: itself;
-- a convolution kernel `[out, in, *kernel]`: `[out, in * kernel]`;
-- stacked experts `[E, m, n]`: E matrices, named `name[0]`, `name[1]`, ...
+allowed, and then by `torch.load(weights_only=True)`. Each tensor of two or more dims is one matrix or several, see
+`htmuon.analysis.stored_matrix`.
 """
 
-import math
 import re
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -21,10 +16,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from htmuon.analysis.stored_matrix import StoredMatrix, StoredTensor, matrices_of, side_tables
+
 SAFETENSORS_SUFFIXES = (".safetensors",)
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
 
-_FLOATING = frozenset({"F64", "F32", "F16", "BF16"})
 # The names that safetensors has for torch's dtypes; others keep torch's name.
 _DTYPE_NAMES = {
     torch.float64: "F64",
@@ -38,9 +34,8 @@ _DTYPE_NAMES = {
     torch.int64: "I64",
     torch.float8_e4m3fn: "F8_E4M3",
     torch.float8_e5m2: "F8_E5M2",
+    torch.complex64: "C64",
 }
-# Kernels of one-dimensional convolutions are shorter than this, stacked matrices wider.
-_LONGEST_KERNEL = 16
 # Under these keys training scripts put the weights beside the state of the optimizer.
 _WEIGHT_KEYS = ("state_dict", "model_state_dict", "model", "module")
 # Weights are no deeper in nested containers.
@@ -52,47 +47,12 @@ class CheckpointError(ValueError):
     """A file that is not what its name says, or that must not be opened."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class StoredMatrix:
-    """One matrix of a checkpoint, not read yet.
-
-    Attributes:
-        name: the tensor's name, with `[i]` for the i-th matrix of a stack.
-        shape: (rows, columns) of the matrix `[out, in]`.
-        dtype: as the file names it: "BF16", "F32", "F8_E4M3", "I32", ...
-        file: where it is.
-        key: the tensor's name in the file.
-        index: its place in a stack `[E, m, n]`, None for a tensor that is one matrix.
-    """
-
-    name: str
-    shape: tuple[int, int]
-    dtype: str
-    file: Path
-    key: str
-    index: int | None = None
-
-    @property
-    def floating(self) -> bool:
-        """Whether the numbers in the file are the weights: float64, float32, float16 or bfloat16."""
-        return self.dtype in _FLOATING
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Stored:
-    """A tensor as the file lists it."""
-
-    key: str
-    shape: tuple[int, ...]
-    dtype: str
-
-
 class _File(Protocol):
     """A file of named tensors."""
 
     path: Path
 
-    def listing(self) -> list[_Stored]:
+    def listing(self) -> list[StoredTensor]:
         """Its tensors, without their numbers."""
 
     def read(self, key: str, index: int | None) -> Tensor:
@@ -131,9 +91,11 @@ class Checkpoint:
         self._files = {path: _opened(path, allow_pickle) for path in files}
         found: dict[str, StoredMatrix] = {}
         self.skipped = 0
-        for path, file in self._files.items():
-            for stored in file.listing():
-                matrices = _matrices(path, stored)
+        listings = {path: file.listing() for path, file in self._files.items()}
+        beside = side_tables(stored for listing in listings.values() for stored in listing)
+        for path, listing in listings.items():
+            for stored in listing:
+                matrices = matrices_of(path, stored, side_table=stored.key in beside)
                 self.skipped += not matrices
                 for matrix in matrices:
                     if matrix.name in found:
@@ -164,28 +126,6 @@ def natural_key(name: str) -> list[str | int]:
     return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))]
 
 
-def _matrices(file: Path, stored: _Stored) -> list[StoredMatrix]:
-    """The matrices of a tensor; none if it is a vector, a scalar, empty, or an integer table of one row."""
-    if len(stored.shape) < 2 or math.prod(stored.shape) == 0:
-        return []
-    about: dict[str, Any] = {"dtype": stored.dtype, "file": file, "key": stored.key}
-    # What a file calls its tensors goes to terminals and pages.
-    name = "".join(c if c.isprintable() else "?" for c in stored.key)
-    first, *others = stored.shape
-    if len(others) == 2 and first == 1:
-        return [StoredMatrix(name=name, shape=(others[0], others[1]), **about)]
-    if len(others) == 2 and _is_stack(name, others[1]):
-        shape = (others[0], others[1])
-        return [StoredMatrix(name=f"{name}[{i}]", shape=shape, index=i, **about) for i in range(first)]
-    matrix = StoredMatrix(name=name, shape=(first, math.prod(others)), **about)
-    return [matrix] if matrix.floating or min(matrix.shape) > 1 else []
-
-
-def _is_stack(name: str, last: int) -> bool:
-    """Whether a tensor of three dims is a stack of matrices, and not the kernel of a convolution."""
-    return "expert" in name.lower() or (last > _LONGEST_KERNEL and "conv" not in name.lower())
-
-
 def _opened(path: Path, allow_pickle: bool) -> _File:
     suffix = path.suffix.lower()
     if not path.exists():
@@ -213,13 +153,13 @@ class _SafetensorsFile:
         self.path = path
         self._safetensors = _safetensors()
 
-    def listing(self) -> list[_Stored]:
+    def listing(self) -> list[StoredTensor]:
         """Its tensors, without their numbers."""
         try:
             with self._safetensors.safe_open(self.path, framework="pt") as file:
                 slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118  # not a dict
                 return [
-                    _Stored(key=key, shape=tuple(view.get_shape()), dtype=str(view.get_dtype()))
+                    StoredTensor(key=key, shape=tuple(view.get_shape()), dtype=str(view.get_dtype()))
                     for key, view in slices.items()
                 ]
         except self._safetensors.SafetensorError as error:
@@ -249,10 +189,16 @@ class _PickleFile:
         self.path = path
         self._tensors = dict(_flat(_weights(_unpickled(path))))
 
-    def listing(self) -> list[_Stored]:
+    def listing(self) -> list[StoredTensor]:
         """Its tensors, without their numbers."""
+        first: dict[Any, str] = {}
         return [
-            _Stored(key=key, shape=tuple(tensor.shape), dtype=_dtype_name(tensor))
+            StoredTensor(
+                key=key,
+                shape=tuple(tensor.shape),
+                dtype=_dtype_name(tensor),
+                tied_to=None if (owner := first.setdefault(_memory(key, tensor), key)) == key else owner,
+            )
             for key, tensor in self._tensors.items()
         ]
 
@@ -302,9 +248,24 @@ def _flat(content: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str,
             yield from _flat(value, f"{prefix}.{key}" if prefix else str(key), depth + 1)
 
 
+def _memory(key: str, tensor: Tensor) -> Any:
+    """What tensors that are one and the same have in common, and no others."""
+    if not _is_plain(tensor) or tensor.numel() == 0:
+        return key
+    place = tensor.untyped_storage().data_ptr(), tensor.storage_offset()
+    return *place, tensor.shape, tensor.stride(), tensor.dtype
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor holds its numbers itself; subclasses hold a shard of them, or make them of quantized ones."""
+    return type(tensor) in (Tensor, torch.nn.Parameter) and tensor.layout is torch.strided and not tensor.is_meta
+
+
 def _dtype_name(tensor: Tensor) -> str:
     if tensor.is_meta:
         return "meta"
     if tensor.layout is not torch.strided:
         return str(tensor.layout).removeprefix("torch.")
+    if not _is_plain(tensor):
+        return type(tensor).__name__
     return _DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype).removeprefix("torch."))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from htmuon._typing import MatrixView
+from htmuon.analysis.rounding import rounding_level
 from htmuon.optim.routes import Route
 from htmuon.optim.routing import route
 from htmuon.optim.views import default_view, matrix_view
@@ -38,7 +39,12 @@ class HiddenMatrix:
 
     def matrix(self, values: Tensor) -> Tensor:
         """`values`, in the shape of the parameter, as matrices `[*batch, out, in]` without a gradient."""
-        return matrix_view(values.detach(), self.view)
+        return matrix_view(_here(values.detach()), self.view)
+
+    @property
+    def values(self) -> Tensor:
+        """The numbers of the parameter, in its own memory and without a gradient."""
+        return _here(self.parameter.detach())
 
 
 def hidden_matrices(model: torch.nn.Module, names: Sequence[str] = ()) -> list[HiddenMatrix]:
@@ -49,7 +55,7 @@ def hidden_matrices(model: torch.nn.Module, names: Sequence[str] = ()) -> list[H
         names: shell-style patterns over parameter names: those parameters instead, whatever their role.
 
     Raises:
-        TypeError: as `htmuon.route`.
+        TypeError: as `htmuon.route`; or a matrix is complex.
         ValueError: as `htmuon.route`; or the model has no hidden matrix, or one that is sharded.
 
     Example:
@@ -69,11 +75,34 @@ def hidden_matrices(model: torch.nn.Module, names: Sequence[str] = ()) -> list[H
             'gives the reasons; name parameters by patterns such as ["*.weight"].'
         )
     for matrix in found:
-        if hasattr(matrix.parameter, "placements"):  # a DTensor, known without torch.distributed
-            raise ValueError(
-                f"matrices must be whole to have a spectrum; {matrix.name!r} is sharded over ranks (a DTensor). "
-                "Analyze a checkpoint of the whole model instead."
+        if matrix.parameter.is_complex():
+            raise TypeError(
+                f"matrices must be real; {matrix.name!r} is {matrix.parameter.dtype}. Name others by patterns."
             )
+        check_whole(matrix.name, matrix.parameter)
+    return found
+
+
+def check_whole(name: str, parameter: Tensor) -> None:
+    """Raise ValueError if this rank has a part of a parameter alone."""
+    if hasattr(parameter, "placements") and not _is_whole(parameter):  # a DTensor, known without torch.distributed
+        raise ValueError(
+            f"matrices must be whole to have a spectrum; {name!r} is sharded over ranks (a DTensor). "
+            "Analyze a checkpoint of the whole model instead."
+        )
+
+
+def _is_whole(tensor: Any) -> bool:
+    """Whether this rank has all of a DTensor: where it is sharded, it is alone."""
+    mesh = getattr(tensor, "device_mesh", None)
+    return mesh is not None and all(
+        placement.is_replicate() or mesh.size(dim) == 1 for dim, placement in enumerate(tensor.placements)
+    )
+
+
+def _here(tensor: Any) -> Tensor:
+    """A tensor's own numbers, of a DTensor those of this rank."""
+    found: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     return found
 
 
@@ -111,13 +140,18 @@ class LastUpdate:
     Args:
         optimizer: its groups have the learning rate and the decay of the step.
         matrices: as they are before the step; those that the optimizer does not have are left out.
+
+    Attributes:
+        rounding: by name, `[*batch]`: the `rounding_level` that the weights before and after the step leave in its
+            direction, which grows as `lr` falls; once `directions` is known.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, matrices: Sequence[HiddenMatrix]) -> None:
         self._coupled = isinstance(optimizer, _COUPLED)
         self._groups = {p: group for group in optimizer.param_groups for p in group["params"]}
         ours = [matrix for matrix in matrices if matrix.parameter in self._groups]
-        self._before = [(matrix, matrix.parameter.detach().clone()) for matrix in ours]
+        self._before = [(matrix, matrix.values.clone()) for matrix in ours]
+        self.rounding: dict[str, Tensor] = {}
 
     def directions(self, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
         """By name, after the step; zero for a matrix that the step left as it was. To be asked once.
@@ -128,14 +162,22 @@ class LastUpdate:
         found = {}
         while self._before:
             matrix, before = self._before.pop()
-            found[matrix.name] = self._direction(matrix.parameter, before).to(dtype)
+            found[matrix.name] = self._direction(matrix, before).to(dtype)
+            self.rounding[matrix.name] = self._rounding(matrix, before)
         return dict(reversed(found.items()))
 
-    def _direction(self, parameter: Tensor, before: Tensor) -> Tensor:
-        group, after = self._groups[parameter], parameter.detach()
+    def _direction(self, matrix: HiddenMatrix, before: Tensor) -> Tensor:
+        group, after = self._groups[matrix.parameter], matrix.values
         if float(group["lr"]) == 0 or torch.equal(before, after):
             return torch.zeros_like(before, dtype=torch.float64)
         decoupled = group.get("decoupled_weight_decay", not self._coupled)
         decay = group.get("weight_decay", 0.0) if decoupled else 0.0
         direction: Tensor = (before.double() * (1 - group["lr"] * decay) - after.double()) / group["lr"]
         return direction
+
+    def _rounding(self, matrix: HiddenMatrix, before: Tensor) -> Tensor:
+        weights = [matrix.matrix(values) for values in (before, matrix.parameter)]
+        wide = torch.promote_types(before.dtype, torch.float32)
+        norms = [torch.linalg.vector_norm(w, dim=(-2, -1), dtype=wide) for w in weights]
+        rate = float(self._groups[matrix.parameter]["lr"])
+        return rounding_level(sum(norms, torch.zeros_like(norms[0])), weights[0].shape, before.dtype) / (rate or 1.0)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from htmuon.analysis.marchenko_pastur import marchenko_pastur_edge
 from htmuon.analysis.power_law import ESTIMATORS, MIN_TAIL_SIZE, Estimator, PowerLawFit, fit_power_laws
-from htmuon.analysis.spectra import rounding_level, singular_values, spectral_entropy, squared, stable_rank
+from htmuon.analysis.rounding import resolved_squares
+from htmuon.analysis.spectra import check_matrix, singular_values, spectral_entropy, stable_rank
 
 MatrixStatus = Literal["ok", "too_small", "zero", "not_finite"]
 
@@ -22,7 +23,7 @@ _MESSAGES: dict[MatrixStatus, str] = {
     "ok": "the spectrum was measured",
     "too_small": f"the shorter side is below {MIN_TAIL_SIZE}: too few eigenvalues for a fit",
     "zero": "all entries are zero: there is no spectrum to describe",
-    "not_finite": "some entries are not finite",
+    "not_finite": "some entries are not finite, or so large that their squares are not",
 }
 
 
@@ -35,7 +36,8 @@ class MatrixAnalysis:
         shape: (rows, columns) of the matrix `[out, in]`.
         fits: power-law fits of the eigenvalues by the name of the estimator.
         sigma: `[r]` singular values, descending, on the CPU.
-        eigenvalues: `[r]` those of W^T W, which were fitted: `sigma^2`, zero where rounding made them, on the CPU.
+        eigenvalues: `[r]` those of W^T W, which were fitted: `sigma^2`, without what rounding made of zeros and of
+            equal ones, on the CPU.
         stable_rank: `sum sigma^2 / sigma_1^2`.
         spectral_entropy: entropy of `sigma^2 / sum sigma^2` divided by ln r, between 0 and 1.
         frobenius_norm: `sqrt(sum sigma^2)`.
@@ -69,7 +71,11 @@ class MatrixAnalysis:
 
 
 def analyze_matrices(
-    matrices: Mapping[str, Tensor], *, estimators: Sequence[Estimator] = ESTIMATORS, randomized: bool = False
+    matrices: Mapping[str, Tensor],
+    *,
+    estimators: Sequence[Estimator] = ESTIMATORS,
+    randomized: bool = False,
+    rounding: Mapping[str, Tensor] | None = None,
 ) -> list[MatrixAnalysis]:
     """Measure the spectrum of every matrix: fits, ranks, norms, Marchenko-Pastur edge.
 
@@ -80,12 +86,15 @@ def analyze_matrices(
         estimators: which power-law fits to make.
         randomized: also measure a copy whose entries are permuted, which keeps their distribution and
             destroys their correlations; drawn with a fixed seed, the global random state is left alone.
+        rounding: by name, `[*batch]`: the `rounding_level` of what a matrix was computed from, such as the narrower
+            weights of which it is the difference. That of its own entries is known.
 
     Returns:
         One result per matrix, in the order given.
 
     Raises:
-        ValueError: a tensor has fewer than two dims, or an estimator is unknown.
+        TypeError: a tensor is complex, or of whole numbers.
+        ValueError: a tensor has fewer than two dims, is sharded, sparse or meta, or an estimator is unknown.
 
     Example:
         >>> import torch
@@ -97,26 +106,23 @@ def analyze_matrices(
     Not for convolution kernels as they are: give `weight.flatten(1)`, or `weight.movedim((0, 1), (-2, -1))` for a
     matrix per position of the kernel.
     """
-    parts = [part for name, tensor in matrices.items() for part in _matrices_of(name, tensor)]
+    given = rounding or {}
+    parts = [part for name, tensor in matrices.items() for part in _matrices_of(name, tensor, given.get(name))]
     results: dict[int, MatrixAnalysis] = {}
-    for stack in _stacks_of_equal_shape([matrix for _, matrix in parts]):
+    for stack in _stacks_of_equal_shape([matrix for _, matrix, _ in parts]):
         names = [parts[i][0] for i in stack]
         stacked = torch.stack([parts[i][1].detach() for i in stack])
-        results.update(zip(stack, _analyze_stack(names, stacked, estimators, randomized), strict=True))
+        levels = torch.stack([parts[i][2].to(stacked.device) for i in stack])
+        results.update(zip(stack, _analyze_stack(names, stacked, levels, estimators, randomized), strict=True))
     return [results[i] for i in range(len(parts))]
 
 
-def _matrices_of(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
-    if tensor.ndim < 2:
-        raise ValueError(
-            f"a matrix must have at least two dims [*batch, m, n]; got shape {tuple(tensor.shape)} for {name!r}; "
-            "leave vectors out."
-        )
-    if tensor.ndim == 2:
-        yield name, tensor
-        return
+def _matrices_of(name: str, tensor: Tensor, rounding: Tensor | None) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Name, matrix and rounding level, one by one."""
+    check_matrix(tensor, name)
+    levels = torch.zeros(tensor.shape[:-2], dtype=torch.float64) if rounding is None else rounding
     for index in product(*(range(size) for size in tensor.shape[:-2])):
-        yield f"{name}[{', '.join(map(str, index))}]", tensor[index]
+        yield f"{name}[{', '.join(map(str, index))}]" if index else name, tensor[index], levels[index]
 
 
 def _stacks_of_equal_shape(matrices: Sequence[Tensor]) -> Iterator[list[int]]:
@@ -130,11 +136,11 @@ def _stacks_of_equal_shape(matrices: Sequence[Tensor]) -> Iterator[list[int]]:
 
 
 def _analyze_stack(
-    names: Sequence[str], stack: Tensor, estimators: Sequence[Estimator], randomized: bool
+    names: Sequence[str], stack: Tensor, rounding: Tensor, estimators: Sequence[Estimator], randomized: bool
 ) -> list[MatrixAnalysis]:
     m, n = stack.shape[1:]
     sigma = singular_values(stack)
-    eigenvalues = squared(sigma, rounding_level(sigma, (m, n), stack.dtype))
+    eigenvalues = resolved_squares(sigma, stack, rounding)
     edges, spikes = marchenko_pastur_edge(eigenvalues, (m, n))
     columns = [
         stable_rank(sigma),
@@ -146,7 +152,7 @@ def _analyze_stack(
     fits = {estimator: fit_power_laws(eigenvalues, estimator) for estimator in estimators}
     copies: Sequence[MatrixAnalysis | None] = [None] * len(names)
     if randomized:
-        copies = _analyze_stack(names, _permuted_entries(stack), estimators, randomized=False)
+        copies = _analyze_stack(names, _permuted_entries(stack), rounding, estimators, randomized=False)
     return [
         _result(name, (m, n), spectra, {estimator: fits[estimator][i] for estimator in estimators}, numbers, copies[i])
         for i, (name, spectra, numbers) in enumerate(
@@ -171,7 +177,7 @@ def _result(
     rank, entropy, frobenius_norm, edge, spikes = numbers
     sigma, eigenvalues = spectra
     spectral_norm = float(sigma[0]) if len(sigma) else 0.0
-    status = _status(sigma)
+    status = _status(eigenvalues)
     has_spectrum, has_bulk = status in ("ok", "too_small"), status == "ok"
     alpha = fits["ks"].alpha if "ks" in fits else math.nan
     return MatrixAnalysis(
@@ -182,8 +188,8 @@ def _result(
         eigenvalues=eigenvalues,
         stable_rank=rank if has_spectrum else math.nan,
         spectral_entropy=entropy if has_spectrum else math.nan,
-        frobenius_norm=frobenius_norm,
-        spectral_norm=spectral_norm,
+        frobenius_norm=frobenius_norm if status != "not_finite" else math.nan,
+        spectral_norm=spectral_norm if status != "not_finite" else math.nan,
         marchenko_pastur_edge=edge if has_bulk else math.nan,
         spikes=int(spikes) if has_bulk else None,
         alpha_weighted=2 * alpha * math.log10(spectral_norm) if has_bulk else math.nan,
@@ -192,12 +198,12 @@ def _result(
     )
 
 
-def _status(sigma: Tensor) -> MatrixStatus:
-    if not bool(torch.isfinite(sigma).all()):
+def _status(eigenvalues: Tensor) -> MatrixStatus:
+    if not bool(torch.isfinite(eigenvalues).all()):
         return "not_finite"
-    if not bool(sigma.any()):
+    if not bool(eigenvalues.any()):
         return "zero"
-    return "ok" if len(sigma) >= MIN_TAIL_SIZE else "too_small"
+    return "ok" if len(eigenvalues) >= MIN_TAIL_SIZE else "too_small"
 
 
 def _permuted_entries(stack: Tensor) -> Tensor:

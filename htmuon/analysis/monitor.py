@@ -6,7 +6,7 @@ copies the weights (for the update of a step) before those steps alone that it r
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Literal, Self
@@ -14,9 +14,11 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
+from htmuon.analysis.followed import FollowedMatrices, inner_model, inner_optimizer
 from htmuon.analysis.hidden import LastUpdate, hidden_matrices, momentum_of
 from htmuon.analysis.record_log import Record, RecordLog, read_records
 from htmuon.analysis.spectral_records import RecordKind, spectral_records
+from htmuon.analysis.step_count import StepCount
 from htmuon.analysis.tensorboard import ScalarWriter, summary_writer, write_scalars
 
 
@@ -36,8 +38,9 @@ class SpectralMonitor:
     same steps are to be recorded again, such as in runs that are compared.
 
     Args:
-        model: its matrices are looked at.
-        optimizer: any optimizer of torch over parameters of the model.
+        model: its matrices are looked at; a model inside torch.compile or DistributedDataParallel by its own names.
+        optimizer: any optimizer of torch over parameters of the model, or a wrapper such as accelerate's: the optimizer
+            inside is looked at.
         every: record each step that is a multiple of this; or "auto".
         path: the file of JSON lines; None keeps none.
         cost: for "auto", the share of the wall time that records may take, above 0 and at most 1.
@@ -45,10 +48,11 @@ class SpectralMonitor:
         tensorboard: a `SummaryWriter`, or the folder for a new one (`pip install "htmuon[tensorboard]"`).
         step: how many steps a resumed run has done: what was recorded of later steps is dropped, because the run will
             record it again. None begins a new run, whose file must not hold one.
-        attach: listen to the optimizer's steps. If False, call `before_step` and `after_step` around each.
+        attach: listen to the optimizer's steps. If False, call `before_step` and `after_step` around each that is
+            taken.
 
     Raises:
-        TypeError: `names` is a string.
+        TypeError: `model` is no module and holds none, `optimizer` likewise, or a matrix is complex.
         ValueError: a setting is out of range, a pattern matches nothing, the model has no hidden matrix or a sharded
             one, or the file holds another run or something else.
         ImportError: a folder for TensorBoard is given and that library is not installed.
@@ -68,6 +72,10 @@ class SpectralMonitor:
         >>> monitor.close()
 
     A step that is recorded needs memory for one more copy of the matrices, in float32.
+
+    Where other parameters take the place of those of the optimizer, as in accelerate's `prepare`, these are looked at
+    from then on. A step that a `torch.amp.GradScaler` skips is none, also where a fused optimizer skips it on its
+    device; a step that an optimizer of this library masks is one, with an update of zero.
 
     Not for sharded parameters, which are no whole matrices; and of several ranks with the same weights one should have
     a monitor.
@@ -92,17 +100,16 @@ class SpectralMonitor:
             raise ValueError(f"cost must be a number in (0, 1], a share of the time; got {cost!r}. Pass 0.01.")
         if step is not None and (type(step) is not int or step < 0):
             raise ValueError(f"step must be the number of steps done, or None for a new run; got {step!r}.")
+        model = inner_model(model)
         self.matrices = hidden_matrices(model, names)
-        if not any(matrix.parameter in _parameters(optimizer) for matrix in self.matrices):
-            raise ValueError(
-                f"the optimizer must have parameters of the model; none of the {len(self.matrices)} hidden matrices is "
-                "among its parameters. Give the optimizer of this model, made after the model was moved or wrapped."
-            )
-        self.step = step or 0
+        parameters = [matrix.parameter for matrix in self.matrices]
+        self._optimizer = optimizer = inner_optimizer(optimizer, parameters, hooked=attach)
+        self._followed = FollowedMatrices(model, optimizer, self.matrices)
+        self._steps = StepCount(step or 0)
         self.latest: list[Record] = []
-        self._optimizer, self._every = optimizer, every
+        self._every = every
         self._budget = _Budget(cost, self.matrices[0].parameter.device)
-        self._begun = self.step > 0
+        self._begun = self._steps.at_most > 0
         self._before: LastUpdate | None = None
         self._stepping = False
         self._resources = ExitStack()
@@ -117,6 +124,11 @@ class SpectralMonitor:
             self._resources.callback(after.remove)
 
     @property
+    def step(self) -> int:
+        """How many steps were taken; to read it may wait for the device, see `StepCount`."""
+        return self._steps.taken()
+
+    @property
     def seconds(self) -> float:
         """How long the records have taken so far."""
         return self._budget.spent
@@ -126,12 +138,14 @@ class SpectralMonitor:
         self._budget.start()
         if not self._begun:
             self._begun = True
+            self.matrices = self._followed.current()
             self._record({"weights": {matrix.name: matrix.parameter for matrix in self.matrices}})
         # A step that calls its parent's step may run the hooks of both: the inner one sees the same weights again.
         self._before = None
         self._stepping = True
         if self._due():
             with self._budget.spending():
+                self.matrices = self._followed.current()
                 self._before = LastUpdate(self._optimizer, self.matrices)
 
     def after_step(self) -> None:
@@ -139,10 +153,15 @@ class SpectralMonitor:
         if not self._stepping:
             return
         self._stepping = False
-        self.step += 1
+        # While a GradScaler steps a fused optimizer, this is whether the device skips the step.
+        found_inf = getattr(self._optimizer, "found_inf", None)
+        self._steps.add(found_inf)
         update, self._before = self._before, None
         if update is None:
             return
+        step, skipped = self.step, isinstance(found_inf, Tensor) and bool(found_inf)
+        if skipped or (self._every != "auto" and step % self._every):
+            return  # steps were skipped: the one that is to be recorded is still to come
         momenta = {matrix.name: momentum_of(self._optimizer, matrix.parameter) for matrix in self.matrices}
         with self._budget.spending():
             directions = update.directions(torch.float32)
@@ -151,7 +170,8 @@ class SpectralMonitor:
                 "weights": {matrix.name: matrix.parameter for matrix in self.matrices},
                 "momentum": {name: momentum for name, momentum in momenta.items() if momentum is not None},
                 "updates": directions,
-            }
+            },
+            update.rounding,
         )
 
     def sync(self) -> None:
@@ -174,12 +194,14 @@ class SpectralMonitor:
     def _due(self) -> bool:
         """Whether the coming step is recorded."""
         if self._every != "auto":
-            return (self.step + 1) % self._every == 0
+            return (self._steps.at_most + 1) % self._every == 0
         return self._budget.allows(3 * len(self.matrices))
 
-    def _record(self, tensors: dict[RecordKind, dict[str, Tensor]]) -> None:
+    def _record(
+        self, tensors: dict[RecordKind, dict[str, Tensor]], rounding: Mapping[str, Tensor] | None = None
+    ) -> None:
         with self._budget.spending(sum(map(len, tensors.values()))):
-            self.latest = spectral_records(self.step, self.matrices, tensors)
+            self.latest = spectral_records(self.step, self.matrices, tensors, rounding)
             if self._log is not None:
                 self._log.write(*self.latest)
             if self._writer is not None:
@@ -224,10 +246,6 @@ class _Budget:
         yield
         self.spent += time.perf_counter() - began
         self._matrices += matrices
-
-
-def _parameters(optimizer: torch.optim.Optimizer) -> set[Tensor]:
-    return {parameter for group in optimizer.param_groups for parameter in group["params"]}
 
 
 def _opened(path: str | os.PathLike[str], step: int | None) -> RecordLog:

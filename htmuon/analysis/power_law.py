@@ -36,7 +36,7 @@ _MESSAGES: dict[Status, str] = {
     "ok": "the fit succeeded",
     "too_few": f"fewer than {MIN_TAIL_SIZE} positive eigenvalues: too few for a fit",
     "not_finite": "some eigenvalues are not finite",
-    "no_spread": "the eigenvalues of the tail are all equal: no exponent describes them",
+    "no_spread": "the eigenvalues of the tail are all equal, or only a few different ones: no exponent describes them",
     "short_tail": f"the tail nearest to a power law has fewer than {MIN_TAIL_SIZE} eigenvalues: "
     "xmin is at the upper end of the spectrum, and alpha would be noise",
 }
@@ -88,13 +88,16 @@ def fit_power_law(eigenvalues: Tensor, *, estimator: Estimator = "ks") -> PowerL
     distance is `max_i |1 - (x_i / xmin)^(1 - alpha) - i / n|`, i = 0 ... n - 1 in ascending order, as in Clauset's
     code, the `powerlaw` package and WeightWatcher.
 
-    Eigenvalues that are zero are left out. What cannot be fitted gives a status, never an invented number.
+    Eigenvalues that are zero are left out. What cannot be fitted gives a status, never an invented number: also a tail
+    whose values are equal up to the rounding of the dtype in which they are given.
 
     Args:
-        eigenvalues: `[r]`, in any order, sigma^2 of one matrix.
+        eigenvalues: `[r]`, in any order, sigma^2 of one matrix; best from `htmuon.analysis.eigenvalues`, which knows
+            how far the entries of the matrix were rounded.
         estimator: "ks" or "hill", see the module's head.
 
     Raises:
+        TypeError: `eigenvalues` is complex.
         ValueError: `eigenvalues` is not one-dimensional, or `estimator` is unknown.
 
     Example:
@@ -127,6 +130,7 @@ def fit_power_laws(eigenvalues: Tensor, estimator: Estimator = "ks") -> list[Pow
         estimator: "ks" or "hill", see the module's head.
 
     Raises:
+        TypeError: `eigenvalues` is complex.
         ValueError: `eigenvalues` is not two-dimensional, or `estimator` is unknown.
 
     Example:
@@ -145,6 +149,8 @@ def fit_power_laws(eigenvalues: Tensor, estimator: Estimator = "ks") -> list[Pow
         )
     if estimator not in ESTIMATORS:
         raise unknown_name("estimator", estimator, list(ESTIMATORS))
+    if eigenvalues.is_complex():
+        raise TypeError(f"eigenvalues must be real; got {eigenvalues.dtype}. Those of W^T W are: pass their real part.")
     batch, r = eigenvalues.shape
     if r < MIN_TAIL_SIZE:
         finite = torch.isfinite(eigenvalues).all(dim=1).tolist()
@@ -153,11 +159,13 @@ def fit_power_laws(eigenvalues: Tensor, estimator: Estimator = "ks") -> list[Pow
     return [
         fit
         for start in range(0, batch, rows)
-        for fit in _fit_block(eigenvalues[start : start + rows].detach().double(), estimator)
+        for fit in _fit_block(eigenvalues[start : start + rows].detach(), estimator)
     ]
 
 
 def _fit_block(values: Tensor, estimator: Estimator) -> list[PowerLawFit]:
+    rounding = _rounding(values)
+    values = values.double()
     finite = torch.isfinite(values).all(dim=1)
     values = torch.where(finite[:, None], values, 0.0).clamp(min=0).sort(dim=1, descending=True).values
     counts = (values > 0).sum(dim=1)
@@ -166,19 +174,30 @@ def _fit_block(values: Tensor, estimator: Estimator) -> list[PowerLawFit]:
     sizes = torch.arange(1, values.shape[1] + 1, device=values.device)
     slopes = sizes / (logs.cumsum(dim=1) - sizes * logs)  # alpha - 1 of every tail
     # Equal eigenvalues leave only rounding in the sum of logarithms: that is no spread, whatever number it gives.
-    spread = (logs < -1e-12) & (sizes <= counts[:, None])
+    spread = (logs < -rounding) & (sizes <= counts[:, None])
+    last_of_equals = torch.ones_like(spread)
+    last_of_equals[:, :-1] = values[:, 1:] < values[:, :-1]
     if estimator == "hill":
         chosen = torch.maximum(counts - counts // 2, counts.clamp(max=MIN_TAIL_SIZE)).clamp(min=1) - 1
         # All that equal xmin are in the tail.
         chosen = (values >= values.gather(1, chosen[:, None])).sum(dim=1).minimum(counts.clamp(min=1)) - 1
         distances = _ks_distances(logs, slopes, chosen[:, None])[:, 0]
     else:
-        last_of_equals = torch.ones_like(spread)
-        last_of_equals[:, :-1] = values[:, 1:] < values[:, :-1]
         chosen, distances = _nearest_tails(logs, slopes, spread & last_of_equals)
-    at_chosen = [table.gather(1, chosen[:, None])[:, 0] for table in (slopes, values, spread)]
+    different = last_of_equals.cumsum(dim=1).masked_fill(~spread, 1)
+    at_chosen = [table.gather(1, chosen[:, None])[:, 0] for table in (slopes, values, different)]
     columns = torch.stack([finite, counts, chosen + 1, distances, *at_chosen], dim=1).tolist()
     return [_fit_from(estimator, *column) for column in columns]
+
+
+def _rounding(values: Tensor) -> float:
+    """By how much the logarithms of equal eigenvalues may differ, in the dtype in which they are given.
+
+    A decomposition leaves a few `eps sqrt(r)`, and none is made in anything narrower than float32.
+    """
+    eps = torch.finfo(values.dtype).eps if values.is_floating_point() else 0.0
+    decomposed = 8 * math.sqrt(values.shape[1]) * min(eps, torch.finfo(torch.float32).eps)
+    return max(1e-12, decomposed, 2 * eps)
 
 
 def _fit_from(
@@ -189,14 +208,14 @@ def _fit_from(
     distance: float,
     slope: float,
     xmin: float,
-    spread: float,
+    different: float,
 ) -> PowerLawFit:
     status: Status = "ok"
     if not finite:
         status = "not_finite"
     elif count < MIN_TAIL_SIZE:
         status = "too_few"
-    elif not spread:
+    elif different == 1 or (different < MIN_TAIL_SIZE <= tail_size and 2 * different < tail_size):
         status = "no_spread"
     elif tail_size < MIN_TAIL_SIZE:
         status = "short_tail"

@@ -1,11 +1,11 @@
 """Spectra of matrices: singular values, eigenvalues of W^T W (the ESD), stable rank."""
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from htmuon.analysis.rounding import resolved_squares
 from htmuon.kernels import gram
 
 # Rows that are in float64 at a time, so that an embedding is never there as a whole.
@@ -27,15 +27,15 @@ def singular_values(matrix: Tensor) -> Tensor:
         entry that is not finite, without harm to the others of the stack.
 
     Raises:
-        ValueError: `matrix` has fewer than two dims.
+        TypeError: `matrix` is complex, or of whole numbers.
+        ValueError: `matrix` has fewer than two dims, or its numbers are not all here: it is sharded, sparse or meta.
 
     Example:
         >>> import torch
         >>> singular_values(torch.diag(torch.tensor([1.0, 3.0, 2.0])))
         tensor([3., 2., 1.])
     """
-    if matrix.ndim < 2:
-        raise ValueError(f"matrix must have at least two dims [*batch, m, n]; got shape {tuple(matrix.shape)}.")
+    check_matrix(matrix)
     matrix = matrix.detach()
     if matrix.dtype == torch.float64:
         finite = torch.isfinite(matrix).all(dim=-1).all(dim=-1, keepdim=True)
@@ -47,6 +47,28 @@ def singular_values(matrix: Tensor) -> Tensor:
         squares: Tensor = torch.linalg.eigvalsh(torch.where(finite[..., None], products, 0.0))
         sigma = squares.clamp(min=0).sqrt().flip(-1).float()
     return torch.where(finite, sigma, math.nan)
+
+
+def check_matrix(tensor: Tensor, name: str = "") -> None:
+    """Raise TypeError or ValueError unless a tensor is matrices `[*batch, m, n]` of real floating-point numbers."""
+    which = f" for {name!r}" if name else ""
+    if tensor.ndim < 2:
+        raise ValueError(
+            f"a matrix must have at least two dims [*batch, m, n]; got shape {tuple(tensor.shape)}{which}; "
+            "leave vectors out."
+        )
+    if not tensor.is_floating_point():
+        remedy = (
+            "measure real and imaginary part" if tensor.is_complex() else "convert it (quantized weights: dequantize)"
+        )
+        raise TypeError(f"a matrix must be of real floating-point numbers; got {tensor.dtype}{which}; {remedy}.")
+    if hasattr(tensor, "placements"):  # a DTensor, known without torch.distributed
+        raise ValueError(f"a matrix must be whole; got a DTensor{which}; pass its full_tensor(), which all ranks call.")
+    if tensor.is_meta or tensor.layout is not torch.strided:
+        kind = "meta" if tensor.is_meta else tensor.layout
+        raise ValueError(
+            f"a matrix must be dense and have numbers; got {kind}{which}; load it, or pass its to_dense()."
+        )
 
 
 def _short_gram(matrix: Tensor) -> Tensor:
@@ -65,61 +87,16 @@ def eigenvalues(matrix: Tensor) -> Tensor:
         matrix: `[*batch, m, n]`, floating point.
 
     Returns:
-        `[*batch, min(m, n)]`, float64, descending: the zero eigenvalues that W^T W has when m < n are left out, and
-        those that are rounding errors of zero (see `rounding_level`) are exactly zero.
+        `[*batch, min(m, n)]`, float64, descending: the zero eigenvalues that W^T W has when m < n are left out. Those
+        that are rounding errors of zero are exactly zero, and those that only rounding makes smaller than the largest
+        are as large (see `htmuon.analysis.rounding`).
 
     Example:
         >>> import torch
         >>> eigenvalues(torch.diag(torch.tensor([1.0, 3.0, 2.0]))).tolist()
         [9.0, 4.0, 1.0]
     """
-    sigma = singular_values(matrix)
-    return squared(sigma, rounding_level(sigma, matrix.shape, matrix.dtype))
-
-
-def rounding_level(sigma: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """What rounding alone can make of a zero singular value: a power law would be fitted to that noise.
-
-    Storing entries with relative errors of up to `eps / 2` adds a matrix of independent errors, whose largest singular
-    value is about `0.2 eps norm_F(W) (1 / sqrt m + 1 / sqrt n)`, by the Marchenko-Pastur law; computing them in float32
-    adds a few `eps sigma_1`.
-
-    Args:
-        sigma: singular values `[*batch, min(m, n)]`, in any order, float32 or float64.
-        shape: ends in m, n.
-        dtype: in which the matrix was stored.
-
-    Returns:
-        `[*batch, 1]`, float64: half as much again as the first, or eight times the second, if that is more.
-
-    Example:
-        >>> import torch
-        >>> round(rounding_level(torch.ones(100), (100, 100), torch.bfloat16).item(), 4)
-        0.0047
-    """
-    m, n = max(1, shape[-2]), max(1, shape[-1])
-    norm = torch.linalg.vector_norm(sigma.double(), dim=-1, keepdim=True)
-    stored = 0.3 * torch.finfo(dtype).eps * norm * (m**-0.5 + n**-0.5)
-    return torch.maximum(stored, 8 * torch.finfo(sigma.dtype).eps * _largest(sigma).double())
-
-
-def squared(sigma: Tensor, below: Tensor) -> Tensor:
-    """Eigenvalues sigma^2 in float64, exactly zero where sigma is not above a level.
-
-    Args:
-        sigma: `[*batch, r]`, in any order.
-        below: the level, `[*batch, 1]`.
-
-    Returns:
-        `[*batch, r]`; NaN stays NaN.
-
-    Example:
-        >>> import torch
-        >>> squared(torch.tensor([2.0, 0.5, 0.125]), torch.tensor([0.25])).tolist()
-        [4.0, 0.25, 0.0]
-    """
-    wide = sigma.double()
-    return torch.where(wide <= below, 0.0, wide).square()
+    return resolved_squares(singular_values(matrix), matrix.detach())
 
 
 def stable_rank(sigma: Tensor) -> Tensor:

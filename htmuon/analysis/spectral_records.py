@@ -17,7 +17,10 @@ QUANTILES = (0, 10, 25, 50, 75, 90, 100)  # of the singular values, in percent
 
 @torch.no_grad()
 def spectral_records(
-    step: int, matrices: Sequence[HiddenMatrix], tensors: Mapping[RecordKind, Mapping[str, Tensor]]
+    step: int,
+    matrices: Sequence[HiddenMatrix],
+    tensors: Mapping[RecordKind, Mapping[str, Tensor]],
+    rounding: Mapping[str, Tensor] | None = None,
 ) -> list[Record]:
     """The records of one step.
 
@@ -25,6 +28,7 @@ def spectral_records(
         step: steps done.
         matrices: how the named parameters are matrices.
         tensors: by kind and name, in the shape of the parameter.
+        rounding: of the updates, by name; see `LastUpdate`.
 
     Returns:
         By kind, then by matrix: numbers rounded to six digits, NaN where a status says why there is none. The matrices
@@ -46,8 +50,9 @@ def spectral_records(
         for kind, named in tensors.items()
         for name, values in named.items()
     }
+    levels = {f"updates/{name}": level for name, level in (rounding or {}).items()}
     with torch.autocast(next(iter(given.values())).device.type, enabled=False):
-        return [_record(step, analysis) for analysis in analyze_matrices(given)]
+        return [_record(step, analysis) for analysis in analyze_matrices(given, rounding=levels)]
 
 
 def _record(step: int, analysis: MatrixAnalysis) -> Record:

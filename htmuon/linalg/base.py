@@ -191,7 +191,7 @@ def unit_scale(matrix: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     scale = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent - 1)
     if dtype == torch.bfloat16 and wide == torch.float32:
         # The range of float32 is that of bfloat16: rounded first, there is no float32 copy on the way.
-        return matrix.to(dtype, copy=True).div_(scale), scale
+        return matrix.to(dtype, copy=True).div_(scale.to(dtype)), scale
     return (matrix.to(wide) / scale).to(dtype), scale.to(dtype)
 
 

@@ -43,21 +43,6 @@ SAFETY = 1.01
 POLISHING_STEPS = 2
 
 
-def quintic_polar(unit: Tensor) -> Tensor:
-    """Five quintic steps, as in `torch.optim.Muon`: `X <- a X + (b A + c A^2) X`, `A = X X^T`.
-
-    Args:
-        unit: `[*batch, m, n]` with m <= n and singular values up to 1, in the dtype of the products.
-    """
-    a, b, c = QUINTIC
-    x = aligned(unit.reshape(-1, *unit.shape[-2:]))
-    for _ in range(QUINTIC_STEPS):
-        outer = gram(x)
-        step = torch.baddbmm(outer, outer, outer, beta=b, alpha=c)
-        x = torch.baddbmm(x, step, x, beta=a)
-    return x[:, : unit.shape[-2], : unit.shape[-1]].reshape(unit.shape)
-
-
 def coupled_square_root(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """`(A^(1/2), A^(-1/2))` of symmetric matrices with eigenvalues in (0, 1], by products alone.
 
@@ -128,13 +113,21 @@ class NewtonSchulz(Method):
         return Mapped(mapped.mT if tall else mapped, sigma_1, rank)
 
     def _polar(self, wide: Tensor) -> Mapped:
-        """The recipe at p = 0."""
-        scaled, scale = unit_scale(wide, torch.bfloat16)
-        norm = torch.linalg.matrix_norm(scaled, keepdim=True)
+        """Five quintic steps in bfloat16, `X <- a X + (b A + c A^2) X` with `A = X X^T`, from `X = M / norm_F(M)`."""
+        x, scale = unit_scale(wide, torch.bfloat16)
+        norm = torch.linalg.matrix_norm(x, keepdim=True)
         rank = torch.where(norm > 0, wide.shape[-2], 0)
-        unit = scaled.div_(positive(torch.maximum(norm, (self.eps / scale).to(norm.dtype))))
+        x = x.div_(positive(torch.maximum(norm, (self.eps / scale).to(norm.dtype))))
+        # Under one name, so that no more than two of them are in memory.
+        x = aligned(x.reshape(-1, *wide.shape[-2:]))
+        a, b, c = QUINTIC
+        for _ in range(QUINTIC_STEPS):
+            outer = gram(x)
+            step = torch.baddbmm(outer, outer, outer, beta=b, alpha=c)
+            x = torch.baddbmm(x, step, x, beta=a)
         dtype = working(wide.dtype)
-        return Mapped(quintic_polar(unit).to(dtype), norm.to(dtype) * scale.to(dtype), rank)
+        mapped = x[:, : wide.shape[-2], : wide.shape[-1]].reshape(wide.shape).to(dtype)
+        return Mapped(mapped, norm.to(dtype) * scale.to(dtype), rank)
 
     def fading(self, function: ScalarFunction, eps: float) -> tuple[Method, float]:
         """At p = 0 the published recipe fades by itself."""

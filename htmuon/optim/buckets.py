@@ -44,7 +44,7 @@ def stack_elements(group: Group, parameter: Tensor) -> int:
         return given
     # The host needs 5 to 7 ms to launch what a stack needs, in which an H200 computes some 2**25 elements of a LLaMA of
     # a billion parameters. A CPU launches nothing, and has less memory.
-    return 2**24 if parameter.device.type == "cpu" else 2**26
+    return 2**18 if parameter.device.type == "cpu" else 2**26
 
 
 def other_buckets(group: Group) -> list[list[Tensor]]:

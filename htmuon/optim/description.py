@@ -5,10 +5,7 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from htmuon.layouts import is_distributed
-from htmuon.optim.settings import Group
-
-# Not settings: the parameters have lines of their own.
-_LEFT_OUT = ("params", "param_names")
+from htmuon.optim.settings import NOT_SETTINGS, Group
 
 
 def describe(groups: Iterable[Group]) -> list[str]:
@@ -18,7 +15,9 @@ def describe(groups: Iterable[Group]) -> list[str]:
     """
     lines = []
     for index, group in enumerate(groups):
-        settings = {k: v.item() if isinstance(v, Tensor) else v for k, v in group.items() if k not in _LEFT_OUT}
+        # Of matrices betas[0] is the momentum, which has a line of its own.
+        left_out = (*NOT_SETTINGS, "betas") if group["use_muon"] else NOT_SETTINGS
+        settings = {k: v.item() if isinstance(v, Tensor) else v for k, v in group.items() if k not in left_out}
         for name, p in _named(group):
             placed = f" {tuple(p.placements)} on {tuple(p.device_mesh.shape)}" if is_distributed(p) else ""
             lines.append(f"parameter {name} of group {index}: {tuple(p.shape)} {p.dtype}{placed}")

@@ -7,7 +7,7 @@ import torch
 from kernels.products import needs_gpu
 from torch import Tensor
 
-from htmuon.analysis import MatrixAnalysis, analyze_matrices, eigenvalues, fit_power_law, stable_rank
+from htmuon.analysis import MatrixAnalysis, analyze_matrices, eigenvalues, fit_power_law, singular_values, stable_rank
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -110,6 +110,53 @@ def test_every_floating_dtype(dtype: torch.dtype) -> None:
 def test_rejects_a_vector() -> None:
     with pytest.raises(ValueError, match=r"at least two dims \[\*batch, m, n\]; got shape \(3,\) for 'bias'"):
         analyze_matrices({"bias": torch.ones(3)})
+
+
+NOT_MATRICES = {
+    "complex": (random(20, 20).to(torch.complex64), TypeError, "real floating-point numbers; got torch.complex64"),
+    "int": (torch.ones(20, 20, dtype=torch.int8), TypeError, "got torch.int8.*dequantize"),
+    "bool": (torch.ones(20, 20, dtype=torch.bool), TypeError, "got torch.bool"),
+    "meta": (torch.empty(20, 20, device="meta"), ValueError, "dense and have numbers; got meta"),
+    "sparse": (torch.eye(20).to_sparse(), ValueError, "dense and have numbers; got torch.sparse_coo"),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_MATRICES)
+def test_what_is_no_real_matrix_is_refused_by_what_it_is(kind: str) -> None:
+    tensor, error, message = NOT_MATRICES[kind]
+    for measure in (lambda: analyze_matrices({"w": tensor}), lambda: singular_values(tensor)):
+        with pytest.raises(error, match=message):
+            measure()
+
+
+def test_a_sharded_tensor_is_no_whole_matrix() -> None:
+    tensor = random(20, 20)
+    tensor.placements = ("Shard(0)",)  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="must be whole; got a DTensor for 'w'"):
+        analyze_matrices({"w": tensor})
+
+
+def test_complex_eigenvalues_are_refused() -> None:
+    with pytest.raises(TypeError, match="eigenvalues must be real"):
+        fit_power_law(torch.ones(20, dtype=torch.complex64))
+
+
+@pytest.mark.parametrize("huge", [random(20, 20) * 1e38, random(20, 20).double() * 1e200])
+def test_entries_whose_squares_are_not_finite_give_no_number(huge: Tensor) -> None:
+    result = one(huge)
+    assert result.status == "not_finite"
+    assert "so large that their squares are not" in result.message
+    assert {fit.status for fit in result.fits.values()} == {"not_finite"}
+    numbers = [result.frobenius_norm, result.spectral_norm, result.stable_rank, result.spectral_entropy]
+    assert all(math.isnan(number) for number in numbers)
+
+
+def test_fits_of_few_eigenvalues_survive_a_tie() -> None:
+    """Of 20 eigenvalues the upper half is ten; that two of them are equal up to rounding leaves nine different."""
+    sigma = torch.linspace(1, 2, 20)
+    sigma[-2:] = 2.0
+    matrix = torch.diag(sigma).bfloat16()
+    assert one(matrix).fits["hill"].ok
 
 
 @pytest.mark.gpu

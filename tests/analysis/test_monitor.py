@@ -202,7 +202,7 @@ def test_auto_keeps_the_share(monkeypatch):
     clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr("htmuon.analysis.monitor.time", SimpleNamespace(perf_counter=lambda: clock.now))
 
-    def records(step, matrices, tensors):
+    def records(step, matrices, tensors, rounding):
         clock.now += 0.25 * sum(map(len, tensors.values()))
         return [step]
 
@@ -383,6 +383,13 @@ def test_a_sharded_model():
     model = make_model()
     model[1].weight.placements = ("Shard(0)",)
     with pytest.raises(ValueError, match=r"'1\.weight' is sharded"):
+        SpectralMonitor(model, OPTIMIZERS["AdamW"](model))
+
+
+def test_a_complex_matrix():
+    model = make_model()
+    model[0].weight = torch.nn.Parameter(model[0].weight.detach().to(torch.complex64))
+    with pytest.raises(TypeError, match=r"matrices must be real; '0\.weight' is torch\.complex64"):
         SpectralMonitor(model, OPTIMIZERS["AdamW"](model))
 
 

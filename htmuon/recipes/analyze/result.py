@@ -8,10 +8,9 @@ from pathlib import Path
 from htmuon.analysis import Estimator, MatrixAnalysis, PowerLawFit
 from htmuon.analysis.alternatives import Alternative, Comparison
 from htmuon.analysis.bootstrap import GoodnessOfFit
-from htmuon.analysis.checkpoints import StoredMatrix
+from htmuon.analysis.stored_matrix import StoredMatrix
 from htmuon.recipes.analyze.places import Place
 
-NOT_FLOATING = "not_floating"
 # Below this p-value a power law is ruled out, or another law is the better one (Clauset, Shalizi, Newman 2009).
 SIGNIFICANT = 0.1
 
@@ -44,17 +43,12 @@ class Row:
     @property
     def status(self) -> str:
         """`ok`, or why there are no numbers."""
-        return NOT_FLOATING if self.analysis is None else self.analysis.status
+        return self.stored.status if self.analysis is None else self.analysis.status
 
     @property
     def message(self) -> str:
         """The status as a sentence."""
-        if self.analysis is None:
-            return (
-                f"stored as {self.stored.dtype}, not as floating-point weights: convert (dequantize) the checkpoint to "
-                "bfloat16 or float32"
-            )
-        return self.analysis.message
+        return self.stored.message if self.analysis is None else self.analysis.message
 
     def fit(self, estimator: Estimator) -> PowerLawFit | None:
         """The power-law fit of one estimator; None where the matrix has a status instead."""

@@ -1,6 +1,6 @@
 """Reading and measuring, one stack of equal shapes at a time."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import groupby
@@ -11,7 +11,8 @@ import torch
 from htmuon.analysis import Estimator, MatrixAnalysis, analyze_matrices
 from htmuon.analysis.alternatives import Alternative, Comparison, compare
 from htmuon.analysis.bootstrap import GoodnessOfFit, goodness_of_fit
-from htmuon.analysis.checkpoints import Checkpoint, StoredMatrix
+from htmuon.analysis.checkpoints import Checkpoint
+from htmuon.analysis.stored_matrix import StoredMatrix
 from htmuon.recipes.analyze.config import AnalyzeConfig
 from htmuon.recipes.analyze.find import find_checkpoint
 from htmuon.recipes.analyze.matching import common_prefixes
@@ -21,6 +22,15 @@ from htmuon.recipes.device import pick_device
 
 # Small matrices are read together up to this many elements; a larger one is read alone.
 _STACK_ELEMENTS = 2**22
+
+_KINDS = {"side_table": "tables of quantized weights, such as their scales", "complex": "complex numbers"}
+_DEQUANTIZE = "Dequantize it to bfloat16 or float32."
+_REMEDIES = {
+    "complex": "Store real and imaginary parts as two tensors.",
+    "sparse": "Store them after .to_dense().",
+    "sharded": "Save the state_dict of the whole model.",
+    "no_numbers": "Save a model that has its weights in memory.",
+}
 
 # Told after each stack: work done, all work, the name of what was measured last. Work is m n min(m, n), as for an SVD.
 Report = Callable[[float, float, str], None]
@@ -37,7 +47,7 @@ class _Selected:
 
     @property
     def measurable(self) -> list[StoredMatrix]:
-        return [matrix for matrix in self.matrices if matrix.floating]
+        return [matrix for matrix in self.matrices if matrix.status == "ok"]
 
 
 def analyze(config: AnalyzeConfig, report: Report | None = None) -> Analysis:
@@ -95,13 +105,23 @@ def _select(path: Path, config: AnalyzeConfig) -> _Selected:
     chosen = tuple(matrix for matrix in checkpoint.matrices if _wanted(matrix.name, config))
     if not chosen:
         raise ValueError(f"--include and --exclude must leave a matrix of {path}; they leave none. Make one narrower.")
-    if not any(matrix.floating for matrix in chosen):
-        kinds = ", ".join(sorted({matrix.dtype for matrix in chosen}))
+    if not any(matrix.status == "ok" for matrix in chosen):
         raise ValueError(
-            f"{path} must have floating-point weights (F64, F32, F16, BF16); its {len(chosen)} matrices are stored as "
-            f"{kinds}. Dequantize it to bfloat16 or float32."
+            f"{path} must have floating-point weights (F64, F32, F16, BF16); no weight could be measured: its "
+            f"{len(chosen)} matrices are stored as {_listed(map(_kind, chosen))}. "
+            + " ".join(dict.fromkeys(_REMEDIES.get(matrix.status, _DEQUANTIZE) for matrix in chosen))
         )
     return _Selected(path, found.note, checkpoint, chosen)
+
+
+def _kind(matrix: StoredMatrix) -> str:
+    """The dtype of what cannot be measured, and what it is where the dtype does not say so."""
+    kind = _KINDS.get(matrix.status)
+    return f"{matrix.dtype} ({kind})" if kind else matrix.dtype
+
+
+def _listed(words: Iterable[str]) -> str:
+    return ", ".join(sorted(set(words)))
 
 
 def _wanted(name: str, config: AnalyzeConfig) -> bool:
