@@ -2,13 +2,13 @@
 
     python benchmarks/step_memory.py --json benchmarks/results/step_memory.json
 
-Every candidate takes three steps in a process of its own, of which the first allocates what is kept. The growth is the
-highest resident memory within a later step above what was resident before it, as Linux counts it: workspaces of LAPACK
-and of the products are part of it. The matrices are one of 65,536 x 256, and those of the hidden layers of llama-60m.
+Every candidate takes three steps in a process of its own. The growth is the highest resident memory within a step above
+what was resident before it, as Linux counts it: workspaces of LAPACK and of the products are part of it. That of the
+first step holds the momentum too, which is kept; that of the later ones is what a step needs for itself. The matrices
+are one of 65,536 x 256, and those of the hidden layers of llama-60m.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -21,8 +21,9 @@ from torch import nn
 import htmuon
 from htmuon.recipes.bench.shapes import model_matrices
 
+BASELINE = "torch.optim.Muon"
 CANDIDATES = {
-    "torch.optim.Muon": None,
+    BASELINE: None,
     "muon:method=newton_schulz": (htmuon.Muon, {"method": "newton_schulz"}),
     "htmuon:method=polynomial": (htmuon.HTMuon, {"method": "polynomial"}),
     "htmuon:method=eigh": (htmuon.HTMuon, {"method": "eigh"}),
@@ -44,25 +45,27 @@ def memory(field: str) -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
-def growth(candidate: str, shapes: list[tuple[int, int]]) -> int:
-    """Of the second or a later step, the largest."""
+def growth(candidate: str, shapes: list[tuple[int, int]]) -> tuple[int, int]:
+    """Of the first step, and the largest of the later ones."""
     torch.manual_seed(0)
     weights = [nn.Parameter(torch.randn(shape)) for shape in shapes]
     for weight in weights:
         weight.grad = torch.randn_like(weight)
-    if candidate == "torch.optim.Muon":
+    if candidate == BASELINE:
         optimizer = torch.optim.Muon(weights, lr=0.02)
     else:
         kind, settings = CANDIDATES[candidate]
+        small = kind([nn.Parameter(torch.eye(8))], lr=0.02, **settings)
+        small.param_groups[0]["params"][0].grad = torch.eye(8)
+        small.step()  # what is imported and fitted once is not of a step
         optimizer = kind(weights, lr=0.02, **settings)
-    optimizer.step()
-    largest = 0
-    for _ in range(STEPS - 1):
+    grown = []
+    for _ in range(STEPS):
         before = memory("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the highest is counted anew
         optimizer.step()
-        largest = max(largest, memory("VmHWM") - before)
-    return largest
+        grown.append(memory("VmHWM") - before)
+    return grown[0], max(grown[1:])
 
 
 def main() -> None:
@@ -72,21 +75,22 @@ def main() -> None:
     parser.add_argument("--candidate", choices=CANDIDATES, help="only this one, in this process: prints bytes")
     arguments = parser.parse_args()
     if arguments.candidate is not None:
-        print(growth(arguments.candidate, matrices(arguments.matrices[0])))
+        print(*growth(arguments.candidate, matrices(arguments.matrices[0])))
         return
     found: dict[str, dict[str, dict[str, float]]] = {}
     for name in arguments.matrices:
         found[name] = {}
         for candidate in CANDIDATES:
             command = [sys.executable, __file__, "--matrices", name, "--candidate", candidate]
-            printed = subprocess.run(
-                command, check=True, capture_output=True, text=True, env={**os.environ, **ENVIRONMENT}
-            )
-            grown = int(printed.stdout)
-            ratio = grown / found[name].get("torch.optim.Muon", {"bytes": grown})["bytes"]
-            found[name][candidate] = {"bytes": grown, "ratio": ratio}
-            print(f"{name:10} {candidate:28} {grown / 1e6:7.1f} MB  {ratio:5.2f}x", flush=True)
-    write(arguments.json, {**conditions(), "threads": 1, "growth": json.loads(json.dumps(found))})
+            environment = {**os.environ, **ENVIRONMENT}
+            printed = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+            row = dict(zip(("first", "later"), map(int, printed.split()), strict=True))
+            baseline = found[name].get(BASELINE, row)
+            row |= {f"{step} ratio": row[step] / baseline[step] for step in ("first", "later")}
+            found[name][candidate] = row
+            sizes = [f"{step} {row[step] / 1e6:7.1f} MB {row[f'{step} ratio']:5.2f}x" for step in ("first", "later")]
+            print(f"{name:10} {candidate:28} {'   '.join(sizes)}", flush=True)
+    write(arguments.json, {**conditions(), "threads": 1, "growth_bytes": found})
 
 
 if __name__ == "__main__":

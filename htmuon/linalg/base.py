@@ -87,6 +87,9 @@ class Method(ABC):
     """
 
     name: ClassVar[str]
+    # How many elements a stack has at most on a CPU, unless the user says: what is computed matrix by matrix anyway, or
+    # keeps many matrices of the short side, gains nothing by more, and a step takes the memory of a few stacks.
+    stack_elements: ClassVar[int] = 2**19
 
     def __str__(self) -> str:
         return self.name

@@ -90,7 +90,7 @@ def start(scaled: Tensor, dtype: torch.dtype) -> tuple[Start, Tensor]:
     # With this norm the entries of A and of A^2 are in the range of float16 for every spectrum, a flat one included.
     target = scaled.shape[-2] ** 0.25
     scale = positive(torch.linalg.matrix_norm(scaled, keepdim=True)) / target
-    matrix = aligned(scaled.div_(scale).to(dtype))
+    matrix = aligned((scaled / scale if scaled.requires_grad else scaled.div_(scale)).to(dtype))
     outer = gram(matrix)
     square = symmetric_product(outer, outer)
     wide = working(dtype)
@@ -161,7 +161,10 @@ def nested(begun: Start, levels: Levels, weights: Weights, plan: Plan) -> tuple[
     last = max(plan.restarts, default=0)
     for k, (a0, a1, a2) in enumerate(levels.coefficients):
         outer = outers[-1]
-        square = begun.square * a2 + outer * a1 if k == 0 else symmetric_product(outer, outer, outer, alpha=a2, beta=a1)
+        if k == 0:
+            square = (outer * a1).add_(begun.square, alpha=a2)
+        else:
+            square = symmetric_product(outer, outer, outer, alpha=a2, beta=a1)
         steps.append(add_to_diagonal(square, a0))
         if k + 1 in plan.restarts:
             first = max(matrices)
@@ -176,7 +179,7 @@ def nested(begun: Start, levels: Levels, weights: Weights, plan: Plan) -> tuple[
         else:
             outers.append(symmetric_product(symmetric_product(steps[k], outer), steps[k]))
 
-    inner = symmetric_product(outers[-1], outers[-1]) * weights.v[-1]
+    inner = symmetric_product(outers[-1], outers[-1]).mul_(weights.v[-1])
     inner = add_to_diagonal(inner.addcmul_(outers[-1], weights.u[-1]), weights.c[-1])
     parts = []
     for k in reversed(range(plan.levels)):

@@ -282,7 +282,7 @@ class SpectralOptimizer(Optimizer):
             return partial(_adamw_updates, group, buckets, finite)
         rules = self._rules(group)
         stacks = []
-        for layout, parameters in matrix_buckets(group, self._layouts):
+        for layout, parameters in matrix_buckets(group, self._layouts, rules.stack_elements):
             shapes = rules.state_shapes(parameters[0])
             states = [self._state_of(group, p, shapes) for p in parameters]
             stacks.append(MatrixStack(group, layout, parameters, states, shapes, rules.bracket(layout, parameters[0])))

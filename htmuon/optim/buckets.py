@@ -1,6 +1,7 @@
 """Which parameters a step updates together."""
 
 from collections import defaultdict
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -21,30 +22,25 @@ def matrix_layout(group: Group, parameter: Tensor, layouts: Layouts) -> Layout:
     return layouts.of(parameter, batch_dims(parameter.ndim, group["matrix_view"]))
 
 
-def matrix_buckets(group: Group, layouts: Layouts) -> list[tuple[Layout, list[Tensor]]]:
+def matrix_buckets(
+    group: Group, layouts: Layouts, stack_elements: Callable[[Tensor], int]
+) -> list[tuple[Layout, list[Tensor]]]:
     """The matrix parameters of a group that move, in stacks of equal shape and layout, the dearest first.
 
-    What a rank holds of a stack has at most `stack_elements` elements; but a stack has a parameter for each rank that
-    computes, so that none waits.
+    Args:
+        group: with `use_muon=True`.
+        layouts: how the ranks hold parameters.
+        stack_elements: how many elements a stack of parameters like the given one has at most, as far as a rank holds
+            them; but a stack has a parameter for each rank that computes, so that none waits.
     """
     alike: dict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
     for p in filter(moves, group["params"]):
         alike[(matrix_layout(group, p, layouts), p.shape, p.dtype, p.device)].append(p)
     found = []
     for (layout, *_), parameters in alike.items():
-        most = max(layout.owners, stack_elements(group, parameters[0]) * layout.ranks // parameters[0].numel())
+        most = max(layout.owners, stack_elements(parameters[0]) * layout.ranks // parameters[0].numel())
         found += [(layout, parameters[first : first + most]) for first in range(0, len(parameters), most)]
     return sorted(found, key=lambda bucket: -cost(group, bucket[1][0]))
-
-
-def stack_elements(group: Group, parameter: Tensor) -> int:
-    """How many elements a stack has at most."""
-    given: int | None = group["stack_elements"]
-    if given is not None:
-        return given
-    # The host needs 5 to 7 ms to launch what a stack needs, in which an H200 computes some 2**25 elements of a LLaMA of
-    # a billion parameters. A CPU launches nothing, and has less memory.
-    return 2**18 if parameter.device.type == "cpu" else 2**26
 
 
 def other_buckets(group: Group) -> list[list[Tensor]]:

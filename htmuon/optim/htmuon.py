@@ -66,8 +66,9 @@ class HTMuon(SpectralOptimizer):
             of products; `svd` and `eigh` decompose, and stay as they are, as does `newton_schulz` with a power that
             only the device knows.
         stack_elements: how many elements of equally shaped matrices are stacked and updated at once, at most, but one
-            parameter at least. A step needs the memory of a few stacks in float32, not of the model. None is `2**24`
-            on a CPU (64 MiB) and `2**26` elsewhere (256 MiB), where smaller ones are computed faster than launched.
+            parameter at least. A step needs the memory of a few stacks in float32, not of the model. None is what the
+            method gains by on a CPU (1 to 4 MiB) and `2**26` elsewhere (256 MiB), where smaller stacks are computed
+            faster than launched.
         adamw_lr: learning rate of groups with `use_muon=False` that name none.
         adamw_betas: AdamW's betas.
         adamw_eps: AdamW's epsilon.
