@@ -3,7 +3,7 @@
 #
 # x.div_(scale) in bfloat16 allocates nothing if scale is bfloat16, or float32 without dims. If it is a float32 tensor of
 # shape [1, 1], which divides every element by the same number, x is widened to float32 and the quotients are a second
-# float32 tensor before they are rounded into x: the peak of what looks like no allocation is twice two float32 copies.
+# float32 tensor before they are rounded into x: what looks like no allocation takes two float32 copies.
 #
 # Seen, for x of 2,097,152 bytes: 0, 2 and 8,388,608 bytes allocated within the operation.
 #
