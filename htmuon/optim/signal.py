@@ -165,7 +165,7 @@ def whole_flags(groups: Iterable[Group], seen: dict[Tensor, Tensor]) -> tuple[li
     return flags, [seen.get(f.parameter, none[f.parameter]) for f in flags]
 
 
-def _largest(plain: Sequence[tuple[Tensor, Tensor]]) -> Iterable[tuple[Sequence[Tensor], list[Tensor]]]:
+def _largest(plain: Sequence[tuple[Tensor, Tensor]]) -> Iterable[tuple[tuple[Tensor, ...], list[Tensor]]]:
     """The largest magnitude of every gradient, 0-d, NaN or infinite where any entry is; with the parameters."""
     alike: dict[tuple[torch.device, torch.dtype], list[tuple[Tensor, Tensor]]] = defaultdict(list)
     for parameter, gradient in plain:
