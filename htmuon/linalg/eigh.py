@@ -17,7 +17,7 @@ from htmuon.linalg.base import (
     widest,
     working,
 )
-from htmuon.linalg.strips import multiplied, strips, total
+from htmuon.linalg.strips import multiplied, overwritten, strips, total
 
 
 class Eigh(Method):
@@ -46,16 +46,17 @@ class Eigh(Method):
         # What is wide is in float64 strip by strip: a whole copy would be twice the matrix.
         pieces = strips(scaled)
         _, u = torch.linalg.eigh(total(gram(piece.to(double)) for piece in pieces))
-        squares = []
+        squares, kept = [], []
         for piece in pieces:
             rows = u.mT @ piece.to(double)
             squares.append(rows.square().sum(-1))
-            piece.copy_(rows)
+            kept.append(overwritten(piece, rows))
+        rotated = kept[0] if len(kept) == 1 else scaled
         sigma = total(squares).sqrt()
         cutoff = max(torch.finfo(double).eps * max(matrix.shape[-2:]), torch.finfo(dtype).eps)
         weights, sigma_1, rank = direction_weights(sigma, function, cutoff)
         # On the columns of U rather than on the rows of B, of which there is as much or more.
-        mapped = multiplied((u * (weights / positive(sigma)).unsqueeze(-2)).to(dtype), scaled)
+        mapped = multiplied((u * (weights / positive(sigma)).unsqueeze(-2)).to(dtype), rotated)
         return Mapped(mapped.mT if tall else mapped, (sigma_1 * scale).to(dtype), rank)
 
     def accuracy(self, matrix: Tensor, power: float) -> Accuracy:

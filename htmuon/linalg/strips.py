@@ -15,7 +15,7 @@ STRIP_ELEMENTS = 2**21
 
 
 def strips(wide: Tensor) -> tuple[Tensor, ...]:
-    """`[*batch, m, n]` as views of some columns each; on an accelerator, which launches every one, as one.
+    """`[*batch, m, n]` as views of some columns each; as one on an accelerator, and where a gradient passes through.
 
     Example:
         >>> import torch
@@ -24,7 +24,13 @@ def strips(wide: Tensor) -> tuple[Tensor, ...]:
     """
     *_, short, long = wide.shape
     width = max(short, STRIP_ELEMENTS * long // max(wide.numel(), 1))
-    return (wide,) if width >= long or wide.device.type != "cpu" else torch.split(wide, width, dim=-1)
+    whole = width >= long or wide.device.type != "cpu" or wide.requires_grad
+    return (wide,) if whole else torch.split(wide, width, dim=-1)
+
+
+def overwritten(piece: Tensor, value: Tensor) -> Tensor:
+    """A value of its shape in the memory of a piece, or beside it where a gradient passes through."""
+    return value.to(piece.dtype) if value.requires_grad else piece.copy_(value)
 
 
 def total(terms: Iterable[Tensor]) -> Tensor:

@@ -10,6 +10,7 @@ from torch.optim.optimizer import ParamsT
 from htmuon._typing import AdjustLrFn, State
 from htmuon.linalg.base import positive
 from htmuon.optim.htmuon import OPTIMIZERS, HTMuon
+from htmuon.optim.rules import FADED
 from htmuon.optim.settings import Group, ScaledSettings, Settings, check_number, plain, refuse_unknown
 
 # The constant of the paper's algorithm, added to a root mean square.
@@ -112,7 +113,7 @@ class AdaMuon(HTMuon):
 
     def precondition(self, group: Group) -> Sign:
         """The sign of the direction."""
-        return Sign(group["eps"])
+        return Sign(FADED * group["eps"])
 
     def adaptation(self, group: Group) -> ElementStatistics:
         """Element statistics with the group's `beta2`."""

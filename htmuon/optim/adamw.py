@@ -33,7 +33,10 @@ def adamw_update(group: Group, parameters: Sequence[Tensor], states: Sequence[St
     walked = [laid_out_as(p, average) for p, average in zip(dense * len(AVERAGES), averages, strict=True)]
     adamw(
         dense,
-        [laid_out_as(p, part_like(cast(Tensor, q.grad), q)) for p, q in zip(dense, parameters, strict=True)],
+        [
+            laid_out_as(p, part_like(cast(Tensor, q.grad), q).to(p.dtype))
+            for p, q in zip(dense, parameters, strict=True)
+        ],
         walked[: len(held)],
         walked[len(held) :],
         [],

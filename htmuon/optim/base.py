@@ -128,7 +128,7 @@ class SpectralOptimizer(Optimizer):
 
         A group that is added later, as trainers do in the middle of a training, may be of bare tensors: they get names
         if the others have, and where the group does not say `use_muon`, what cannot be a matrix goes to a second group
-        with `use_muon=False`, its learning rate in proportion.
+        with `use_muon=False`, its learning rate in proportion and without weight decay.
 
         Raises:
             TypeError: a setting or parameter has the wrong type.
@@ -136,14 +136,15 @@ class SpectralOptimizer(Optimizer):
                 group, or a group of matrices holds a vector. The optimizer is left as it was.
         """
         groups = [param_group]
-        if self._constructed:
+        given = param_group.get("params") if isinstance(param_group, dict) else None
+        if self._constructed and given is not None and not isinstance(given, set):  # else torch says what is wrong
             groups = divided(param_group, self.defaults, self.other_defaults)
             groups = with_or_without_names(groups, self.param_groups)
         before = len(self.param_groups)
         try:
             for group in groups:
                 self._add_group(group)
-        except (TypeError, ValueError):
+        except Exception:
             del self.param_groups[before:], self._seen[before:]
             raise
         self._moved = None
@@ -204,16 +205,28 @@ class SpectralOptimizer(Optimizer):
         return loss
 
     def _check_edits(self) -> None:
-        """Check what users, schedulers and trainers have written into the groups since the last step."""
+        """Check what users, schedulers and trainers have written into the groups since the last step, then take it."""
         if len(self._seen) != len(self.param_groups):  # a wrapper has put others in their place
             self._seen = [Seen.of(group) for group in self.param_groups]
-        for group, seen in zip(self.param_groups, self._seen, strict=True):
+        edited = list(zip(self.param_groups, self._seen, strict=True))
+        for group, seen in edited:
             make_plain(group, self.defaults)
-            seen.follow(group)
-            check_settings(group, sets_size=self.sets_size)
+            check_settings({**group, "momentum": seen.momentum_of(group)}, sets_size=self.sets_size)
             if seen.has_other_matrices(group):
                 check_parameters(group)
+        self._take_edits()
+
+    def _take_edits(self) -> None:
+        """Let momentum and `betas[0]` of matrices agree, whichever was edited."""
+        for group, seen in zip(self.param_groups, self._seen, strict=True):
+            group["momentum"] = seen.momentum_of(group)
         self._seen = [Seen.of(group) for group in self.param_groups]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` takes; a momentum that a scheduler has just cycled is in it."""
+        if len(self._seen) == len(self.param_groups):
+            self._take_edits()
+        return super().state_dict()
 
     def _agreed(self) -> tuple[Tensor | None, dict[Tensor, Tensor]]:
         """Whether all gradients of all ranks are finite, a 0-d bool tensor, and which matrices have one (`Flags`).
@@ -230,6 +243,8 @@ class SpectralOptimizer(Optimizer):
             check_alike(describe_gradients(self.param_groups), groups, UNLIKE_GRADIENTS)
             self._allocate()
             self._moved = moving
+        for group in self.param_groups:
+            self._set_power(group)
         finite, signals = look((g, self._rules(g).floor if g["use_muon"] else 0.0) for g in self.param_groups)
         if groups:
             device = counters_device(self.param_groups[0])
@@ -258,7 +273,6 @@ class SpectralOptimizer(Optimizer):
         self, group: Group, finite: Tensor, signals: dict[Tensor, Tensor], ledger: Ledger
     ) -> Callable[[], None]:
         """The step of one group, ready to be taken: everything in it that can raise has been done."""
-        self._set_power(group)
         if not group["use_muon"]:
             buckets = [(bucket, [adamw_state(self.state[p], p) for p in bucket]) for bucket in other_buckets(group)]
             return partial(_adamw_updates, group, buckets, finite)

@@ -28,12 +28,11 @@ class Seen:
             group["betas"] = (group["momentum"], group["betas"][1])
         return cls(group["momentum"], _matrices(group))
 
-    def follow(self, group: Group) -> None:
-        """Take the momentum from `betas[0]` where that alone was edited."""
+    def momentum_of(self, group: Group) -> Any:
+        """The momentum of a group: `betas[0]` where that alone was edited."""
         betas = group["betas"]
         pair = isinstance(betas, tuple | list) and len(betas) == 2  # what is none is refused by its check
-        if group["use_muon"] and pair and group["momentum"] == self.momentum:
-            group["momentum"] = betas[0]
+        return betas[0] if group["use_muon"] and pair and group["momentum"] == self.momentum else group["momentum"]
 
     def has_other_matrices(self, group: Group) -> bool:
         """Whether what its parameters are was edited, so that they must be checked again."""

@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from htmuon.optim.settings import COUNTERS, Group, check_settings, completed, counters_device, make_plain
+from htmuon.linalg.base import working
+from htmuon.optim.settings import (
+    COUNTERS,
+    Group,
+    check_parameters,
+    check_settings,
+    completed,
+    counters_device,
+    make_plain,
+)
 from htmuon.optim.state import State, check_state, copied
 
 if TYPE_CHECKING:
@@ -56,12 +65,18 @@ def loaded(state_dict: dict[str, Any], optimizer: "SpectralOptimizer") -> tuple[
 
 def _group(saved: Group, mine: Group, optimizer: "SpectralOptimizer") -> Group:
     """A checked group with saved settings and the parameters of one of the optimizer's."""
+    for name in ("amsgrad", "maximize"):
+        if saved.get(name):
+            raise ValueError(f"the saved AdamW must not have {name}=True, which this one has not; train on in torch's.")
+    if "steps_taken" not in saved and {"step", "skipped_steps"} <= saved.keys():  # as the counter was called once
+        saved = {"steps_taken" if name == "step" else name: value for name, value in saved.items()}
     group = completed(saved, {name: value for name, value in mine.items() if name != "params"})
     group["params"] = mine["params"]
     make_plain(group, optimizer.defaults)
     check_settings(group, sets_size=optimizer.sets_size, wait=True)
+    check_parameters(group)
     for counter in COUNTERS:
-        group[counter] = torch.as_tensor(group[counter], dtype=torch.int64).to(counters_device(mine), copy=True)
+        group[counter] = _number(group[counter], counter, counters_device(mine), torch.int64)
     return group
 
 
@@ -81,7 +96,9 @@ def matched_groups(saved: Sequence[Group], groups: Sequence[Group]) -> list[Grou
     if not all("param_names" in group for group in chain(saved, groups)):
         _check_lengths(found, groups)
         return found
-    theirs, ours = ([_names(group) for group in side] for side in (found, groups))
+    theirs, ours = ([group["param_names"] for group in side] for side in (found, groups))
+    if theirs != ours:
+        theirs, ours = _unwrapped(theirs), _unwrapped(ours)
     if theirs == ours:
         return found
     missing = sorted({*chain(*ours)} - {*chain(*theirs)})
@@ -103,21 +120,22 @@ def matched_groups(saved: Sequence[Group], groups: Sequence[Group]) -> list[Grou
         "name. To load by position, remove 'param_names' from its groups.",
         stacklevel=4,
     )
-    return [_reordered(by_names[frozenset(names)], names, group) for names, group in zip(ours, groups, strict=True)]
+    index = dict(zip(chain(*theirs), chain.from_iterable(group["params"] for group in found), strict=True))
+    return [
+        {**by_names[frozenset(names)], "params": [index[n] for n in names], "param_names": [*group["param_names"]]}
+        for names, group in zip(ours, groups, strict=True)
+    ]
 
 
-def _names(group: Group) -> list[str]:
-    return [WRAPPERS.sub("", name) for name in group["param_names"]]
+def _unwrapped(names: list[list[str]]) -> list[list[str]]:
+    """Names without what wrappers put into them, unless two would become one."""
+    short = [[WRAPPERS.sub("", name) for name in group] for group in names]
+    return short if len({*chain(*short)}) == len([*chain(*names)]) else names
 
 
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(map(repr, names[:3])) + more
-
-
-def _reordered(saved: Group, names: Sequence[str], group: Group) -> Group:
-    index = dict(zip(_names(saved), saved["params"], strict=True))
-    return {**saved, "params": [index[name] for name in names], "param_names": [*group["param_names"]]}
 
 
 def _check_lengths(saved: Sequence[Group], groups: Sequence[Group]) -> None:
@@ -152,20 +170,23 @@ def adamw_loaded(saved: dict[str, Any], parameter: Tensor, who: str) -> dict[str
     state = copied_state({key: value for key, value in saved.items() if key != "step"}, parameter)
     for key in ("exp_avg", "exp_avg_sq"):
         state[key] = state[key].to(parameter.dtype)  # the fused kernel takes one dtype
-    return {"step": _step(saved["step"], parameter.device, who), **state}
+    return {"step": _number(saved["step"], f"the step of {who}", parameter.device, torch.float32), **state}
 
 
-def _step(step: object, device: torch.device, who: str) -> Tensor:
-    """A tensor that torch's AdamW can count in."""
+def _number(value: object, who: str, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A count as a 0-d tensor of its own on a device."""
     try:
-        number = torch.as_tensor(step, dtype=torch.float32).reshape(()).to(device, copy=True)
+        number = torch.as_tensor(value, dtype=dtype).reshape(()).to(device, copy=True)
     except (TypeError, ValueError, RuntimeError):
         number = None
-    if number is None:
-        raise ValueError(f"the step of {who} must be a number or a tensor of one element; got {step!r}.")
+    if number is None or not number >= 0:
+        raise ValueError(f"{who} must be a number of steps or a tensor of one; the state_dict has {value!r}.")
     return number
 
 
 def copied_state(saved: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
-    """A copy of a saved state beside its parameter; every tensor keeps the dtype in which it was saved."""
-    return {k: copied(v, parameter) if isinstance(v, Tensor) else copy.deepcopy(v) for k, v in saved.items()}
+    """A copy of a saved state beside its parameter; tensors keep their dtype, but none wider than a step works in."""
+    wide = working(parameter.dtype)
+    tensors = {k: copied(v, parameter) for k, v in saved.items() if isinstance(v, Tensor)}
+    narrow = {k: v.to(wide) if v.dtype.itemsize > wide.itemsize else v for k, v in tensors.items()}
+    return {**{k: copy.deepcopy(v) for k, v in saved.items() if k not in tensors}, **narrow}

@@ -68,7 +68,7 @@ class MatrixStack:
             torch._foreach_copy_([state[name] for state in self.states], list(new.unbind()))
 
     def _directions(self, moves: Tensor) -> Tensor:
-        """Advance the momentum of the matrices that move; `[stack, *slice]`, zero for those that rest."""
+        """Advance the momentum of the matrices that move; `[stack, *slice]`, finite and unused for those that rest."""
         beta, dtype = self.group["momentum"], working(self.parameters[0].dtype)
         gradients = [part_like(cast(Tensor, p.grad), p) for p in self.parameters]
         direction = torch.stack(gradients).to(dtype).masked_fill_(~moves, 0.0)

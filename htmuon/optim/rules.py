@@ -17,6 +17,10 @@ from htmuon.optim.views import default_view, matrix_shape
 from htmuon.spectral import MAPS
 from htmuon.spectral.normalization import settled
 
+# Of the floor of gradients, that of momentum. A gradient above the floor makes momentum of at least (1 - beta) of it, with
+# a largest singular value of a root of the rank less: no matrix may lie between the two, where weight decay alone acts.
+FADED = 1e-6
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -98,7 +102,7 @@ class Rules:
             precondition=self.precondition,
             method=method,
             normalization=self._normalization(),
-            floor=floor,
+            floor=FADED * floor,
             adapt=self.adaptation,
             scale=update_scale(matrix_shape(shape, view), group["adjust_lr_fn"]),
             view=view,

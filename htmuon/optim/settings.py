@@ -205,12 +205,12 @@ def check_settings(group: Group, *, sets_size: bool, wait: bool = False) -> None
     if group["stack_elements"] is not None:
         _check_count("stack_elements", group["stack_elements"], "Pass a whole number such as 2**24.")
     check_sides(group, wait=wait)
-    check_number("momentum", group["momentum"], 0.0, 1.0, "Pass a float such as 0.95.", below=True)
     betas = group["betas"]
     if not isinstance(betas, tuple | list) or len(betas) != 2:
         raise TypeError(f"betas must be a pair of numbers; got {betas!r}. Pass (0.9, 0.95).")
     for beta in betas:
         check_number("betas", beta, 0.0, 1.0, "Pass (0.9, 0.95).", below=True)
+    check_number("momentum", group["momentum"], 0.0, 1.0, "Pass a float such as 0.95.", below=True)
     if "beta2" in group:
         check_number("beta2", group["beta2"], 0.0, 1.0, "Pass a float such as 0.95.", below=True)
     view = group["matrix_view"]

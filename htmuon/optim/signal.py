@@ -54,6 +54,10 @@ class Flags(NamedTuple):
         """The Frobenius norm of a matrix whose entries are all as large as its largest one, 1."""
         return float(prod(self.parameter.shape[self.batch :]) ** 0.5)
 
+    def none(self) -> Tensor:
+        """Flags of a parameter of which nothing was seen."""
+        return torch.zeros(self.shape, dtype=torch.bool, device=self.parameter.device)
+
     def seen(self, gradient: Tensor, floor: float) -> tuple[Tensor, Tensor]:
         """The largest magnitudes in what this rank holds of a gradient, and flags `[*batch(, parts)]` of its slice.
 
@@ -72,7 +76,7 @@ class Flags(NamedTuple):
         """Flags of the whole parameter from those of this rank's slice: false where it is not."""
         if not is_distributed(self.parameter):
             return seen
-        flags = torch.zeros(self.shape, dtype=torch.bool, device=seen.device)
+        flags = self.none()
         slice_like(flags, self.parameter, last=self.batch).copy_(seen)
         return flags
 
@@ -159,10 +163,9 @@ def is_one_matrix(group: Group, parameter: Tensor) -> bool:
 
 
 def whole_flags(groups: Iterable[Group], seen: dict[Tensor, Tensor]) -> tuple[list[Flags], list[Tensor]]:
-    """The flags of every trainable matrix parameter, in order; all false where this rank has seen nothing."""
-    flags = [Flags.of(g, p) for g in groups if g["use_muon"] for p in g["params"] if p.requires_grad and p.numel() > 0]
-    none = {f.parameter: torch.zeros(f.shape, dtype=torch.bool, device=f.parameter.device) for f in flags}
-    return flags, [seen.get(f.parameter, none[f.parameter]) for f in flags]
+    """The flags of every matrix parameter, in order; all false where this rank has seen nothing."""
+    flags = [Flags.of(g, p) for g in groups if g["use_muon"] for p in g["params"] if p.numel() > 0]
+    return flags, [seen[f.parameter] if f.parameter in seen else f.none() for f in flags]
 
 
 def _largest(plain: Sequence[tuple[Tensor, Tensor]]) -> Iterable[tuple[tuple[Tensor, ...], list[Tensor]]]:

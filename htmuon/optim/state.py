@@ -45,6 +45,8 @@ def check_state(saved: dict[str, Any], parameter: Tensor, shapes: dict[str, tupl
             continue
         if not isinstance(saved[name], Tensor):
             raise ValueError(f"{name} of {who} must be a tensor; the state_dict has {saved[name]!r}.")
+        if not saved[name].is_floating_point():
+            raise ValueError(f"{name} of {who} must be real floating point; the state_dict has {saved[name].dtype}.")
         if tuple(saved[name].shape) != shape:
             raise ValueError(
                 f"{name} of {who} must have the shape {shape}; the state_dict has {tuple(saved[name].shape)}. It is "

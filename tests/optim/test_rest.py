@@ -282,3 +282,53 @@ def test_a_group_that_a_wrapper_replaces_by_a_flat_vector_gets_it_too():
     optimizer.param_groups[0]["params"] = [flat]
     with pytest.raises(ValueError, match="must not be flattened"):
         optimizer.step()
+
+
+@pytest.mark.parametrize("name", ["htmuon", "muon", "adamuon"])
+def test_no_gradient_is_so_small_that_its_matrix_only_decays(name):
+    gradients = torch.randn(30, 16, 16)
+    for exponent in range(-4, -14, -1):
+        weight = nn.Parameter(torch.eye(16))
+        optimizer = htmuon.OPTIMIZERS[name]([weight], lr=0.01, normalization="rms")
+        for gradient in gradients:
+            weight.grad = gradient * 10.0**exponent
+            optimizer.step()
+        decayed = torch.eye(16) * (1 - 0.01 * 0.1) ** len(gradients)
+        rests = torch.equal(weight, torch.eye(16))
+        # A step is 0.04 long at least: 0.01 times the Frobenius norm 4 (AdaMuon: 0.2 * 4 as much, in its own scale).
+        assert rests or (weight.detach() - decayed).norm() > 0.04, exponent
+    assert rests  # 1e-13 is below the floor
+
+
+@pytest.mark.parametrize("method", ["svd", "eigh", "polynomial"])
+@pytest.mark.parametrize("normalization", ["none", "rms", "lmo", "spectral"])
+def test_gradients_pass_through_a_map(method, normalization, monkeypatch):
+    monkeypatch.setattr("htmuon.linalg.strips.STRIP_ELEMENTS", 8)  # a matrix of several strips
+
+    def mapped(matrix):
+        return htmuon.spectral_power(matrix, 0.25, method=method, normalization=normalization)
+
+    left, right = (torch.linalg.qr(torch.randn(n, n, dtype=torch.float64)).Q for n in (3, 17))
+    matrix = (left * torch.tensor([1.0, 0.6, 0.3], dtype=torch.float64)) @ right[:3]
+    if method == "polynomial":  # whose derivative is that of a polynomial through the weights, not of the power itself
+        slope = torch.randn(3, 17, dtype=torch.float64)
+        matrix.requires_grad_()
+        mapped(matrix).mul(slope).sum().backward()
+        assert matrix.grad.isfinite().all()
+        assert matrix.grad.any()
+        return
+    # Central differences of 1e-6 in float64.
+    assert torch.autograd.gradcheck(mapped, (matrix.requires_grad_(),), atol=1e-5, rtol=1e-4)
+
+
+def test_strips_are_the_whole(monkeypatch):
+    matrices = [torch.randn(2, 5, 301), torch.randn(301, 5)]
+    for method in ("eigh", "polynomial"):
+        whole = [htmuon.spectral_power(m, 0.125, method=method) for m in matrices]
+        monkeypatch.setattr("htmuon.linalg.strips.STRIP_ELEMENTS", 100)
+        before = [m.clone() for m in matrices]
+        for m, expected, original in zip(matrices, whole, before, strict=True):
+            # Sums of a Gram matrix in another order: the rounding of float32.
+            torch.testing.assert_close(htmuon.spectral_power(m, 0.125, method=method), expected, rtol=0, atol=1e-4)
+            assert torch.equal(m, original)
+        monkeypatch.undo()
