@@ -143,7 +143,7 @@ class SpectralOptimizer(Optimizer):
         try:
             for group in groups:
                 self._add_group(group)
-        except (TypeError, ValueError):
+        except Exception:
             del self.param_groups[before:], self._seen[before:]
             raise
         self._moved = None
@@ -209,11 +209,24 @@ class SpectralOptimizer(Optimizer):
             self._seen = [Seen.of(group) for group in self.param_groups]
         for group, seen in zip(self.param_groups, self._seen, strict=True):
             make_plain(group, self.defaults)
-            seen.follow(group)
             check_settings(group, sets_size=self.sets_size)
             if seen.has_other_matrices(group):
                 check_parameters(group)
+        self._follow_edits()  # of checked groups: what is refused must not become the momentum
         self._seen = [Seen.of(group) for group in self.param_groups]
+
+    def _follow_edits(self) -> None:
+        """Write what was edited since the last step as a step would read it."""
+        for group in self.param_groups:
+            make_plain(group, self.defaults)
+        self._seen = [seen.follow(group) for group, seen in zip(self.param_groups, self._seen, strict=True)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """State and settings as torch's optimizers give them, with what schedulers have written since the last step."""
+        if len(self._seen) == len(self.param_groups):  # else a wrapper has put others in their place
+            self._follow_edits()
+        state: dict[str, Any] = super().state_dict()
+        return state
 
     def _agreed(self) -> tuple[Tensor | None, dict[Tensor, Tensor]]:
         """Whether all gradients of all ranks are finite, a 0-d bool tensor, and which matrices have one (`Flags`).

@@ -1,6 +1,6 @@
 """What users, schedulers and trainers write into the groups between two steps."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from htmuon.optim.settings import Group
@@ -28,12 +28,13 @@ class Seen:
             group["betas"] = (group["momentum"], group["betas"][1])
         return cls(group["momentum"], _matrices(group))
 
-    def follow(self, group: Group) -> None:
-        """Take the momentum from `betas[0]` where that alone was edited."""
+    def follow(self, group: Group) -> "Seen":
+        """Take the momentum from `betas[0]` where that alone was edited; what has then been seen."""
         betas = group["betas"]
         pair = isinstance(betas, tuple | list) and len(betas) == 2  # what is none is refused by its check
         if group["use_muon"] and pair and group["momentum"] == self.momentum:
             group["momentum"] = betas[0]
+        return replace(self, momentum=group["momentum"])
 
     def has_other_matrices(self, group: Group) -> bool:
         """Whether what its parameters are was edited, so that they must be checked again."""

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from htmuon.optim.roles import other_reason
-from htmuon.optim.settings import Group, check_shaped
+from htmuon.optim.settings import Group, check_learning_rate, check_shaped, plain
 
 
 def divided(group: Group, defaults: Group, other_defaults: Group) -> list[Group]:
@@ -30,6 +30,8 @@ def divided(group: Group, defaults: Group, other_defaults: Group) -> list[Group]
         return [{**group, "params": members or group["params"]}]
     matrices = [member for member in members if other_reason(member) is None]
     share = float(other_defaults["lr"]) / float(defaults["lr"]) if float(defaults["lr"]) > 0 else 1.0
+    if "lr" in group:
+        check_learning_rate("lr", group["lr"] if isinstance(group["lr"], Tensor) else plain(group["lr"]), wait=True)
     rates: Group = {key: group[key] * share for key in ("lr", "initial_lr") if key in group}
     second: Group = {**group, **rates, "params": others, "use_muon": False, "weight_decay": 0.0}
     first: list[Group] = [{**group, "params": matrices}] if matrices else []
@@ -53,4 +55,6 @@ def _members(given: Any, prefix: str | None) -> list[Any]:
 
 
 def _listed(given: Any) -> list[Any]:
+    if isinstance(given, set | frozenset):
+        raise TypeError("params must be in an order, which a set does not have. Pass a list.")
     return [given] if isinstance(given, Tensor) else list(given)

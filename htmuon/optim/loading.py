@@ -38,7 +38,9 @@ def matched_groups(saved: Sequence[Group], groups: Sequence[Group]) -> list[Grou
     if not all("param_names" in group for group in chain(saved, groups)):
         _check_lengths(found, groups)
         return found
-    theirs, ours = ([_names(group) for group in side] for side in (found, groups))
+    theirs, ours = ([group["param_names"] for group in side] for side in (found, groups))
+    if {*chain(*theirs)} != {*chain(*ours)}:
+        theirs, ours = ([_unwrapped(names) for names in side] for side in (theirs, ours))
     if theirs == ours:
         return found
     missing = sorted({*chain(*ours)} - {*chain(*theirs)})
@@ -49,7 +51,7 @@ def matched_groups(saved: Sequence[Group], groups: Sequence[Group]) -> list[Grou
             f"the state_dict must have the parameters of the optimizer; {' and '.join(clauses)}. Rename them in its "
             "'param_names', or remove 'param_names' from its groups to load by position."
         )
-    by_names = {frozenset(names): group for names, group in zip(theirs, found, strict=True)}
+    by_names = {frozenset(names): (group, names) for group, names in zip(found, theirs, strict=True)}
     if any(frozenset(names) not in by_names for names in ours):
         raise ValueError(
             "the state_dict must divide the parameters into the same groups as the optimizer; the names are the same, "
@@ -60,11 +62,11 @@ def matched_groups(saved: Sequence[Group], groups: Sequence[Group]) -> list[Grou
         "name. To load by position, remove 'param_names' from its groups.",
         stacklevel=4,
     )
-    return [_reordered(by_names[frozenset(names)], names, group) for names, group in zip(ours, groups, strict=True)]
+    return [_reordered(*by_names[frozenset(names)], names, group) for names, group in zip(ours, groups, strict=True)]
 
 
-def _names(group: Group) -> list[str]:
-    return [WRAPPERS.sub("", name) for name in group["param_names"]]
+def _unwrapped(names: Sequence[str]) -> list[str]:
+    return [WRAPPERS.sub("", name) for name in names]
 
 
 def _some(names: Sequence[str]) -> str:
@@ -72,8 +74,8 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:3])) + more
 
 
-def _reordered(saved: Group, names: Sequence[str], group: Group) -> Group:
-    index = dict(zip(_names(saved), saved["params"], strict=True))
+def _reordered(saved: Group, theirs: Sequence[str], names: Sequence[str], group: Group) -> Group:
+    index = dict(zip(theirs, saved["params"], strict=True))
     return {**saved, "params": [index[name] for name in names], "param_names": [*group["param_names"]]}
 
 
