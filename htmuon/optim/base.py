@@ -127,8 +127,8 @@ class SpectralOptimizer(Optimizer):
         """Add a group of parameters; settings it does not name take the optimizer's defaults.
 
         A group that is added later, as trainers do in the middle of a training, may be of bare tensors: they get names
-        if the others have, and where the group does not say `use_muon`, what cannot be a matrix goes to a second group
-        with `use_muon=False`, its learning rate in proportion.
+        if the others have, and where the group does not say `use_muon`, what cannot be a matrix goes to a group of its
+        own, before the matrices, with `use_muon=False` and its learning rate in proportion.
 
         Raises:
             TypeError: a setting or parameter has the wrong type.
@@ -186,8 +186,8 @@ class SpectralOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        check_step(self.param_groups)
         self._check_edits()
+        check_step(self.param_groups)
         with full_float32():
             finite, signals = self._agreed()
             if finite is None:

@@ -10,10 +10,10 @@ from htmuon.optim.settings import Group, check_learning_rate, check_shaped, plai
 
 
 def divided(group: Group, defaults: Group, other_defaults: Group) -> list[Group]:
-    """A group of bare tensors that does not say `use_muon`: one of matrices, and one of what cannot be a matrix.
+    """A group of bare tensors that does not say `use_muon`: one of what cannot be a matrix, and one of matrices.
 
-    The second takes AdamW without weight decay, and of a learning rate that is given, which is one for matrices, the
-    share that the optimizer's own two have.
+    The first takes AdamW without weight decay, and of a learning rate that is given, which is one for matrices, the
+    share that the optimizer's own two have. The matrices are last, where trainers look for what they have added.
 
     Args:
         group: as a user or a trainer gives it.
@@ -33,9 +33,8 @@ def divided(group: Group, defaults: Group, other_defaults: Group) -> list[Group]
     if "lr" in group:
         check_learning_rate("lr", group["lr"] if isinstance(group["lr"], Tensor) else plain(group["lr"]), wait=True)
     rates: Group = {key: group[key] * share for key in ("lr", "initial_lr") if key in group}
-    second: Group = {**group, **rates, "params": others, "use_muon": False, "weight_decay": 0.0}
-    first: list[Group] = [{**group, "params": matrices}] if matrices else []
-    return [*first, second]
+    groups: list[Group] = [{**group, **rates, "params": others, "use_muon": False, "weight_decay": 0.0}]
+    return [*groups, {**group, "params": matrices}] if matrices else groups
 
 
 def with_or_without_names(groups: Sequence[Group], existing: Sequence[Group]) -> list[Group]:

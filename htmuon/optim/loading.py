@@ -60,7 +60,7 @@ def matched_groups(saved: Sequence[Group], groups: Sequence[Group]) -> list[Grou
     warnings.warn(
         "the parameters of the state_dict stand in another order than those of the optimizer; they are matched by "
         "name. To load by position, remove 'param_names' from its groups.",
-        stacklevel=4,
+        stacklevel=3,
     )
     return [_reordered(*by_names[frozenset(names)], names, group) for names, group in zip(ours, groups, strict=True)]
 
