@@ -43,7 +43,7 @@ from htmuon.optim.buckets import matrix_buckets, moves, other_buckets
 from htmuon.optim.description import describe, describe_gradients
 from htmuon.optim.edits import Seen
 from htmuon.optim.later_groups import divided, with_or_without_names
-from htmuon.optim.loading import adamw_loaded, copied_state, matched_groups
+from htmuon.optim.loading import adamw_loaded, copied_state, matched_groups, number_loaded
 from htmuon.optim.matrices import MatrixStack
 from htmuon.optim.rules import Rules
 from htmuon.optim.schedules import schedule_from_dict
@@ -212,19 +212,16 @@ class SpectralOptimizer(Optimizer):
             check_settings(group, sets_size=self.sets_size)
             if seen.has_other_matrices(group):
                 check_parameters(group)
-        self._follow_edits()  # of checked groups: what is refused must not become the momentum
+        for group, seen in zip(self.param_groups, self._seen, strict=True):
+            seen.follow(group)  # after all checks: what is refused must not become the momentum
         self._seen = [Seen.of(group) for group in self.param_groups]
-
-    def _follow_edits(self) -> None:
-        """Write what was edited since the last step as a step would read it."""
-        for group in self.param_groups:
-            make_plain(group, self.defaults)
-        self._seen = [seen.follow(group) for group, seen in zip(self.param_groups, self._seen, strict=True)]
 
     def state_dict(self) -> dict[str, Any]:
         """State and settings as torch's optimizers give them, with what schedulers have written since the last step."""
         if len(self._seen) == len(self.param_groups):  # else a wrapper has put others in their place
-            self._follow_edits()
+            for group in self.param_groups:
+                make_plain(group, self.defaults)
+            self._seen = [seen.follow(group) for group, seen in zip(self.param_groups, self._seen, strict=True)]
         state: dict[str, Any] = super().state_dict()
         return state
 
@@ -371,7 +368,7 @@ class SpectralOptimizer(Optimizer):
         make_plain(group, self.defaults)
         check_settings(group, sets_size=self.sets_size, wait=True)
         for counter in COUNTERS:
-            group[counter] = torch.as_tensor(group[counter], dtype=torch.int64).to(_device(mine), copy=True)
+            group[counter] = number_loaded(group[counter], torch.int64, _device(mine), counter)
         return group
 
     def _loaded_state(self, group: Group, parameter: Tensor, saved: State, index: Any) -> State:

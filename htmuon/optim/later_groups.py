@@ -1,6 +1,7 @@
 """Groups that are added to an optimizer that is already there: bare tensors, as trainers unfreeze them."""
 
 from collections.abc import Sequence
+from itertools import count
 from typing import Any
 
 from torch import Tensor
@@ -40,10 +41,9 @@ def divided(group: Group, defaults: Group, other_defaults: Group) -> list[Group]
 def with_or_without_names(groups: Sequence[Group], existing: Sequence[Group]) -> list[Group]:
     """Groups whose parameters have names if those of an optimizer have, by their place, and else have none."""
     named = any("param_names" in group for group in existing)
-    return [
-        {**group, "params": _members(group["params"], f"group{number}" if named else None)}
-        for number, group in enumerate(groups, start=len(existing))
-    ]
+    taken = {name.partition(".")[0] for group in existing for name in group.get("param_names", ())}
+    free = (f"group{number}" for number in count(len(existing)) if f"group{number}" not in taken)
+    return [{**group, "params": _members(group["params"], next(free) if named else None)} for group in groups]
 
 
 def _members(given: Any, prefix: str | None) -> list[Any]:

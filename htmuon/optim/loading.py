@@ -34,8 +34,8 @@ def matched_groups(saved: Sequence[Group], groups: Sequence[Group]) -> list[Grou
     Raises:
         ValueError: numbers of groups or parameters differ, or both sides have names and they are not the same.
     """
-    found = [{**copy.deepcopy({k: v for k, v in g.items() if k != "params"}), "params": [*g["params"]]} for g in saved]
-    if not all("param_names" in group for group in chain(saved, groups)):
+    found = [_copied(group) for group in saved]
+    if not all(map(_is_named, chain(saved, groups))):
         _check_lengths(found, groups)
         return found
     theirs, ours = ([group["param_names"] for group in side] for side in (found, groups))
@@ -63,6 +63,19 @@ def matched_groups(saved: Sequence[Group], groups: Sequence[Group]) -> list[Grou
         stacklevel=3,
     )
     return [_reordered(*by_names[frozenset(names)], names, group) for names, group in zip(ours, groups, strict=True)]
+
+
+def _copied(saved: Group) -> Group:
+    """A copy that has names only if they are the parameters'."""
+    left_out = ("params",) if _is_named(saved) else ("params", "param_names")
+    kept = {name: value for name, value in saved.items() if name not in left_out}
+    return {**copy.deepcopy(kept), "params": [*saved["params"]]}
+
+
+def _is_named(group: Group) -> bool:
+    """Whether every parameter has a name of its own."""
+    names = group.get("param_names")
+    return names is not None and len({*names}) == len(names) == len(group["params"])
 
 
 def _unwrapped(names: Sequence[str]) -> list[str]:
@@ -111,17 +124,22 @@ def adamw_loaded(saved: dict[str, Any], parameter: Tensor, who: str) -> dict[str
     state = copied_state({key: value for key, value in saved.items() if key != "step"}, parameter)
     for key in ("exp_avg", "exp_avg_sq"):
         state[key] = state[key].to(parameter.dtype)  # the fused kernel takes one dtype
-    return {"step": _step(saved["step"], parameter.device, who), **state}
+    # A tensor that torch's AdamW can count in.
+    return {"step": number_loaded(saved["step"], torch.float32, parameter.device, f"the step of {who}"), **state}
 
 
-def _step(step: object, device: torch.device, who: str) -> Tensor:
-    """A tensor that torch's AdamW can count in."""
+def number_loaded(value: object, dtype: torch.dtype, device: torch.device, who: str) -> Tensor:
+    """A saved number as a new 0-d tensor.
+
+    Raises:
+        ValueError: it is no number.
+    """
     try:
-        number = torch.as_tensor(step, dtype=torch.float32).reshape(()).to(device, copy=True)
+        number = torch.as_tensor(value, dtype=dtype).reshape(()).to(device, copy=True)
     except (TypeError, ValueError, RuntimeError):
         number = None
     if number is None:
-        raise ValueError(f"the step of {who} must be a number or a tensor of one element; got {step!r}.")
+        raise ValueError(f"{who} must be a number or a tensor of one element; the state_dict has {value!r}.")
     return number
 
 

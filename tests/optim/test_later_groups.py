@@ -232,6 +232,16 @@ def test_names_are_given_where_the_others_have_some():
     assert names(optimizer)[-1] == "own"
 
 
+def test_names_that_are_given_are_nobody_elses():
+    # A ParameterList of that name, and a group that was taken out again.
+    optimizer = htmuon.HTMuon([("group1.0", nn.Parameter(torch.eye(3)))])
+    for _ in range(2):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.eye(3)), nn.Parameter(torch.ones(3))]})
+    del optimizer.param_groups[1]
+    optimizer.add_param_group({"params": [nn.Parameter(torch.eye(3))]})
+    assert len(names(optimizer)) == len(set(names(optimizer))) == 5
+
+
 def test_names_are_dropped_where_the_others_have_none():
     model = Classifier()
     optimizer = htmuon.HTMuon(head_groups(model, named=False))

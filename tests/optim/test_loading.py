@@ -380,6 +380,29 @@ def test_another_number_of_groups_or_parameters_is_refused():
         assert_refused(other, fresh, saved, "must have as many parameters in each group")
 
 
+@pytest.mark.parametrize("broken", [None, ["1.weight"], ["1.weight"] * 3])
+def test_names_that_are_not_one_for_each_parameter_are_no_names(broken):
+    model, optimizer, other, fresh = trained_pair()
+    own = fresh.param_groups[0]["param_names"]
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["param_groups"][0]["param_names"] = broken
+    saved["param_groups"][0]["params"].pop()
+    assert_refused(other, fresh, saved, "must have as many parameters in each group")
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["param_groups"][0]["param_names"] = broken
+    fresh.load_state_dict(saved)
+    assert fresh.param_groups[0]["param_names"] == own
+    assert_go_on_alike(model, optimizer, other, fresh)
+
+
+def test_names_with_too_few_or_too_many_parameters_are_refused():
+    _, optimizer, other, fresh = trained_pair()
+    for change in (lambda numbers: numbers.pop(), lambda numbers: numbers.append(99)):
+        saved = copy.deepcopy(optimizer.state_dict())
+        change(saved["param_groups"][0]["params"])
+        assert_refused(other, fresh, saved, "must have as many parameters in each group")
+
+
 @pytest.mark.parametrize("named", ["the saved", "the loading", "neither"])
 def test_without_names_on_one_side_parameters_are_matched_by_position(named):
     (model, _), (other, _) = twins("htmuon")
@@ -518,6 +541,8 @@ def test_bad_settings_in_a_state_dict_change_nothing():
         ("eps", -1.0, "eps must be"),
         ("split", 5, "split"),
         ("power", 3.0, "power must lie"),
+        ("steps_taken", None, "steps_taken must be a number.*has None"),
+        ("skipped_steps", torch.zeros(2), "skipped_steps must be a number"),
     ):
         saved = copy.deepcopy(optimizer.state_dict())
         saved["param_groups"][0][name] = value
