@@ -258,12 +258,12 @@ def test_names_are_dropped_where_the_others_have_none():
 def test_what_was_added_is_saved_and_goes_on(name, named):
     def build():
         model = Classifier()
-        optimizer = htmuon.OPTIMIZERS[name](head_groups(model, named=named), power_schedule=SCHEDULE)
+        optimizer = htmuon.OPTIMIZERS[name](head_groups(model, named=named), power_schedule=schedule)
         descend(model, optimizer)
         optimizer.add_param_group({"params": unfreeze(model.backbone, model.middle), "lr": 0.01})
         return model, optimizer
 
-    SCHEDULE = htmuon.power_schedule("linear", start=0.5, end=0.0, total_steps=10)  # noqa: N806
+    schedule = htmuon.power_schedule("linear", start=0.5, end=0.0, total_steps=10)
     (model, optimizer), (other, fresh) = build(), build()
     descend(model, optimizer)
     other.load_state_dict(model.state_dict())

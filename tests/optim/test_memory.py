@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from problems import assert_same, train, twins
 from torch import nn
 
 import htmuon
@@ -240,6 +241,20 @@ def test_a_model_with_channels_last_in_mid_training_trains_on_its_own_gradients(
         # Convolutions sum in another order: float32 rounding of gradients, which AdamW's and the map's division by
         # small singular values and mean squares amplify; a wrong pairing of elements moves whole steps, 0.02.
         torch.testing.assert_close(one.detach(), other.detach(), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_model_that_is_cast_in_mid_training_goes_on_as_from_a_file(name, dtype):
+    (model, optimizer), (other, fresh) = twins(name)
+    train(model, optimizer, 2)
+    other.load_state_dict(model.state_dict())
+    model.to(dtype)
+    other.to(dtype)
+    fresh.load_state_dict(optimizer.state_dict())
+    train(model, optimizer, 2, first=2)
+    train(other, fresh, 2, first=2)
+    assert_same(model, other)
 
 
 @pytest.mark.parametrize("kind", ["matrix", "table", "table with gaps", "vector", "vector with gaps"])
