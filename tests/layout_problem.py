@@ -33,6 +33,15 @@ OTHER = ("vector", "table")
 PARTS = {"fused": (6, 4, 4)}
 
 
+# Matrices without a signal at some steps: another expert each time, a part of the fused weight, and whole ones.
+RESTING: dict[str, Callable[[int], Any]] = {
+    "experts": lambda step: step % 5,
+    "fused": lambda step: slice(6, 10) if step % 2 else slice(0, 0),
+    "tall_1": lambda step: slice(None) if step % 3 == 1 else slice(0, 0),
+    "wide_2": lambda step: slice(None) if step % 4 == 2 else slice(0, 0),
+}
+
+
 class Problem(nn.Module):
     """Parameters of every kind: matrices of odd shapes, with fewer rows than ranks, and fused; experts, a vector."""
 
@@ -70,7 +79,10 @@ def gradient(name: str, shape: tuple[int, ...], step: int) -> Tensor | None:
     if len(shape) < 2:
         return noise
     left, right = (torch.randn(*shape[:-2], size, 2, generator=draw) for size in shape[-2:])
-    return left @ right.mT + 0.1 * noise
+    whole = left @ right.mT + 0.1 * noise
+    if name in RESTING:
+        whole[RESTING[name](step)] = 0.0
+    return whole
 
 
 def slice_like(whole: Tensor, parameter: Tensor) -> Tensor:

@@ -6,8 +6,17 @@ The verbs say what an algorithm needs, not how a device does it: `linalg` is wri
 from htmuon.kernels.alignment import aligned as aligned
 from htmuon.kernels.alignment import aligned_sides as aligned_sides
 from htmuon.kernels.precision import full_float32 as full_float32
+from htmuon.kernels.precision import multiplies_float16 as multiplies_float16
 from htmuon.kernels.symmetric import computes_half as computes_half
 from htmuon.kernels.symmetric import gram as gram
 from htmuon.kernels.symmetric import symmetric_product as symmetric_product
 
-__all__ = ["aligned", "aligned_sides", "computes_half", "full_float32", "gram", "symmetric_product"]
+__all__ = [
+    "aligned",
+    "aligned_sides",
+    "computes_half",
+    "full_float32",
+    "gram",
+    "multiplies_float16",
+    "symmetric_product",
+]

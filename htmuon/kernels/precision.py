@@ -60,6 +60,13 @@ def full_float32() -> Iterator[None]:
         yield
 
 
+@lru_cache(maxsize=1)
+def multiplies_float16() -> bool:
+    """Whether the processor has instructions for products of float16; without them torch widens number by number."""
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_fp16_supported", None)
+    return supported is not None and bool(supported())
+
+
 @contextmanager
 def _ieee_products() -> Iterator[None]:
     """Set every precision of products, and restore it.

@@ -1,6 +1,7 @@
 """The accelerator default: any function of the singular values from matrix products alone."""
 
 import functools
+import warnings
 from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from htmuon._registry import unknown_name
 from htmuon._typing import PRECISIONS, Precision
-from htmuon.kernels import aligned, aligned_sides, computes_half, gram, symmetric_product
+from htmuon.kernels import aligned, aligned_sides, computes_half, gram, multiplies_float16, symmetric_product
 from htmuon.linalg.base import (
     METHODS,
     Accuracy,
@@ -247,6 +248,15 @@ def _rank_weights(levels: Levels, device: torch.device) -> Tensor:
     return weights.to(device)
 
 
+@functools.lru_cache(maxsize=1)
+def _say_that_float16_is_slow() -> None:
+    warnings.warn(
+        "precision='float16' is several times slower than float32 on this processor, which has no instructions for "
+        "products of float16. Leave precision out on a CPU, or use 'bfloat16' where the processor has that.",
+        stacklevel=2,
+    )
+
+
 @dataclass(frozen=True)
 class Polynomial(Method):
     """Nested polynomials of Gram matrices: products alone, any smooth function, any p in [-1/4, 1].
@@ -304,6 +314,8 @@ class Polynomial(Method):
     def prepare(self, function: ScalarFunction, device: torch.device) -> Fitted:
         """The function with its weights on the device: fitted once, and then remembered."""
         self.require(function)
+        if device.type == "cpu" and self.precision == "float16" and not multiplies_float16():
+            _say_that_float16_is_slow()
         levels, family = LEVELS[self.levels], function.family
         assert family is not None
         return Fitted(function, fit(levels, family), _table(levels, family, device), _rank_weights(levels, device))

@@ -24,7 +24,6 @@ moves. What can raise comes before anything moves.
 import copy
 import warnings
 import zlib
-from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from itertools import chain
@@ -36,38 +35,39 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from htmuon.kernels import full_float32
-from htmuon.layouts import Layouts, Ledger, agree, check_alike, several_processes
+from htmuon.layouts import Layouts, Ledger, agree, check_alike
 from htmuon.linalg.base import host_may_look, widest
 from htmuon.optim.adamw import adamw_update
 from htmuon.optim.buckets import matrix_buckets, moves, other_buckets
 from htmuon.optim.description import describe, describe_gradients
 from htmuon.optim.edits import Seen
+from htmuon.optim.idle import idle
 from htmuon.optim.later_groups import divided, with_or_without_names
-from htmuon.optim.loading import adamw_loaded, copied_state, matched_groups, number_loaded
+from htmuon.optim.loading import loaded
 from htmuon.optim.matrices import MatrixStack
 from htmuon.optim.rules import Rules
 from htmuon.optim.schedules import schedule_from_dict
 from htmuon.optim.settings import (
+    COUNTERS,
     Group,
     check_parameters,
     check_settings,
     check_sides,
     check_step,
     completed,
+    counters_device,
     make_plain,
     plain,
 )
 from htmuon.optim.signal import look, whole_flags
 from htmuon.optim.slots import Adaptation, Identity, Precondition, Unadapted
 from htmuon.optim.staggered import run_staggered
-from htmuon.optim.state import State, adamw_state, check_state, spectral_state
+from htmuon.optim.state import State, adamw_state, spectral_state
 from htmuon.optim.views import batch_dims
 
 if TYPE_CHECKING:
     from htmuon.layouts.base import ProcessGroup
 
-# `step` is left to wrappers, some of which count there.
-COUNTERS = ("steps_taken", "skipped_steps")
 # What is said where ranks differ.
 UNLIKE = (
     "every rank must have the same parameters and settings, in the same order; {difference}. "
@@ -161,7 +161,7 @@ class SpectralOptimizer(Optimizer):
         group = self.param_groups[-1]
         check_parameters(group)
         for counter in COUNTERS:
-            group[counter] = torch.zeros((), dtype=torch.int64, device=_device(group))
+            group[counter] = torch.zeros((), dtype=torch.int64, device=counters_device(group))
         self._set_power(group)
         self._seen.append(Seen.of(group))
 
@@ -242,7 +242,7 @@ class SpectralOptimizer(Optimizer):
             self._moved = moving
         finite, signals = look((g, self._rules(g).floor if g["use_muon"] else 0.0) for g in self.param_groups)
         if groups:
-            device = _device(self.param_groups[0])
+            device = counters_device(self.param_groups[0])
             flags, seen = whole_flags(self.param_groups, signals)
             flat = torch.cat([torch.zeros(0, dtype=torch.bool, device=device), *(s.flatten().to(device) for s in seen)])
             finite, same, flat = agree(finite.to(device), zlib.crc32(moving), flat, groups)
@@ -259,28 +259,10 @@ class SpectralOptimizer(Optimizer):
 
     def _tell_idle(self) -> None:
         """Warn, once, of a step without any gradient."""
-        parameters = list(chain.from_iterable(group["params"] for group in self.param_groups))
-        if self._told_idle or not any(p.numel() > 0 for p in parameters):
-            return
-        self._told_idle = True
-        cause = "no parameter of the optimizer has a gradient"
-        if not any(p.requires_grad for p in parameters):
-            remedy = (
-                "All of them are frozen (requires_grad=False): a wrapper such as that of LoRA freezes what it wraps. "
-                "Make the optimizer after it, from the wrapped model."
-            )
-        elif several_processes():
-            remedy = (
-                "Make the optimizer after fully_shard or parallelize_module, which put new parameters in place of the "
-                "old ones; and where set_requires_gradient_sync(False) held gradients back, step after a backward pass "
-                "that sends them."
-            )
-        else:
-            remedy = (
-                "Call loss.backward() before, and zero_grad() after the step; and make the optimizer from the model "
-                "that is trained, after whatever copies it or puts new parameters in place of the old ones."
-            )
-        warnings.warn(f"step() changed nothing: {cause}. {remedy}", stacklevel=5)  # torch wraps `step` twice
+        parameters = [p for group in self.param_groups for p in group["params"] if p.numel() > 0]
+        if parameters and not self._told_idle:
+            self._told_idle = True
+            warnings.warn(idle(parameters), stacklevel=5)  # torch wraps `step` twice
 
     def _prepared(
         self, group: Group, finite: Tensor, signals: dict[Tensor, Tensor], ledger: Ledger
@@ -315,7 +297,7 @@ class SpectralOptimizer(Optimizer):
             self.state[parameter], parameter, shapes, batch_dims(parameter.ndim, group["matrix_view"])
         )
 
-    def _state_shapes(self, group: Group, parameter: Tensor) -> dict[str, tuple[int, ...]]:
+    def state_shapes(self, group: Group, parameter: Tensor) -> dict[str, tuple[int, ...]]:
         """Name and shape of every state tensor of a parameter that has its shape or that of its matrices."""
         if not group["use_muon"]:
             return dict.fromkeys(("exp_avg", "exp_avg_sq"), tuple(parameter.shape))
@@ -329,7 +311,7 @@ class SpectralOptimizer(Optimizer):
         for group in self.param_groups:
             for p in (p for p in group["params"] if p.requires_grad and p.numel() > 0):
                 if group["use_muon"]:
-                    self._state_of(group, p, self._state_shapes(group, p))
+                    self._state_of(group, p, self.state_shapes(group, p))
                 else:
                     adamw_state(self.state[p], p)
 
@@ -347,36 +329,12 @@ class SpectralOptimizer(Optimizer):
         state_dict = state_dict.copy()
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = pre_hook(self, state_dict) or state_dict
-        saved_groups = matched_groups(state_dict["param_groups"], self.param_groups)
-        groups = [self._loaded_group(saved, mine) for saved, mine in zip(saved_groups, self.param_groups, strict=True)]
-        state = dict(state_dict["state"])
-        found: defaultdict[Any, State] = defaultdict(dict)
-        for group, saved in zip(groups, saved_groups, strict=True):
-            for parameter, index in zip(group["params"], saved["params"], strict=True):
-                if index in state:
-                    found[parameter] = self._loaded_state(group, parameter, state.pop(index), index)
-        self.__setstate__({"state": defaultdict(dict, {**found, **state}), "param_groups": groups})
+        groups, state = loaded(state_dict, self)
+        self.__setstate__({"state": state, "param_groups": groups})
         self._seen = [Seen.of(group) for group in groups]
         self._moved = None
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
-
-    def _loaded_group(self, saved: Group, mine: Group) -> Group:
-        """A checked group with saved settings and the parameters of one of ours."""
-        group = completed(saved, {name: value for name, value in mine.items() if name != "params"})
-        group["params"] = mine["params"]
-        make_plain(group, self.defaults)
-        check_settings(group, sets_size=self.sets_size, wait=True)
-        for counter in COUNTERS:
-            group[counter] = number_loaded(group[counter], torch.int64, _device(mine), counter)
-        return group
-
-    def _loaded_state(self, group: Group, parameter: Tensor, saved: State, index: Any) -> State:
-        """The checked state of a parameter."""
-        names = dict(zip(group["params"], group.get("param_names", ()), strict=False))
-        who = f"parameter {names.get(parameter, index)!r}"
-        check_state(saved, parameter, self._state_shapes(group, parameter), who)
-        return copied_state(saved, parameter) if group["use_muon"] else adamw_loaded(saved, parameter, who)
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
@@ -403,8 +361,3 @@ class SpectralOptimizer(Optimizer):
 def _adamw_updates(group: Group, buckets: list[tuple[list[Tensor], list[State]]], finite: Tensor) -> None:
     for parameters, states in buckets:
         adamw_update(group, parameters, states, finite.to(parameters[0].device))
-
-
-def _device(group: Group) -> torch.device:
-    """Where the counters of a group live."""
-    return group["params"][0].device if group["params"] else torch.device("cpu")

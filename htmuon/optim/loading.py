@@ -7,19 +7,62 @@ a model whose parameters stand in another order.
 import copy
 import re
 import warnings
+from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from htmuon.optim.settings import Group
-from htmuon.optim.state import copied
+from htmuon.optim.settings import COUNTERS, Group, check_settings, completed, counters_device, make_plain
+from htmuon.optim.state import State, check_state, copied
+
+if TYPE_CHECKING:
+    from htmuon.optim.base import SpectralOptimizer
 
 # What wrappers put before and between the names of the parameters inside.
 WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 ADAMW_KEYS = ("step", "exp_avg", "exp_avg_sq")
+
+
+def loaded(state_dict: dict[str, Any], optimizer: "SpectralOptimizer") -> tuple[list[Group], defaultdict[Any, State]]:
+    """Groups with saved settings, and the state of every parameter, for an optimizer: checked copies.
+
+    Args:
+        state_dict: what the hooks have left of it.
+        optimizer: is not changed.
+
+    Raises:
+        TypeError: a saved setting has the wrong type.
+        ValueError: a saved setting is invalid, or groups, names or states don't match.
+    """
+    saved_groups = matched_groups(state_dict["param_groups"], optimizer.param_groups)
+    groups = [_group(saved, mine, optimizer) for saved, mine in zip(saved_groups, optimizer.param_groups, strict=True)]
+    unmatched = dict(state_dict["state"])
+    state: defaultdict[Any, State] = defaultdict(dict)
+    for group, saved in zip(groups, saved_groups, strict=True):
+        names = group.get("param_names") or saved["params"]
+        for parameter, index, name in zip(group["params"], saved["params"], names, strict=True):
+            if index in unmatched:
+                own, who = unmatched.pop(index), f"parameter {name!r}"
+                check_state(own, parameter, optimizer.state_shapes(group, parameter), who)
+                load = copied_state if group["use_muon"] else partial(adamw_loaded, who=who)
+                state[parameter] = load(own, parameter)
+    state.update(unmatched)
+    return groups, state
+
+
+def _group(saved: Group, mine: Group, optimizer: "SpectralOptimizer") -> Group:
+    """A checked group with saved settings and the parameters of one of the optimizer's."""
+    group = completed(saved, {name: value for name, value in mine.items() if name != "params"})
+    group["params"] = mine["params"]
+    make_plain(group, optimizer.defaults)
+    check_settings(group, sets_size=optimizer.sets_size, wait=True)
+    for counter in COUNTERS:
+        group[counter] = number_loaded(group[counter], torch.int64, counters_device(mine), counter)
+    return group
 
 
 def matched_groups(saved: Sequence[Group], groups: Sequence[Group]) -> list[Group]:
@@ -60,7 +103,7 @@ def matched_groups(saved: Sequence[Group], groups: Sequence[Group]) -> list[Grou
     warnings.warn(
         "the parameters of the state_dict stand in another order than those of the optimizer; they are matched by "
         "name. To load by position, remove 'param_names' from its groups.",
-        stacklevel=3,
+        stacklevel=4,
     )
     return [_reordered(*by_names[frozenset(names)], names, group) for names, group in zip(ours, groups, strict=True)]
 

@@ -31,6 +31,8 @@ METHOD_SETTINGS = ("levels", "precision")
 NOT_SETTINGS = ("params", "param_names")
 # What a variant adds to the defaults when groups are already there.
 OF_VARIANTS = ("beta2",)
+# What a step counts in every group. `step` is left to wrappers, some of which count there.
+COUNTERS = ("steps_taken", "skipped_steps")
 # The settings that groups with `use_muon=False` take from arguments of their own, `adamw_lr` and so on.
 OF_EACH_SIDE = ("lr", "weight_decay", "eps")
 
@@ -307,3 +309,8 @@ def completed(given: Group, defaults: Group) -> Group:
     """A group with the defaults of what it leaves out; settings of a method don't follow into another method."""
     other = given.get("method", defaults["method"]) != defaults["method"]
     return {**defaults, **(dict.fromkeys(METHOD_SETTINGS) if other else {}), **given}
+
+
+def counters_device(group: Group) -> torch.device:
+    """Where the counters of a group live."""
+    return group["params"][0].device if group["params"] else torch.device("cpu")

@@ -144,9 +144,9 @@ def look(groups: Iterable[tuple[Group, float]]) -> Signals:
             peaks.append(found.flatten())
             seen[parameter] = flags.whole(own)
         for norms, parameters in _largest(plain):
-            peaks.append(norms)
+            peaks.append(torch.stack(norms))
             if group["use_muon"]:
-                sizes = norms * _tensor(tuple(p.numel() ** 0.5 for p in parameters), norms.device)
+                sizes = torch.stack(torch._foreach_mul(norms, [p.numel() ** 0.5 for p in parameters]))
                 seen.update(zip(parameters, (sizes > floor).unbind(), strict=True))
     if not peaks:
         return Signals(torch.ones((), dtype=torch.bool), seen)
@@ -165,17 +165,10 @@ def whole_flags(groups: Iterable[Group], seen: dict[Tensor, Tensor]) -> tuple[li
     return flags, [seen.get(f.parameter, none[f.parameter]) for f in flags]
 
 
-def _largest(plain: Sequence[tuple[Tensor, Tensor]]) -> Iterable[tuple[Tensor, list[Tensor]]]:
-    """The largest magnitude of every gradient, NaN or infinite where any entry is; `[n]`, with the n parameters."""
+def _largest(plain: Sequence[tuple[Tensor, Tensor]]) -> Iterable[tuple[tuple[Tensor, ...], list[Tensor]]]:
+    """The largest magnitude of every gradient, 0-d, NaN or infinite where any entry is; with the parameters."""
     alike: dict[tuple[torch.device, torch.dtype], list[tuple[Tensor, Tensor]]] = defaultdict(list)
     for parameter, gradient in plain:
         alike[gradient.device, gradient.dtype].append((parameter, gradient))
     for pairs in alike.values():
-        norms = torch._foreach_norm([gradient for _, gradient in pairs], torch.inf)
-        yield torch.stack(norms), [parameter for parameter, _ in pairs]
-
-
-@lru_cache(maxsize=64)
-def _tensor(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """On the device; made once, for the host waits for what it copies."""
-    return torch.tensor(values, dtype=torch.float32, device=device)
+        yield torch._foreach_norm([gradient for _, gradient in pairs], torch.inf), [parameter for parameter, _ in pairs]

@@ -76,7 +76,7 @@ class AdamW(torch.optim.AdamW):
 def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
     """The name and the settings of "name:key=value,...".
 
-    Values are numbers, `true`, `false`, `none`, or else strings.
+    Values are numbers, `true`, `false`, `none`, or else strings; of a normalization, `none` is a name.
 
     Raises:
         ValueError: a part is not key=value, or a key comes twice.
@@ -84,6 +84,8 @@ def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
     Example:
         >>> parse_spec("htmuon:power=0.25,nesterov=false,normalization=rms")
         ('htmuon', {'power': 0.25, 'nesterov': False, 'normalization': 'rms'})
+        >>> parse_spec("htmuon:normalization=none,precision=none")
+        ('htmuon', {'normalization': 'none', 'precision': None})
     """
     name, colon, text = spec.partition(":")
     settings: dict[str, Any] = {}
@@ -93,7 +95,7 @@ def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
             raise ValueError(f"an optimizer must be written as name:key=value,key=value; got {part!r} in {spec!r}.")
         if key in settings:
             raise ValueError(f"each setting of an optimizer must be given once; {key!r} comes twice in {spec!r}.")
-        settings[key] = _value(value)
+        settings[key] = value if key == "normalization" else _value(value)
     return name.strip(), settings
 
 
