@@ -28,15 +28,13 @@ def adamw_update(group: Group, parameters: Sequence[Tensor], states: Sequence[St
         finite: 0-d bool, on their device.
     """
     averages = [part(state[name]) for name in AVERAGES for state in states]
+    gradients = [part_like(cast(Tensor, p.grad), p) for p in parameters]
     held = [part(p) for p in parameters]
     dense = [p if is_dense(p) else p.clone(memory_format=torch.contiguous_format) for p in held]
     walked = [laid_out_as(p, average) for p, average in zip(dense * len(AVERAGES), averages, strict=True)]
     adamw(
         dense,
-        [
-            laid_out_as(p, part_like(cast(Tensor, q.grad), q).to(p.dtype))
-            for p, q in zip(dense, parameters, strict=True)
-        ],
+        [laid_out_as(p, gradient.to(p.dtype)) for p, gradient in zip(dense, gradients, strict=True)],
         walked[: len(held)],
         walked[len(held) :],
         [],

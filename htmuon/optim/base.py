@@ -127,8 +127,8 @@ class SpectralOptimizer(Optimizer):
         """Add a group of parameters; settings it does not name take the optimizer's defaults.
 
         A group that is added later, as trainers do in the middle of a training, may be of bare tensors: they get names
-        if the others have, and where the group does not say `use_muon`, what cannot be a matrix goes to a second group
-        with `use_muon=False`, its learning rate in proportion and without weight decay.
+        if the others have, and where the group does not say `use_muon`, what cannot be a matrix goes to a group of its
+        own, before the matrices, with `use_muon=False`, its learning rate in proportion and without weight decay.
 
         Raises:
             TypeError: a setting or parameter has the wrong type.
@@ -136,8 +136,9 @@ class SpectralOptimizer(Optimizer):
                 group, or a group of matrices holds a vector. The optimizer is left as it was.
         """
         groups = [param_group]
-        given = param_group.get("params") if isinstance(param_group, dict) else None
-        if self._constructed and given is not None and not isinstance(given, set):  # else torch says what is wrong
+        if not isinstance(param_group, dict) or "params" not in param_group:
+            raise TypeError(f"a parameter group must be a dict with the key 'params'; got {param_group!r}.")
+        if self._constructed and not isinstance(param_group["params"], set):  # which torch refuses
             groups = divided(param_group, self.defaults, self.other_defaults)
             groups = with_or_without_names(groups, self.param_groups)
         before = len(self.param_groups)
@@ -187,8 +188,8 @@ class SpectralOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        check_step(self.param_groups)
         self._check_edits()
+        check_step(self.param_groups)
         with full_float32():
             finite, signals = self._agreed()
             if finite is None:
@@ -208,25 +209,23 @@ class SpectralOptimizer(Optimizer):
         """Check what users, schedulers and trainers have written into the groups since the last step, then take it."""
         if len(self._seen) != len(self.param_groups):  # a wrapper has put others in their place
             self._seen = [Seen.of(group) for group in self.param_groups]
-        edited = list(zip(self.param_groups, self._seen, strict=True))
-        for group, seen in edited:
+        for group, seen in zip(self.param_groups, self._seen, strict=True):
             make_plain(group, self.defaults)
-            check_settings({**group, "momentum": seen.momentum_of(group)}, sets_size=self.sets_size)
+            check_settings(group, sets_size=self.sets_size)
             if seen.has_other_matrices(group):
                 check_parameters(group)
-        self._take_edits()
-
-    def _take_edits(self) -> None:
-        """Let momentum and `betas[0]` of matrices agree, whichever was edited."""
         for group, seen in zip(self.param_groups, self._seen, strict=True):
-            group["momentum"] = seen.momentum_of(group)
+            seen.follow(group)  # after all checks: what is refused must not become the momentum
         self._seen = [Seen.of(group) for group in self.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` takes; a momentum that a scheduler has just cycled is in it."""
-        if len(self._seen) == len(self.param_groups):
-            self._take_edits()
-        return super().state_dict()
+        """State and settings as torch's optimizers give them, with what schedulers have written since the last step."""
+        if len(self._seen) == len(self.param_groups):  # else a wrapper has put others in their place
+            for group in self.param_groups:
+                make_plain(group, self.defaults)
+            self._seen = [seen.follow(group) for group, seen in zip(self.param_groups, self._seen, strict=True)]
+        state: dict[str, Any] = super().state_dict()
+        return state
 
     def _agreed(self) -> tuple[Tensor | None, dict[Tensor, Tensor]]:
         """Whether all gradients of all ranks are finite, a 0-d bool tensor, and which matrices have one (`Flags`).

@@ -1,7 +1,7 @@
 """What users, schedulers and trainers write into the groups between two steps."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeGuard
 
 from htmuon.optim.settings import Group
 
@@ -24,15 +24,18 @@ class Seen:
     @classmethod
     def of(cls, group: Group) -> "Seen":
         """What there is to see; `betas[0]` becomes the momentum."""
-        if group["use_muon"] and group["betas"][0] != group["momentum"]:
+        if group["use_muon"] and _is_pair(group["betas"]) and group["betas"][0] != group["momentum"]:
             group["betas"] = (group["momentum"], group["betas"][1])
         return cls(group["momentum"], _matrices(group))
 
-    def momentum_of(self, group: Group) -> Any:
-        """The momentum of a group: `betas[0]` where that alone was edited."""
-        betas = group["betas"]
-        pair = isinstance(betas, tuple | list) and len(betas) == 2  # what is none is refused by its check
-        return betas[0] if group["use_muon"] and pair and group["momentum"] == self.momentum else group["momentum"]
+    def follow(self, group: Group) -> "Seen":
+        """Take the momentum from `betas[0]` where that alone was edited; what has then been seen.
+
+        A `matrix_view` or `split` that was edited is still to be checked.
+        """
+        if group["use_muon"] and _is_pair(group["betas"]) and group["momentum"] == self.momentum:
+            group["momentum"] = group["betas"][0]
+        return replace(self, momentum=Seen.of(group).momentum)
 
     def has_other_matrices(self, group: Group) -> bool:
         """Whether what its parameters are was edited, so that they must be checked again."""
@@ -40,4 +43,9 @@ class Seen:
 
 
 def _matrices(group: Group) -> tuple[Any, ...]:
-    return group["use_muon"], group["matrix_view"], group["split"], len(group["params"])
+    return group["use_muon"], group["matrix_view"], group["split"]
+
+
+def _is_pair(betas: object) -> TypeGuard[tuple[Any, Any]]:
+    """Whether it is one; what is none is refused by its check."""
+    return isinstance(betas, tuple | list) and len(betas) == 2

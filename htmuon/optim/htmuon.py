@@ -52,9 +52,9 @@ class HTMuon(SpectralOptimizer):
         normalization: what fixes the size of O: `none` (the published method: it moves with the p-th power of the
             gradient's scale, and for p < 0 grows as the gradient shrinks), `spectral`, `rms` (the size of Muon's
             update, so that its learning rates carry over), `lmo`; `auto` is `none` for p >= 0 and `rms` for p < 0.
-        eps: a matrix rests where the largest entry of its gradient times the root of their number is not above this, and
-            momentum of a millionth of it counts as zero: a floor far below every signal, so that no update is made of
-            rounding. `method="newton_schulz"` rests at zero and fades below the floor as `torch.optim.Muon` does.
+        eps: a matrix rests where the largest entry of its gradient times the root of their number is not above this,
+            and momentum of a millionth of it counts as zero: a floor far below every signal, so that no update is made
+            of rounding. `method="newton_schulz"` rests at zero and fades below the floor as `torch.optim.Muon` does.
         adjust_lr_fn: the scale a by the names of `torch.optim.Muon`: `original`, or `match_rms_adamw`
             (`0.2 max(rows, columns)^0.5`; needs `normalization="rms"`), `spectral_unclamped`
             (`(rows / columns)^0.5`).

@@ -1,19 +1,20 @@
 """Groups that are added to an optimizer that is already there: bare tensors, as trainers unfreeze them."""
 
 from collections.abc import Sequence
+from itertools import count
 from typing import Any
 
 from torch import Tensor
 
 from htmuon.optim.roles import other_reason
-from htmuon.optim.settings import Group, check_shaped
+from htmuon.optim.settings import Group, check_learning_rate, check_shaped, plain
 
 
 def divided(group: Group, defaults: Group, other_defaults: Group) -> list[Group]:
-    """A group of bare tensors that does not say `use_muon`: one of matrices, and one of what cannot be a matrix.
+    """A group of bare tensors that does not say `use_muon`: one of what cannot be a matrix, and one of matrices.
 
-    The second takes AdamW without weight decay, and of a learning rate that is given, which is one for matrices, the
-    share that the optimizer's own two have.
+    The first takes AdamW without weight decay, and of a learning rate that is given, which is one for matrices, the
+    share that the optimizer's own two have. The matrices are last, where trainers look for what they have added.
 
     Args:
         group: as a user or a trainer gives it.
@@ -30,19 +31,19 @@ def divided(group: Group, defaults: Group, other_defaults: Group) -> list[Group]
         return [{**group, "params": members or group["params"]}]
     matrices = [member for member in members if other_reason(member) is None]
     share = float(other_defaults["lr"]) / float(defaults["lr"]) if float(defaults["lr"]) > 0 else 1.0
+    if "lr" in group:
+        check_learning_rate("lr", group["lr"] if isinstance(group["lr"], Tensor) else plain(group["lr"]), wait=True)
     rates: Group = {key: group[key] * share for key in ("lr", "initial_lr") if key in group}
-    second: Group = {**group, **rates, "params": others, "use_muon": False, "weight_decay": 0.0}
-    first: list[Group] = [{**group, "params": matrices}] if matrices else []
-    return [*first, second]
+    groups: list[Group] = [{**group, **rates, "params": others, "use_muon": False, "weight_decay": 0.0}]
+    return [*groups, {**group, "params": matrices}] if matrices else groups
 
 
 def with_or_without_names(groups: Sequence[Group], existing: Sequence[Group]) -> list[Group]:
     """Groups whose parameters have names if those of an optimizer have, by their place, and else have none."""
     named = any("param_names" in group for group in existing)
-    return [
-        {**group, "params": _members(group["params"], f"group{number}" if named else None)}
-        for number, group in enumerate(groups, start=len(existing))
-    ]
+    taken = {name.partition(".")[0] for group in existing for name in group.get("param_names", ())}
+    free = (f"group{number}" for number in count(len(existing)) if f"group{number}" not in taken)
+    return [{**group, "params": _members(group["params"], next(free) if named else None)} for group in groups]
 
 
 def _members(given: Any, prefix: str | None) -> list[Any]:

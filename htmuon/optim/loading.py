@@ -76,7 +76,7 @@ def _group(saved: Group, mine: Group, optimizer: "SpectralOptimizer") -> Group:
     check_settings(group, sets_size=optimizer.sets_size, wait=True)
     check_parameters(group)
     for counter in COUNTERS:
-        group[counter] = _number(group[counter], counter, counters_device(mine), torch.int64)
+        group[counter] = number_loaded(group[counter], torch.int64, counters_device(mine), counter)
     return group
 
 
@@ -92,12 +92,12 @@ def matched_groups(saved: Sequence[Group], groups: Sequence[Group]) -> list[Grou
     Raises:
         ValueError: numbers of groups or parameters differ, or both sides have names and they are not the same.
     """
-    found = [{**copy.deepcopy({k: v for k, v in g.items() if k != "params"}), "params": [*g["params"]]} for g in saved]
-    if not all("param_names" in group for group in chain(saved, groups)):
+    found = [_copied(group) for group in saved]
+    if not all(map(_is_named, chain(saved, groups))):
         _check_lengths(found, groups)
         return found
     theirs, ours = ([group["param_names"] for group in side] for side in (found, groups))
-    if theirs != ours:
+    if {*chain(*theirs)} != {*chain(*ours)}:
         theirs, ours = _unwrapped(theirs), _unwrapped(ours)
     if theirs == ours:
         return found
@@ -109,7 +109,7 @@ def matched_groups(saved: Sequence[Group], groups: Sequence[Group]) -> list[Grou
             f"the state_dict must have the parameters of the optimizer; {' and '.join(clauses)}. Rename them in its "
             "'param_names', or remove 'param_names' from its groups to load by position."
         )
-    by_names = {frozenset(names): group for names, group in zip(theirs, found, strict=True)}
+    by_names = {frozenset(names): (group, names) for group, names in zip(found, theirs, strict=True)}
     if any(frozenset(names) not in by_names for names in ours):
         raise ValueError(
             "the state_dict must divide the parameters into the same groups as the optimizer; the names are the same, "
@@ -120,11 +120,20 @@ def matched_groups(saved: Sequence[Group], groups: Sequence[Group]) -> list[Grou
         "name. To load by position, remove 'param_names' from its groups.",
         stacklevel=4,
     )
-    index = dict(zip(chain(*theirs), chain.from_iterable(group["params"] for group in found), strict=True))
-    return [
-        {**by_names[frozenset(names)], "params": [index[n] for n in names], "param_names": [*group["param_names"]]}
-        for names, group in zip(ours, groups, strict=True)
-    ]
+    return [_reordered(*by_names[frozenset(names)], names, group) for names, group in zip(ours, groups, strict=True)]
+
+
+def _copied(saved: Group) -> Group:
+    """A copy that has names only if they are the parameters'."""
+    left_out = ("params",) if _is_named(saved) else ("params", "param_names")
+    kept = {name: value for name, value in saved.items() if name not in left_out}
+    return {**copy.deepcopy(kept), "params": [*saved["params"]]}
+
+
+def _is_named(group: Group) -> bool:
+    """Whether every parameter has a name of its own."""
+    names = group.get("param_names")
+    return names is not None and len({*names}) == len(names) == len(group["params"])
 
 
 def _unwrapped(names: list[list[str]]) -> list[list[str]]:
@@ -136,6 +145,11 @@ def _unwrapped(names: list[list[str]]) -> list[list[str]]:
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(map(repr, names[:3])) + more
+
+
+def _reordered(saved: Group, theirs: Sequence[str], names: Sequence[str], group: Group) -> Group:
+    index = dict(zip(theirs, saved["params"], strict=True))
+    return {**saved, "params": [index[name] for name in names], "param_names": [*group["param_names"]]}
 
 
 def _check_lengths(saved: Sequence[Group], groups: Sequence[Group]) -> None:
@@ -170,17 +184,24 @@ def adamw_loaded(saved: dict[str, Any], parameter: Tensor, who: str) -> dict[str
     state = copied_state({key: value for key, value in saved.items() if key != "step"}, parameter)
     for key in ("exp_avg", "exp_avg_sq"):
         state[key] = state[key].to(parameter.dtype)  # the fused kernel takes one dtype
-    return {"step": _number(saved["step"], f"the step of {who}", parameter.device, torch.float32), **state}
+    # A tensor that torch's AdamW can count in.
+    return {"step": number_loaded(saved["step"], torch.float32, parameter.device, f"the step of {who}"), **state}
 
 
-def _number(value: object, who: str, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """A count as a 0-d tensor of its own on a device."""
+def number_loaded(value: object, dtype: torch.dtype, device: torch.device, who: str) -> Tensor:
+    """A saved number as a new 0-d tensor.
+
+    Raises:
+        ValueError: it is no number.
+    """
     try:
         number = torch.as_tensor(value, dtype=dtype).reshape(()).to(device, copy=True)
     except (TypeError, ValueError, RuntimeError):
         number = None
-    if number is None or not number >= 0:
-        raise ValueError(f"{who} must be a number of steps or a tensor of one; the state_dict has {value!r}.")
+    if number is None:
+        raise ValueError(f"{who} must be a number or a tensor of one element; the state_dict has {value!r}.")
+    if not number >= 0:
+        raise ValueError(f"{who} must be 0 or more; the state_dict has {value!r}.")
     return number
 
 

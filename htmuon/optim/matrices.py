@@ -46,13 +46,16 @@ class MatrixStack:
             ledger: of the work given to the ranks in this step.
         """
         group, first = self.group, self.parameters[0]
-        flags = Flags.of(group, first)
+        flags, dtype = Flags.of(group, first), working(first.dtype)
         active = torch.stack([signals[p] for p in self.parameters]) & finite.to(first.device)
         moves = flags.over_parameter(active)
         stack = Stack(
             bracket=self.bracket,
             direction=self._directions(moves),
-            state={n: torch.stack([s[n] for s in self.states]) for n in self.shapes if n != "momentum_buffer"},
+            # Of another dtype where the model was cast after it was made.
+            state={
+                n: torch.stack([s[n] for s in self.states]).to(dtype) for n in self.shapes if n != "momentum_buffer"
+            },
             shape=tuple(first.shape),
             state_shapes=self.shapes,
             cost=cost(group, first),

@@ -29,6 +29,8 @@ Group = dict[str, Any]
 METHOD_SETTINGS = ("levels", "precision")
 # What a group holds that is no setting.
 NOT_SETTINGS = ("params", "param_names")
+# What a variant adds to the defaults when groups are already there.
+OF_VARIANTS = ("beta2",)
 # What a step counts in every group. `step` is left to wrappers, some of which count there.
 COUNTERS = ("steps_taken", "skipped_steps")
 # The settings that groups with `use_muon=False` take from arguments of their own, `adamw_lr` and so on.
@@ -96,7 +98,7 @@ def make_plain(group: Group, defaults: Group) -> None:
 
     Two may be tensors: a learning rate, as in torch, and on an accelerator a power, which the host does not read.
     """
-    for name in defaults:
+    for name in {*defaults, *OF_VARIANTS}:
         value = group.get(name)
         if type(value) in (float, int, bool, str) or value is None:
             continue

@@ -30,11 +30,13 @@ def spectral_state(state: State, parameter: Tensor, shapes: dict[str, tuple[int,
 
 
 def adamw_state(state: State, parameter: Tensor) -> State:
-    """The state of a parameter that takes AdamW; what is missing is allocated."""
+    """The state of a parameter that takes AdamW; what is missing is allocated, and of its dtype as the kernel needs."""
     if "exp_avg" not in state:
         state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
         state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
         state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+    if state["exp_avg"].dtype != parameter.dtype:  # a model that was cast
+        state.update({name: state[name].to(parameter.dtype) for name in ("exp_avg", "exp_avg_sq")})
     return state
 
 
