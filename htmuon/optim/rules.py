@@ -17,8 +17,8 @@ from htmuon.optim.views import default_view, matrix_shape
 from htmuon.spectral import MAPS
 from htmuon.spectral.normalization import settled
 
-# The floor of momentum, of that of gradients. A gradient above its floor makes momentum of at least (1 - beta) of it, and
-# no matrix lies between the floors, where weight decay alone would act.
+# The floor of momentum, of that of gradients. A gradient above its floor makes momentum of at least (1 - beta) of
+# it, and no matrix lies between the floors, where weight decay alone would act.
 FADED = 1e-6
 
 
