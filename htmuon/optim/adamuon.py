@@ -10,8 +10,9 @@ from torch.optim.optimizer import ParamsT
 from htmuon._typing import AdjustLrFn, State
 from htmuon.linalg.base import positive
 from htmuon.optim.htmuon import OPTIMIZERS, HTMuon
+from htmuon.optim.plain import plain
 from htmuon.optim.rules import FADED
-from htmuon.optim.settings import Group, ScaledSettings, Settings, check_number, plain, refuse_unknown
+from htmuon.optim.settings import Group, ScaledSettings, Settings, check_number, refuse_unknown
 
 # The constant of the paper's algorithm, added to a root mean square.
 EPS = 1e-8

@@ -30,7 +30,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
@@ -45,6 +45,7 @@ from htmuon.optim.idle import idle
 from htmuon.optim.later_groups import divided, with_or_without_names
 from htmuon.optim.loading import loaded
 from htmuon.optim.matrices import MatrixStack
+from htmuon.optim.plain import plain
 from htmuon.optim.rules import Rules
 from htmuon.optim.schedules import schedule_from_dict
 from htmuon.optim.settings import (
@@ -57,7 +58,6 @@ from htmuon.optim.settings import (
     completed,
     counters_device,
     make_plain,
-    plain,
 )
 from htmuon.optim.signal import look, whole_flags
 from htmuon.optim.slots import Adaptation, Identity, Precondition, Unadapted
@@ -99,6 +99,11 @@ class SpectralOptimizer(Optimizer):
         other_defaults: Group,
         process_group: "ProcessGroup | None" = None,
     ) -> None:
+        if isinstance(params, nn.Module):
+            raise TypeError(
+                f"params must be parameters or groups; got the model {type(params).__name__}. Pass "
+                "htmuon.param_groups(model)."
+            )
         make_plain(defaults, defaults)
         make_plain(other_defaults, other_defaults)
         check_sides(defaults, wait=True)
@@ -137,7 +142,8 @@ class SpectralOptimizer(Optimizer):
         """
         groups = [param_group]
         if not isinstance(param_group, dict) or "params" not in param_group:
-            raise TypeError(f"a parameter group must be a dict with the key 'params'; got {param_group!r}.")
+            what = sorted(param_group) if isinstance(param_group, dict) else type(param_group).__name__
+            raise TypeError(f"a parameter group must be a dict with the key 'params'; got {what}.")
         if self._constructed and not isinstance(param_group["params"], set):  # which torch refuses
             groups = divided(param_group, self.defaults, self.other_defaults)
             groups = with_or_without_names(groups, self.param_groups)

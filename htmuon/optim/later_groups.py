@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
+from htmuon.optim.plain import plain
 from htmuon.optim.roles import other_reason
-from htmuon.optim.settings import Group, check_learning_rate, check_shaped, plain
+from htmuon.optim.settings import Group, check_learning_rate, check_shaped
 
 
 def divided(group: Group, defaults: Group, other_defaults: Group) -> list[Group]:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 # What wrappers put before and between the names of the parameters inside.
 WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+# Settings of torch's Adam and AdamW that change a step, with the values that this library does not have.
+FOREIGN = (("amsgrad", True), ("maximize", True), ("decoupled_weight_decay", False))
 ADAMW_KEYS = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -56,6 +58,7 @@ def loaded(state_dict: dict[str, Any], optimizer: "SpectralOptimizer") -> tuple[
         for parameter, index, name in zip(group["params"], saved["params"], names, strict=True):
             if index in unmatched:
                 own, who = unmatched.pop(index), f"parameter {name!r}"
+                _check_kind(own, ("momentum_buffer",) if group["use_muon"] else ADAMW_KEYS, who)
                 check_state(own, parameter, optimizer.state_shapes(group, parameter), who)
                 load = copied_state if group["use_muon"] else partial(adamw_loaded, who=who)
                 state[parameter] = load(own, parameter)
@@ -63,11 +66,23 @@ def loaded(state_dict: dict[str, Any], optimizer: "SpectralOptimizer") -> tuple[
     return groups, state
 
 
+def _check_kind(saved: State, ours: Sequence[str], who: str) -> None:
+    """Raise unless a state is empty or that of an optimizer of the same kind."""
+    if saved and not set(ours) & saved.keys():
+        raise ValueError(
+            f"the state of {who} must have {' and '.join(ours)}; it has {', '.join(map(str, saved))}, as "
+            "another kind of optimizer has. Remove it from the state_dict to begin this parameter anew."
+        )
+
+
 def _group(saved: Group, mine: Group, optimizer: "SpectralOptimizer") -> Group:
     """A checked group with saved settings and the parameters of one of the optimizer's."""
-    for name in ("amsgrad", "maximize"):
-        if saved.get(name):
-            raise ValueError(f"the saved AdamW must not have {name}=True, which this one has not; train on in torch's.")
+    for name, other in FOREIGN:
+        if saved.get(name) is other and not (name == "decoupled_weight_decay" and not saved.get("weight_decay")):
+            raise ValueError(
+                f"a saved optimizer with {name}={other} takes steps that this one cannot take. Set it to {not other} "
+                "in the state_dict to go on without it."
+            )
     if "steps_taken" not in saved and {"step", "skipped_steps"} <= saved.keys():  # as the counter was called once
         saved = {"steps_taken" if name == "step" else name: value for name, value in saved.items()}
     group = completed(saved, {name: value for name, value in mine.items() if name != "params"})

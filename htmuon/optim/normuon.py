@@ -10,7 +10,8 @@ from torch.optim.optimizer import ParamsT
 from htmuon._typing import State
 from htmuon.linalg.base import positive
 from htmuon.optim.htmuon import OPTIMIZERS, HTMuon
-from htmuon.optim.settings import Group, Settings, check_number, plain, refuse_unknown
+from htmuon.optim.plain import plain
+from htmuon.optim.settings import Group, Settings, check_number, refuse_unknown
 
 # The constant of the authors' code (https://github.com/zichongli5/NorMuon), added to a mean square.
 EPS = 1e-10

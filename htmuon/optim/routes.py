@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from htmuon._typing import MatrixView
-from htmuon.optim.settings import Group, check_flag, check_learning_rate, check_number, plain
+from htmuon.optim.plain import plain
+from htmuon.optim.settings import Group, check_flag, check_learning_rate, check_number
 from htmuon.optim.split import part_shapes
 
 

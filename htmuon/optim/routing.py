@@ -16,6 +16,7 @@ from torch.nn import Parameter
 from htmuon._registry import unknown_name
 from htmuon._typing import MATRIX_VIEWS, MatrixView
 from htmuon.layouts import is_flattened
+from htmuon.optim.plain import plain
 from htmuon.optim.reparametrized import Place, is_coordinates, layer_name, places
 from htmuon.optim.roles import (
     head_modules,
@@ -167,6 +168,9 @@ def route(
         2.bias     9      AdamW                        vector
         16 of 97 parameters are matrices on the spectral side.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module; got {type(model).__name__}. Pass the model itself.")
+    split = plain(split)
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     names = [name for name, _ in named]
     if not names:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from htmuon._registry import Registry
+from htmuon.optim.plain import plain
 from htmuon.spectral import check_power
 
 ScheduleDict = dict[str, str | int | float]
@@ -174,7 +175,7 @@ def power_schedule(name: str, **settings: float) -> ScheduleDict:
         >>> power_schedule("interval", power=0.125, every=5)
         {'name': 'interval', 'power': 0.125, 'every': 5}
     """
-    return {"name": name, **asdict(schedule_from_dict({"name": name, **settings}))}  # type: ignore[call-overload]
+    return {"name": name, **asdict(schedule_from_dict({"name": name, **plain(settings)}))}  # type: ignore[call-overload]
 
 
 def schedule_from_dict(settings: object) -> PowerSchedule:

@@ -15,6 +15,7 @@ from htmuon.layouts import is_flattened, part
 from htmuon.linalg import check_method
 from htmuon.linalg.base import known
 from htmuon.optim.memory import overlaps
+from htmuon.optim.plain import plain
 from htmuon.optim.schedules import ScheduleDict, schedule_from_dict
 from htmuon.optim.split import part_shapes
 from htmuon.optim.views import MINIMUM_DIMS, default_view
@@ -74,25 +75,6 @@ def check_number(name: str, value: object, low: float, high: float, remedy: str,
         raise ValueError(f"{name} must be {bounds}; got {value}. {remedy}")
 
 
-def plain(value: Any) -> Any:
-    """A setting in Python's own types: NumPy's numbers, tensors of one element, and these in tuples, lists and dicts.
-
-    A state_dict with others cannot be loaded with `weights_only=True`.
-
-    Example:
-        >>> plain((torch.tensor(0.5), 3))
-        (0.5, 3)
-    """
-    if value is None or type(value) in (float, int, bool, str):
-        return value
-    if isinstance(value, dict):
-        return {key: plain(of) for key, of in value.items()}
-    if isinstance(value, tuple | list):
-        return type(value)(map(plain, value)) if type(value) in (tuple, list) else value
-    of_numpy = type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0
-    return value.item() if of_numpy or (isinstance(value, Tensor) and value.ndim == 0) else value
-
-
 def make_plain(group: Group, defaults: Group) -> None:
     """Write the settings of a group in Python's own types.
 
@@ -114,7 +96,7 @@ def _moves(group: Group, power: Tensor) -> bool:
 
 def check_learning_rate(name: str, lr: object, *, wait: bool) -> None:
     """Raise unless a learning rate is valid; one on an accelerator is read only where `wait`."""
-    remedy = "Pass a float such as 0.02."
+    remedy = f"Pass a float such as {3e-4 if name.startswith('adamw') else 0.02}."
     if not isinstance(lr, Tensor):
         check_number(name, lr, 0.0, math.inf, remedy)
         return
@@ -138,7 +120,7 @@ def check_sides(group: Group, prefix: str = "", *, wait: bool = False) -> None:
     """
     check_learning_rate(f"{prefix}lr", group["lr"], wait=wait)
     check_number(f"{prefix}weight_decay", group["weight_decay"], 0.0, math.inf, "Pass a float such as 0.1.")
-    check_number(f"{prefix}eps", group["eps"], 0.0, math.inf, "Pass a float such as 1e-10.")
+    check_number(f"{prefix}eps", group["eps"], 0.0, math.inf, f"Pass a float such as {1e-10 if prefix else 1e-7}.")
 
 
 def _check_split(split: object) -> None:

@@ -589,3 +589,66 @@ def test_a_network_has_parameters_on_both_sides():
     # What the tests above stand on.
     sides = [group["use_muon"] for group in htmuon.param_groups(network())]
     assert sides == [True, False, False]
+
+
+@pytest.mark.parametrize(("settings", "word"), [({"amsgrad": True}, "amsgrad"), ({"maximize": True}, "maximize")])
+def test_steps_that_this_adamw_does_not_take_are_refused(settings, word):
+    theirs, ours = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    theirs.grad = torch.ones(3)
+    reference = torch.optim.AdamW([theirs], **settings)
+    reference.step()
+    optimizer = htmuon.HTMuon([{"params": [ours], "use_muon": False}])
+    with pytest.raises(ValueError, match=f"{word}=True takes steps"):
+        optimizer.load_state_dict(reference.state_dict())
+    assert not optimizer.state
+
+
+def test_decay_in_the_gradient_is_refused_where_there_is_any():
+    ours = torch.nn.Parameter(torch.ones(3))
+    for decay in (0.0, 0.5):
+        theirs = torch.nn.Parameter(torch.ones(3))
+        theirs.grad = torch.ones(3)
+        reference = torch.optim.Adam([theirs], weight_decay=decay)
+        reference.step()
+        optimizer = htmuon.HTMuon([{"params": [ours], "use_muon": False}])
+        if decay:
+            with pytest.raises(ValueError, match="decoupled_weight_decay=False takes steps"):
+                optimizer.load_state_dict(reference.state_dict())
+        else:
+            optimizer.load_state_dict(reference.state_dict())
+
+
+def test_the_state_of_another_kind_of_optimizer_is_refused():
+    theirs, ours = (torch.nn.Parameter(torch.ones(3, 3)) for _ in range(2))
+    theirs.grad = torch.ones(3, 3)
+    adamw, sgd = torch.optim.AdamW([theirs]), torch.optim.SGD([theirs], momentum=0.9)
+    adamw.step()
+    sgd.step()
+    with pytest.raises(ValueError, match="must have momentum_buffer; it has step, exp_avg, exp_avg_sq"):
+        htmuon.HTMuon([ours]).load_state_dict(adamw.state_dict())
+    with pytest.raises(ValueError, match="must have step and exp_avg and exp_avg_sq; it has momentum_buffer"):
+        htmuon.HTMuon([{"params": [ours], "use_muon": False}]).load_state_dict(sgd.state_dict())
+
+
+def test_an_older_counter_is_the_one_of_today():
+    schedule = htmuon.power_schedule("linear", start=0.5, end=0.0, total_steps=10)
+    weight = torch.nn.Parameter(torch.eye(3))
+    optimizer = htmuon.HTMuon([weight], power_schedule=schedule)
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["step"] = torch.tensor(4)
+    del saved["param_groups"][0]["steps_taken"]
+    optimizer.load_state_dict(saved)
+    weight.grad = torch.eye(3)
+    optimizer.step()
+    assert optimizer.param_groups[0]["steps_taken"] == 5
+    assert optimizer.param_groups[0]["power"] == pytest.approx(0.3)
+    assert "step" not in optimizer.param_groups[0]
+
+
+@pytest.mark.parametrize("count", [-1, float("nan"), "x"])
+def test_counts_that_are_none_are_refused(count):
+    optimizer = htmuon.HTMuon([torch.nn.Parameter(torch.eye(3))])
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["steps_taken"] = count
+    with pytest.raises(ValueError, match="steps_taken must be"):
+        optimizer.load_state_dict(saved)

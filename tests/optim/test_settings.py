@@ -114,3 +114,26 @@ def test_a_sparse_gradient_is_refused_before_anything_moves():
         optimizer.step()
     assert torch.equal(weight, torch.eye(3))
     assert not optimizer.state
+
+
+def test_a_model_in_place_of_parameters_is_told_where_to_go():
+    with pytest.raises(TypeError, match=r"got the model Linear. Pass htmuon\.param_groups\(model\)"):
+        htmuon.HTMuon(nn.Linear(3, 3))
+    with pytest.raises(TypeError, match=r"must be a torch\.nn\.Module; got generator"):
+        htmuon.param_groups(nn.Linear(3, 3).parameters())
+
+
+def test_a_group_that_is_none_is_named_without_its_numbers():
+    optimizer = htmuon.HTMuon([matrix()])
+    with pytest.raises(TypeError, match="must be a dict with the key 'params'; got list"):
+        optimizer.add_param_group([matrix()])
+
+
+def test_numbers_of_numpy_are_numbers():
+    numpy = pytest.importorskip("numpy")
+    schedule = htmuon.power_schedule("linear", start=numpy.float32(0.5), end=0.0, total_steps=numpy.int64(10))
+    assert schedule == {"name": "linear", "start": 0.5, "end": 0.0, "total_steps": 10}
+    optimizer = htmuon.HTMuon([matrix()], adamw_betas=numpy.array([0.9, 0.5]), power_schedule=schedule)
+    assert optimizer.param_groups[0]["betas"][1] == 0.5
+    model = nn.Sequential(nn.Linear(8, 24), nn.Linear(24, 2))
+    assert htmuon.param_groups(model, split={"0.weight": numpy.int64(3)})[0]["split"] == 3
