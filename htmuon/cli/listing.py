@@ -18,6 +18,7 @@ _NORMALIZATION_LINES = {
     "spectral": "Divide by sigma_1^p: the largest direction gets 1.",
     "rms": "Rescale to the Frobenius norm of a polar factor, so that a learning rate of Muon carries over.",
     "lmo": "Divide by the norm that makes it the exact minimizer over a Schatten ball.",
+    "auto": "none for p >= 0, rms for p < 0.",
 }
 
 
