@@ -159,12 +159,12 @@ class TestRuns:
         megabyte = "the " * 250_000
         path = tmp_path / f"large.{kind}"
         if kind == "parquet":
-            table = pyarrow.table({"text": [megabyte] * 40})
+            table = pyarrow.table({"text": [megabyte] * 120})
             pyarrow.parquet.write_table(table, path, row_group_size=4, use_dictionary=False)
             del table
         else:
             with gzip.open(path, "wb", compresslevel=1) as file:
-                file.writelines([c4_line(megabyte)] * 40)
+                file.writelines([c4_line(megabyte)] * 120)
         before, most = pyarrow.total_allocated_bytes(), 0
         tracemalloc.start()
         rows = 0
@@ -173,5 +173,6 @@ class TestRuns:
             most = max(most, pyarrow.total_allocated_bytes() - before)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert rows == 40
-        assert max(most, peak) < 20 * 2**20
+        assert rows == 120
+        # A third of the file: how many groups of rows its threads read ahead depends on the machine, not on the file.
+        assert max(most, peak) < 40 * 2**20
