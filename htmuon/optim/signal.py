@@ -150,7 +150,7 @@ def look(groups: Iterable[tuple[Group, float]]) -> Signals:
         for norms, parameters in _largest(plain):
             peaks.append(torch.stack(norms))
             if group["use_muon"]:
-                sizes = torch.stack(torch._foreach_mul(norms, [p.numel() ** 0.5 for p in parameters]))
+                sizes = _multiplied(norms, [p.numel() ** 0.5 for p in parameters])
                 seen.update(zip(parameters, (sizes > floor).unbind(), strict=True))
     if not peaks:
         return Signals(torch.ones((), dtype=torch.bool), seen)
@@ -175,3 +175,10 @@ def _largest(plain: Sequence[tuple[Tensor, Tensor]]) -> Iterable[tuple[tuple[Ten
         alike[gradient.device, gradient.dtype].append((parameter, gradient))
     for pairs in alike.values():
         yield torch._foreach_norm([gradient for _, gradient in pairs], torch.inf), [parameter for parameter, _ in pairs]
+
+
+def _multiplied(norms: tuple[Tensor, ...], factors: list[float]) -> Tensor:
+    """`[n]`, each of n 0-d tensors times its factor; no list goes to an accelerator, for which the host would wait."""
+    if norms[0].device.type == "cpu":
+        return torch.stack(norms) * torch.tensor(factors, dtype=torch.float32)
+    return torch.stack(torch._foreach_mul(norms, factors))
