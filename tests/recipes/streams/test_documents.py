@@ -96,7 +96,7 @@ class TestReading:
         content[middle] = bytes(byte ^ 0xFF for byte in content[middle])
         path.write_bytes(content)
         *found, (row, fault) = read_documents(str(path), data)
-        # The damage is in the fifth group of 50; on a busy machine arrow's threads find it before handing out the others.
+        # The damage is in the fifth group of 50; on a busy machine arrow's threads find it before handing out others.
         assert row < 250
         assert found == list(enumerate(documents[:row]))
         assert f"a.parquet, all after row {row}: " in fault.what
