@@ -29,11 +29,13 @@ import tokenizers
 import torch
 from timing import conditions, write
 
-from htmuon.recipes import RECIPES, OptimizerConfig, RunConfig, SilentObserver, StreamConfig, train
-from htmuon.recipes.llm.corpus import EMBEDDED_SEPARATOR
-from htmuon.recipes.llm.model import build_model
-from htmuon.recipes.llm.stream_task import StreamSource
-from htmuon.recipes.run_record import RunRecord
+from htmuon.compare.run_record import RunRecord
+from htmuon.data.text.corpus import EMBEDDED_SEPARATOR
+from htmuon.data.text.text_config import TextStreamConfig
+from htmuon.recipes import RECIPES
+from htmuon.training.run_config import OptimizerConfig, RunConfig
+from htmuon.training.run_result import Observer
+from htmuon.training.train import train
 
 RECIPE = "llama-60m-paper"
 SHARDS, DOCUMENTS = 4, 12_000
@@ -44,7 +46,7 @@ STEPS, BATCH_SIZE = 10, 4
 
 def documents() -> Iterator[str]:
     """Pieces of addresses with the spread of lengths that web pages have, 2,200 characters at mean."""
-    packed = (files("htmuon.recipes.llm") / "text" / "sotu.train.txt.xz").read_bytes()
+    packed = (files("htmuon.data.text") / "embedded" / "sotu.train.txt.xz").read_bytes()
     text = lzma.decompress(packed).decode().replace(EMBEDDED_SEPARATOR, "\n")
     draw = random.Random(0)
     for _ in range(DOCUMENTS):
@@ -79,7 +81,7 @@ def write_tokenizer(path: Path, texts: list[str]) -> None:
 
 def loading(config: RunConfig) -> dict[str, Any]:
     """Tokens per second of the loader alone, after its first batch."""
-    task = StreamSource(config).open(torch.device("cpu"), Path(), print)
+    task = config.data.open(config).open(torch.device("cpu"), Path(), print)
     task.fetch(0)
     began, work, targets = time.perf_counter(), time.process_time(), 0
     for index in range(1, BATCHES):
@@ -97,7 +99,7 @@ class Enough(Exception):  # noqa: N818  # it is no error
     """A run has done `STEPS` steps."""
 
 
-class Leaver(SilentObserver):
+class Leaver(Observer):
     """Leaves a run after `STEPS` steps: the spectra at its end would take longer than they."""
 
     def on_step(self, step: int, loss: float, seconds: float) -> None:
@@ -115,7 +117,7 @@ def main() -> None:
         texts = write_shards(folder / "c4")
         write_tokenizer(folder / "tokenizer.json", texts)
         config = RECIPES[RECIPE]()
-        assert isinstance(config.data, StreamConfig)
+        assert isinstance(config.data, TextStreamConfig)
         local = {"path": str(folder / "c4"), "tokenizer": str(folder / "tokenizer.json"), "evaluation_tokens": 2000}
         config = replace(config, data=replace(config.data, **local))
         loader = {
@@ -131,7 +133,9 @@ def main() -> None:
         record = RunRecord(folder / "run")
         waited, taken = (record.curve("train", name).values for name in ("data_seconds", "seconds_per_step"))
         with torch.device("meta"):
-            parameters = sum(p.numel() for p in build_model(config).parameters())
+            parameters = sum(
+                p.numel() for p in config.model.build_model(**config.data.sizes, seed=config.seed).parameters()
+            )
     operations = 6 * parameters
     for found in loader.values():
         found["enough_for_tflops"] = found["tokens_per_second"] * operations / 1e12

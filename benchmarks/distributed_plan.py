@@ -16,8 +16,8 @@ from pathlib import Path
 
 from page_parts import fill, markdown
 
-from htmuon.layouts import Ledger
-from htmuon.recipes.bench.shapes import Shape, known_models, model_matrices
+from htmuon.bench.shapes import Shape, known_models, model_matrices
+from htmuon.layouts import LoadBalancer
 
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "distributed_plan.json"
@@ -66,7 +66,7 @@ class Plan:
 
 def plan(model: str, shapes: tuple[Shape, ...], layout: str, ranks: int) -> Plan:
     """The plan of a step: the dearest stacks first, as a step takes them."""
-    ledger, group = Ledger(), Group(ranks)
+    ledger, group = LoadBalancer(), Group(ranks)
     work, sent = [0.0] * ranks, [0.0] * ranks
     for shape in sorted(shapes, key=lambda shape: -cost(shape)):
         elements = shape.rows * shape.columns

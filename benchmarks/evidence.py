@@ -19,7 +19,7 @@ from typing import Any
 from evidence_tables import RESULTS, ROOT, filled
 
 from htmuon.cli import main as htmuon
-from htmuon.recipes.run_record import RunRecord
+from htmuon.compare.run_record import RunRecord
 
 PAGES = (ROOT / "docs" / "results" / "README.md", ROOT / "docs" / "choosing_p.md")
 FIGURES = ROOT / "docs" / "results" / "figures"
@@ -137,11 +137,11 @@ def stored(folder: Path) -> dict[str, Any]:
         raise SystemExit(f"{folder} is not finished: give the command again without --read.")
     records = {
         kind: [RunRecord(path.parent) for path in folder.glob(f"runs/{kind}/*/config.json")]
-        for kind in ("tuning", "report")
+        for kind in ("validation", "test")
     }
     compared = {row["spec"] for row in summary["optimizers"]}
-    tuned = [run for run in records["tuning"] if run.config.optimizer.name in compared]
-    return {**settings(records["report"]), **summary, "grids": grids(tuned)}
+    tuned = [run for run in records["validation"] if run.config.optimizer.name in compared]
+    return {**settings(records["test"]), **summary, "grids": grids(tuned)}
 
 
 def keep(experiment: str) -> None:

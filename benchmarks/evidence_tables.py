@@ -8,9 +8,9 @@ from typing import Any
 
 from page_parts import fill, markdown
 
-from htmuon.recipes.interval import mean_interval
-from htmuon.recipes.labels import label
-from htmuon.recipes.optimizers import has_other_rate, parse_spec
+from htmuon.baselines.specs import has_other_rate, parse_spec
+from htmuon.compare.interval import mean_interval
+from htmuon.compare.labels import label
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "evidence"

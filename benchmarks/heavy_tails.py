@@ -18,15 +18,16 @@ from typing import Any
 
 from page_parts import fill, markdown
 
+from htmuon._files import slug
 from htmuon.analysis import ESTIMATORS, Estimator, stable_rank
+from htmuon.cli.terminal import terminal_display
+from htmuon.compare.compare_config import CompareConfig
+from htmuon.compare.comparing import compare
+from htmuon.compare.labels import label, styles
+from htmuon.compare.learning_rates import TunedRecipe, load_tuned, tuned_to_json
+from htmuon.compare.report.spectra_figures import evolution_figure
+from htmuon.compare.run_record import RunRecord
 from htmuon.recipes import RECIPES
-from htmuon.recipes.compare import compare
-from htmuon.recipes.compare_config import CompareConfig
-from htmuon.recipes.evolution_figures import evolution_figure
-from htmuon.recipes.labels import label, slug, styles
-from htmuon.recipes.learning_rates import TunedRecipe, load_tuned, tuned_to_json
-from htmuon.recipes.run_record import RunRecord
-from htmuon.recipes.terminal import terminal_display
 
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "heavy_tails.json"
@@ -44,7 +45,7 @@ ESTIMATOR_NAMES = {"ks": "KS", "hill": "Hill"}
 
 def rates() -> TunedRecipe:
     """The stored learning rates; a power that has none takes that of HTMuon."""
-    stored = load_tuned(Path(str(files("htmuon.recipes") / "tuned.json")))[RECIPE]
+    stored = load_tuned(Path(str(files("htmuon.compare") / "tuned.json")))[RECIPE]
     found = {spec: stored.optimizers.get(spec, stored.optimizers["htmuon"]) for spec in SPECS}
     return dataclasses.replace(stored, optimizers=found)
 

@@ -24,10 +24,11 @@ import torch
 from PIL import Image
 from timing import conditions, write
 
-from htmuon.recipes import RECIPES, RunConfig, train
-from htmuon.recipes.vision.images import read_file, split_images
-from htmuon.recipes.vision.loading import worker_count
-from htmuon.recipes.vision.stream_task import ImageStreamSource
+from htmuon.data.images.images import read_file, split_images
+from htmuon.data.images.loading import worker_count
+from htmuon.recipes import RECIPES
+from htmuon.training.run_config import RunConfig
+from htmuon.training.train import train
 
 RESULT = Path(__file__).parent / "results" / "image_loading.json"
 # For each recipe: size and format of an image, and the columns that the hub's files have.
@@ -64,7 +65,7 @@ def make_images(recipe: str, root: Path, count: int) -> float:
 
 def loading(config: RunConfig, batches: int) -> float:
     """Images per second of the loader: batches after those that its processes make ahead."""
-    task = ImageStreamSource(config).open(torch.device("cpu"), Path(), print)
+    task = config.data.open(config).open(torch.device("cpu"), Path(), print)
     ahead = 3 * max(worker_count(config.workers), 1)
     for number in range(ahead):
         task.fetch(number)

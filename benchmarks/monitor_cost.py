@@ -19,15 +19,15 @@ from typing import Any, Literal
 from page_parts import fill, markdown
 from timing import conditions, write
 
+from htmuon._device import pick_device
 from htmuon.analysis.monitor import SpectralMonitor
-from htmuon.recipes import RECIPES, RunConfig
-from htmuon.recipes.device import pick_device
-from htmuon.recipes.labels import label
-from htmuon.recipes.llm.corpus import read_files
-from htmuon.recipes.llm.model import build_model
-from htmuon.recipes.llm.task import LanguageModelling
-from htmuon.recipes.llm.tokens import TokenizedText, prepare_tokens
-from htmuon.recipes.optimizers import build_optimizer
+from htmuon.baselines.specs import build_optimizer
+from htmuon.compare.labels import label
+from htmuon.data.text.corpus import read_files
+from htmuon.data.text.text_in_memory import LanguageModelling
+from htmuon.data.text.token_cache import TokenizedText, prepare_tokens
+from htmuon.recipes import RECIPES
+from htmuon.training.run_config import RunConfig
 
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "monitor_cost.json"
@@ -40,8 +40,8 @@ def training(
 ) -> dict[str, Any]:
     """Train with a monitor and return what it cost."""
     device = pick_device(config.device)
-    model = build_model(config).to(device)
-    task = LanguageModelling(config, text, device)
+    model = config.model.build_model(**config.data.sizes, seed=config.seed).to(device)
+    task = LanguageModelling(config, config.data, text, device)
     optimizer = build_optimizer(spec, model, lr=0.005, adamw_lr=0.004, weight_decay=0.1)
     path = folder / f"{spec}-{every}.jsonl"
     recorded = []

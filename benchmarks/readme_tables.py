@@ -12,9 +12,9 @@ from pathlib import Path
 from evidence_tables import results, table
 from page_parts import fill, markdown
 
-from htmuon.recipes.bench import BenchResult
-from htmuon.recipes.bench.table import heads
-from htmuon.recipes.bench.table import rows as bench_rows
+from htmuon.bench import BenchResult
+from htmuon.bench.bench_table import heads
+from htmuon.bench.bench_table import rows as bench_rows
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"

@@ -22,13 +22,15 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from htmuon._files import new_file, write_tensors
+from htmuon.cli.terminal import terminal_display
+from htmuon.compare.learning_rates import load_tuned
 from htmuon.linalg import METHODS, Accuracy, Mapped, Method, ScalarFunction
-from htmuon.recipes import RECIPES, RunConfig, train
-from htmuon.recipes.files import new_file, write_tensors
-from htmuon.recipes.learning_rates import load_tuned
-from htmuon.recipes.terminal import terminal_display
+from htmuon.recipes import RECIPES
+from htmuon.training.run_config import RunConfig
+from htmuon.training.train import train
 
-STORED = Path(str(files("htmuon.recipes") / "tuned.json"))
+STORED = Path(str(files("htmuon.compare") / "tuned.json"))
 STEPS = (1, 2, 5, 10, 25, 50, 100, 150, 200)
 # The stored learning rate of each optimizer; that of Muon was tuned with the published method.
 TUNED_AS = {"htmuon": "htmuon", "muon": "muon:method=newton_schulz"}

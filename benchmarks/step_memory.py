@@ -19,7 +19,7 @@ from timing import conditions, write
 from torch import nn
 
 import htmuon
-from htmuon.recipes.bench.shapes import model_matrices
+from htmuon.bench.shapes import model_matrices
 
 BASELINE = "torch.optim.Muon"
 CANDIDATES = {

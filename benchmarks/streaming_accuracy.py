@@ -25,6 +25,8 @@ import torch
 from timing import conditions, write
 from torch import Tensor
 
+from htmuon.cli.terminal import terminal_display
+from htmuon.compare.learning_rates import load_tuned
 from htmuon.linalg import METHODS, Accuracy, Mapped, Method, ScalarFunction
 from htmuon.linalg.base import direction_weights, positive, unit_scale
 from htmuon.linalg.streaming import (
@@ -37,10 +39,9 @@ from htmuon.linalg.streaming import (
     started,
     triangular_factor,
 )
-from htmuon.recipes import RECIPES, train
-from htmuon.recipes.learning_rates import load_tuned
-from htmuon.recipes.terminal import terminal_display
+from htmuon.recipes import RECIPES
 from htmuon.spectral import Power
+from htmuon.training.train import train
 
 POWERS = (-0.25, 0.0, 0.125, 0.5)
 FIRST_STEPS = (1, 2, 3, 5)
@@ -226,7 +227,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
 
     run = RECIPES["llama-tiny"]()
-    stored = Path(str(files("htmuon.recipes") / "tuned.json"))
+    stored = Path(str(files("htmuon.compare") / "tuned.json"))
     tuned = load_tuned(stored)[run.recipe].optimizers["htmuon"]
     follower = Follower()
     spec = replace(run.optimizer, name=f"htmuon:method={follower.name}", lr=tuned.lr, adamw_lr=tuned.adamw_lr)

@@ -20,7 +20,7 @@ from timing import conditions, ratios, side_by_side, write
 from torch import Tensor
 
 from htmuon.kernels import gram
-from htmuon.kernels.blocks import symmetric_product_blocks
+from htmuon.kernels.reference import symmetric_product_blocks
 
 SIZES = (256, 384, 512, 1024, 2048)
 # Square, and the short side of an MLP of a LLaMA.

@@ -1,6 +1,8 @@
 """A registry: the names by which users choose a part, and one sentence when a name is unknown."""
 
 import difflib
+import importlib
+import pkgutil
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
@@ -59,3 +61,13 @@ class Registry(Generic[T]):
     def items(self) -> list[tuple[str, T]]:
         """The registered (name, part) pairs, in the order of registration."""
         return list(self._parts.items())
+
+
+def import_all(package: str) -> None:
+    """Import every module of a room, so that the parts in it register themselves: a new part is one new file.
+
+    Args:
+        package: the room's name; what is imported already stays as it is.
+    """
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        importlib.import_module(f"{package}.{module.name}")

@@ -1,9 +1,11 @@
 """Names of the settings and of the types that several rooms share."""
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
+# A parameter group of an optimizer.
+Group = dict[str, Any]
 # What is remembered of a parameter between steps, by name.
 State = dict[str, Tensor]
 

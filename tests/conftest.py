@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+pytest_plugins = ("runs",)
+
 
 @pytest.fixture(autouse=True)
 def fixed_arithmetic():

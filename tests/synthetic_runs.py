@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from htmuon.recipes.config import DataConfig, OptimizerConfig, RunConfig
-from htmuon.recipes.files import write_json
-from htmuon.recipes.result import RunResult
+from htmuon._files import write_json
+from htmuon.data.text.text_config import TextConfig
+from htmuon.training.run_config import OptimizerConfig, RunConfig
+from htmuon.training.run_result import RunResult
 
 LAYER_TYPES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
 MLP_TYPES = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
@@ -46,11 +47,11 @@ def write_run(
             }
         )
         if step % (steps // 10) == 0:
-            lines.append({"kind": "evaluation", "step": step, "loss": loss, "documents": "report"})
+            lines.append({"kind": "evaluation", "step": step, "loss": loss, "split": "test"})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     config = RunConfig(
         recipe="llama-tiny",
-        data=DataConfig(sequence_length=100),
+        data=TextConfig(sequence_length=100),
         optimizer=OptimizerConfig(name=optimizer, lr=lr, adamw_lr=0.004),
         seed=seed,
         steps=steps,
@@ -62,7 +63,7 @@ def write_run(
     write_json(folder / "config.json", config.to_dict())
     result = RunResult(
         final_loss=math.nan if diverged else final_loss,
-        documents="report",
+        split="test",
         steps=steps,
         tokens=100 * steps,
         seconds_per_step=seconds,

@@ -30,15 +30,15 @@ def test_importing_the_library_loads_torch_and_nothing_heavier():
     assert not heavy & set(loaded)
 
 
-def test_only_layouts_and_recipes_know_of_ranks():
+def test_only_layouts_and_training_know_of_ranks():
     for path in PACKAGE.rglob("*.py"):
-        if path.relative_to(PACKAGE).parts[0] not in ("layouts", "recipes"):
+        if path.relative_to(PACKAGE).parts[0] not in ("layouts", "training"):
             assert not [name for name in imported(path) if name.startswith("torch.distributed")], path
 
 
 def test_matplotlib_is_imported_by_the_plots_and_the_report_alone():
     users = {path.name for path in PACKAGE.rglob("*.py") if any(n.startswith("matplotlib") for n in imported(path))}
-    assert {name for name in users if not name.endswith("figures.py")} <= {"plots.py", "report.py"}
+    assert {name for name in users if not name.endswith("figures.py")} <= {"plots.py"}
 
 
 def test_public_names_exist_and_are_documented():

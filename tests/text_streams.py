@@ -12,8 +12,9 @@ import pyarrow.parquet
 import tokenizers
 import torch
 
-from htmuon.recipes import RunConfig, StreamConfig
-from htmuon.recipes.llm.stream_task import StreamedModelling, StreamSource
+from htmuon.data.text.text_config import TextStreamConfig
+from htmuon.data.text.text_stream import StreamedModelling
+from htmuon.training.run_config import RunConfig
 
 WORDS = ["the", "of", "and", "to", "in", "that", "it", "is", "was", "for", "on", "are", "as", "with", "his", "they"]
 
@@ -64,9 +65,9 @@ def write_tokenizer(path: Path) -> Path:
     return path
 
 
-def path_of(data: StreamConfig, path: Path) -> StreamConfig:
+def path_of(data: TextStreamConfig, path: Path) -> TextStreamConfig:
     return dataclasses.replace(data, path=str(path))
 
 
 def open_task(run: RunConfig, tell: Callable[[str], None] = lambda _: None) -> StreamedModelling:
-    return StreamSource(run).open(torch.device("cpu"), None, tell)
+    return run.data.open(run).open(torch.device("cpu"), None, tell)

@@ -38,7 +38,7 @@ _MEANS, _PANELS = 40, 4000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class LawComparison:
     """A power law against another law on the same tail; numbers are NaN unless `status` is "ok".
 
     Attributes:
@@ -65,7 +65,7 @@ class Comparison:
         return _MESSAGES[self.status]
 
 
-def compare(eigenvalues: Tensor, fit: PowerLawFit) -> dict[Alternative, Comparison]:
+def compare(eigenvalues: Tensor, fit: PowerLawFit) -> dict[Alternative, LawComparison]:
     """Fit every alternative to the tail of a power-law fit and compare the likelihoods.
 
     `R = sum_i ln p(x_i) - ln q(x_i)` over the eigenvalues `x_i >= xmin`, p the power law, q the alternative. Its
@@ -96,7 +96,9 @@ def compare(eigenvalues: Tensor, fit: PowerLawFit) -> dict[Alternative, Comparis
             f"eigenvalues must be one-dimensional; got shape {tuple(eigenvalues.shape)}; compare one by one."
         )
     if not fit.ok:
-        return {name: Comparison(alternative=name, estimator=fit.estimator, status="no_fit") for name in ALTERNATIVES}
+        return {
+            name: LawComparison(alternative=name, estimator=fit.estimator, status="no_fit") for name in ALTERNATIVES
+        }
     values = eigenvalues.detach().to(device="cpu", dtype=torch.float64)
     t = (values[values >= fit.xmin] / fit.xmin).log()
     if len(t) != fit.tail_size:
@@ -111,12 +113,12 @@ def compare(eigenvalues: Tensor, fit: PowerLawFit) -> dict[Alternative, Comparis
     }
 
 
-def _truncated_power_law(t: Tensor, fit: PowerLawFit) -> Comparison:
+def _truncated_power_law(t: Tensor, fit: PowerLawFit) -> LawComparison:
     slope = fit.alpha - 1
     # Where the data have a mean no smaller than the power law's own, a cut-off only takes likelihood away.
     if slope > 1 and float(_exponential_of(t).mean()) >= 1 / (slope - 1):
         parameters = {"alpha": fit.alpha, "lambda": 0.0}
-        return Comparison(
+        return LawComparison(
             alternative="truncated_power_law",
             estimator=fit.estimator,
             parameters=parameters,
@@ -125,7 +127,7 @@ def _truncated_power_law(t: Tensor, fit: PowerLawFit) -> Comparison:
         )
     theta, log_density = _maximum_likelihood(t, _exponential_of)
     ratio = float((math.log(slope) - slope * t - log_density).sum())
-    return Comparison(
+    return LawComparison(
         alternative="truncated_power_law",
         estimator=fit.estimator,
         parameters={"alpha": 1 - theta[0], "lambda": -theta[1] / fit.xmin},
@@ -134,17 +136,17 @@ def _truncated_power_law(t: Tensor, fit: PowerLawFit) -> Comparison:
     )
 
 
-def _lognormal(t: Tensor, fit: PowerLawFit) -> Comparison:
+def _lognormal(t: Tensor, fit: PowerLawFit) -> LawComparison:
     # E t^2 of the power law; a lognormal that decays slower than one at xmin has it only as its limit.
     if float(t.square().mean()) >= 2 / (fit.alpha - 1) ** 2:
-        return Comparison(alternative="lognormal", estimator=fit.estimator, status="limit_is_power_law")
+        return LawComparison(alternative="lognormal", estimator=fit.estimator, status="limit_is_power_law")
     theta, log_density = _maximum_likelihood(t, torch.square)
     variance = -1 / (2 * theta[1])
     parameters = {"mu": theta[0] * variance + math.log(fit.xmin), "sigma": math.sqrt(variance)}
     return _vuong("lognormal", parameters, t, log_density, fit)
 
 
-def _exponential(t: Tensor, fit: PowerLawFit) -> Comparison:
+def _exponential(t: Tensor, fit: PowerLawFit) -> LawComparison:
     above = t.expm1()
     rate = 1 / float(above.mean())
     log_density = math.log(rate) - rate * above + t
@@ -153,12 +155,12 @@ def _exponential(t: Tensor, fit: PowerLawFit) -> Comparison:
 
 def _vuong(
     name: Alternative, parameters: Mapping[str, float], t: Tensor, log_density: Tensor, fit: PowerLawFit
-) -> Comparison:
+) -> LawComparison:
     slope = fit.alpha - 1
     terms = math.log(slope) - slope * t - log_density
     ratio = float(terms.sum())
     spread = math.sqrt(2 * len(t) * float(terms.var(correction=0)))
-    return Comparison(
+    return LawComparison(
         alternative=name,
         estimator=fit.estimator,
         parameters=parameters,

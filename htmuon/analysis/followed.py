@@ -1,4 +1,4 @@
-"""What a monitor looks at: the optimizer inside its wrappers, and the parameters that this optimizer has now."""
+"""What a monitor follows: the optimizer inside its wrappers, its parameters as they are now, the steps taken."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from htmuon.analysis.hidden import HiddenMatrix, check_whole
-from htmuon.optim.roles import unwrapped
+from htmuon.routing.roles import unwrapped
 
 # Under these names libraries keep the optimizer that they wrap: accelerate and DeepSpeed, SAM and its kin,
 # schedule-free, pytorch_optimizer, Opacus, Lightning.
@@ -85,7 +85,7 @@ def _is_hooked(optimizer: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Slot:
     """Where a parameter stands in an optimizer's groups, and its name there if it has one."""
 
     group: int
@@ -93,9 +93,9 @@ class _Place:
     name: str | None
 
 
-def _places(optimizer: torch.optim.Optimizer) -> dict[Tensor, _Place]:
+def _places(optimizer: torch.optim.Optimizer) -> dict[Tensor, _Slot]:
     return {
-        parameter: _Place(i, j, group["param_names"][j] if "param_names" in group else None)
+        parameter: _Slot(i, j, group["param_names"][j] if "param_names" in group else None)
         for i, group in enumerate(optimizer.param_groups)
         for j, parameter in enumerate(group["params"])
     }
@@ -132,7 +132,7 @@ class FollowedMatrices:
         self._places = places
         return self._matrices
 
-    def _followed(self, matrix: HiddenMatrix, places: dict[Tensor, _Place]) -> HiddenMatrix:
+    def _followed(self, matrix: HiddenMatrix, places: dict[Tensor, _Slot]) -> HiddenMatrix:
         if matrix.parameter in places:
             return matrix
         place = self._places.get(matrix.parameter)
@@ -147,7 +147,7 @@ class FollowedMatrices:
         check_whole(matrix.name, parameter)
         return replace(matrix, parameter=parameter)
 
-    def _successor(self, matrix: HiddenMatrix, place: _Place, places: dict[Tensor, _Place]) -> Tensor | None:
+    def _successor(self, matrix: HiddenMatrix, place: _Slot, places: dict[Tensor, _Slot]) -> Tensor | None:
         """The parameter that came in the place of a matrix's own; a frozen one, which left the optimizer, is its own.
 
         What was in the optimizer before is another matrix that has moved up.
@@ -165,3 +165,37 @@ class FollowedMatrices:
         except AttributeError:
             return None
         return parameter if only is None or parameter is only else None
+
+
+class StepCount:
+    """How many steps were taken.
+
+    A `torch.amp.GradScaler` calls the step of a fused optimizer also where gradients are not finite, and leaves it to
+    the device to skip it. Whether it did is kept there until somebody asks.
+
+    Args:
+        done: steps taken before.
+
+    Example:
+        >>> count = StepCount(5)
+        >>> count.add(torch.tensor(1.0)), count.add(torch.tensor(0.0)), count.at_most, count.taken()
+        (None, None, 7, 6)
+    """
+
+    def __init__(self, done: int) -> None:
+        self.at_most = done
+        self._skipped: list[Tensor] = []
+
+    def add(self, found_inf: Tensor | None) -> None:
+        """Count a call of `step`, skipped where the flag is above zero; None is a step that was taken."""
+        self.at_most += 1
+        if isinstance(found_inf, Tensor):
+            skipped = (found_inf.detach() > 0).to(torch.int64).sum()
+            self._skipped = [sum(self._skipped, skipped)]
+
+    def taken(self) -> int:
+        """The steps that were taken; waits for the device where some may have been skipped since it was last asked."""
+        for skipped in self._skipped:
+            self.at_most -= int(skipped)
+        self._skipped = []
+        return self.at_most

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from htmuon._typing import MatrixView
 from htmuon.analysis.rounding import rounding_level
-from htmuon.optim.routes import Route
-from htmuon.optim.routing import route
-from htmuon.optim.views import default_view, matrix_view
+from htmuon.routing.routes import Route
+from htmuon.routing.routing import route
+from htmuon.routing.views import default_view, matrix_view
 
 # torch's optimizers that add weight decay to the gradient. All others shrink the weights beside their update, save
 # those whose groups say `decoupled_weight_decay=False`.

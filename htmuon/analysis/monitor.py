@@ -14,11 +14,10 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-from htmuon.analysis.followed import FollowedMatrices, inner_model, inner_optimizer
+from htmuon.analysis.followed import FollowedMatrices, StepCount, inner_model, inner_optimizer
 from htmuon.analysis.hidden import LastUpdate, hidden_matrices, momentum_of
 from htmuon.analysis.record_log import Record, RecordLog, read_records
 from htmuon.analysis.spectral_records import RecordKind, spectral_records
-from htmuon.analysis.step_count import StepCount
 from htmuon.analysis.tensorboard import ScalarWriter, summary_writer, write_scalars
 
 

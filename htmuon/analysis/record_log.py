@@ -1,12 +1,13 @@
 """A log of JSON lines, in the order of their steps, that outlives a kill and goes on after a resume."""
 
 import json
-import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from htmuon._files import finite
 
 Record = dict[str, Any]
 _BEGINNING = b'{"step": '  # of every line
@@ -93,12 +94,3 @@ def _check_ours(path: Path) -> None:
         raise ValueError(
             f"{path} must be a log of JSON lines with a step each; its first line is none. Choose another."
         )
-
-
-def finite(value: Any) -> Any:
-    """`value` (a nest of dicts and lists) with None for each float that is not finite, for which JSON has no word."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

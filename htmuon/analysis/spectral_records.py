@@ -1,4 +1,4 @@
-"""Plain numbers about the spectra of a step: one record for each kind of tensor and matrix, as JSON can hold it."""
+"""The spectra of a step as plain numbers that JSON can hold, and all singular values of a finished run."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from htmuon.analysis.hidden import HiddenMatrix
+from htmuon.analysis.hidden import HiddenMatrix, LastUpdate, hidden_matrices
 from htmuon.analysis.matrix_analysis import MatrixAnalysis, analyze_matrices
 from htmuon.analysis.record_log import Record
 
@@ -81,3 +81,23 @@ def _record(step: int, analysis: MatrixAnalysis) -> Record:
         **{key: float(f"{number:.6g}") for key, number in numbers.items()},
         "spikes": analysis.spikes,
     }
+
+
+def run_spectra(initial: torch.nn.Module, final: torch.nn.Module, last_update: LastUpdate) -> dict[str, Tensor]:
+    """All singular values of a finished run, under "initial_weights/<name>", "weights/<name>" and "updates/<name>".
+
+    Each is float32 `[*batch, min(out, in)]` on the CPU, descending.
+    """
+    spectra = {}
+    for kind, model in (("initial_weights", initial), ("weights", final)):
+        for matrix in hidden_matrices(model):
+            spectra[f"{kind}/{matrix.name}"] = _singular_values(matrix, matrix.parameter)
+    updates = last_update.directions()
+    for matrix in hidden_matrices(final):
+        spectra[f"updates/{matrix.name}"] = _singular_values(matrix, updates[matrix.name])
+    return spectra
+
+
+def _singular_values(matrix: HiddenMatrix, values: Tensor) -> Tensor:
+    sigma: Tensor = torch.linalg.svdvals(matrix.matrix(values.cpu().double()))
+    return sigma.float()

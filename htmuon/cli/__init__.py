@@ -4,9 +4,9 @@ import os
 import sys
 from collections.abc import Sequence
 
+from htmuon._extras import require
 from htmuon._registry import unknown_name
-from htmuon.recipes import TrainingStoppedError
-from htmuon.recipes.extras import require
+from htmuon.training.loop import TrainingStoppedError
 
 _HELP = """\
 usage: htmuon COMMAND ...

@@ -14,17 +14,16 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-import htmuon.recipes  # noqa: F401  # the recipes register themselves there
+from htmuon._extras import require
 from htmuon.analysis import ESTIMATORS, Estimator
+from htmuon.checkpoints import Analysis, AnalyzeConfig, analyze
+from htmuon.checkpoints.alpha_summary import reasons, sentences
+from htmuon.checkpoints.alpha_table import layer_table, short_name, type_table
+from htmuon.checkpoints.analyze import Report
+from htmuon.checkpoints.output import write_analysis_csv, write_analysis_json
 from htmuon.cli.arguments import parse
-from htmuon.recipes.analyze import Analysis, AnalyzeConfig, analyze
-from htmuon.recipes.analyze.output import write_analysis_csv, write_analysis_json
-from htmuon.recipes.analyze.run import Report
-from htmuon.recipes.analyze.summary import reasons, sentences
-from htmuon.recipes.analyze.table import layer_table, short_name, type_table
-from htmuon.recipes.config import RunConfig
-from htmuon.recipes.extras import require
-from htmuon.recipes.registry import RECIPES
+from htmuon.recipes import RECIPES
+from htmuon.training.run_config import RunConfig
 
 # Between the lines of progress where the output is no terminal.
 _SECONDS_BETWEEN_LINES = 10.0
@@ -178,10 +177,10 @@ def _written(given: AnalyzeArguments, analysis: Analysis, command: str) -> Itera
         write_analysis_json(given.json, analysis, command)
         yield given.json
     if given.out is not None:
-        from htmuon.recipes.analyze.page import write_page
+        from htmuon.checkpoints.checkpoint_page import write_page
 
         yield write_page(given.out, analysis, command)
     if given.plots is not None:
-        from htmuon.recipes.analyze.page import write_figures
+        from htmuon.checkpoints.checkpoint_page import write_figures
 
         yield write_figures(given.plots, analysis)

@@ -10,8 +10,8 @@ from typing import Any, TypeVar, cast, get_type_hints
 
 import tyro
 
-from htmuon.recipes.config import RunConfig
-from htmuon.recipes.registry import RECIPES
+from htmuon.recipes import RECIPES
+from htmuon.training.run_config import RunConfig
 
 T = TypeVar("T")
 
@@ -24,8 +24,6 @@ def recipe_of(arguments: Sequence[str]) -> tuple[RunConfig, list[str]]:
     Raises:
         ValueError: no recipe is named, or it is unknown.
     """
-    import htmuon.recipes  # noqa: F401  # the recipes register themselves there
-
     named = bool(arguments) and not arguments[0].startswith("-")
     if not named and not {"-h", "--help"} & set(arguments):
         raise ValueError(f"the name of a recipe must come first; choose one of {', '.join(RECIPES)}.")

@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-import htmuon.recipes  # noqa: F401  # the recipes register themselves there
+from htmuon._files import write_json
+from htmuon.bench import BenchConfig, BenchResult, bench
+from htmuon.bench.bench_config import Dtype
+from htmuon.bench.bench_table import below, heads, rows, title
 from htmuon.cli.arguments import parse
-from htmuon.recipes.bench import BenchConfig, BenchResult, bench
-from htmuon.recipes.bench.config import Dtype
-from htmuon.recipes.bench.table import below, plain_table, rich_table
-from htmuon.recipes.config import RunConfig
-from htmuon.recipes.files import write_json
-from htmuon.recipes.registry import RECIPES
+from htmuon.recipes import RECIPES
+from htmuon.reporting.tables import plain_table, rich_table
+from htmuon.training.run_config import RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ def run(arguments: Sequence[str]) -> None:
 
 def _show(console: Console, result: BenchResult) -> None:
     if console.is_terminal:
-        console.print(rich_table(result))
+        console.print(rich_table(heads(result), rows(result), title=title(result)))
     else:
-        print(plain_table(result))
+        print(title(result), "", plain_table(heads(result), rows(result)), sep="\n")
     print("", *below(result), sep="\n")

@@ -1,19 +1,18 @@
 """`htmuon compare`: train one recipe with several optimizers and report who wins."""
 
-import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from htmuon.cli.arguments import parse, recipe_of, run_settings
-from htmuon.recipes.compare import compare
-from htmuon.recipes.compare_config import DEFAULT_OPTIMIZERS, CompareConfig, LearningRates
-from htmuon.recipes.config import RunConfig
-from htmuon.recipes.confirm import confirmation
-from htmuon.recipes.learning_rates import GridConfig
-from htmuon.recipes.sweep import expand
-from htmuon.recipes.terminal import plain_table, terminal_display
+from htmuon.cli.terminal import result_table, terminal_display
+from htmuon.compare.compare_config import DEFAULT_OPTIMIZERS, CompareConfig, LearningRates
+from htmuon.compare.comparing import compare
+from htmuon.compare.confirm import confirmation
+from htmuon.compare.learning_rates import GridConfig
+from htmuon.compare.sweep import expand
+from htmuon.training.run_config import RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,14 +67,13 @@ class CompareArguments:
 def run(arguments: Sequence[str]) -> None:
     """Run the command with the arguments after `compare`."""
     recipe, rest = recipe_of(arguments)
-    own = {"recipe", "optimizer", "seed", "evaluate_on"}
+    own = {"recipe", "optimizer", "seed", "split"}
     given = parse(CompareArguments, recipe, rest, prog=f"htmuon compare {recipe.recipe}", without=own)
     config = _new(given, recipe) if given.confirm is None else _confirming(given, given.confirm, recipe)
     command = shlex.join(["htmuon", "compare", *arguments])
     with terminal_display() as display:
-        summaries = compare(config, command=command, save_tuned=given.save_tuned, display=display)
-    sentences = json.loads((config.out / "summary.json").read_text(encoding="utf-8"))["verdict"]
-    print("", plain_table(summaries), "", *sentences, "", f"Report: {config.out / 'report.html'}", sep="\n")
+        result = compare(config, command=command, save_tuned=given.save_tuned, display=display)
+    print("", result_table(result.summaries), "", *result.verdict, "", f"Report: {result.report}", sep="\n")
 
 
 def _new(given: CompareArguments, recipe: RunConfig) -> CompareConfig:

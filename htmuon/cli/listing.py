@@ -3,14 +3,13 @@
 from collections.abc import Iterable
 from typing import Any
 
-import htmuon.recipes  # noqa: F401  # the recipes register themselves there
 from htmuon._registry import Registry
 from htmuon._typing import NORMALIZATIONS
+from htmuon.baselines.packaged import BASELINES
+from htmuon.baselines.specs import ADAMW, AdamW, settings_of
 from htmuon.linalg import METHODS
 from htmuon.optim import OPTIMIZERS, POWER_SCHEDULES
-from htmuon.recipes.baselines import BASELINES
-from htmuon.recipes.optimizers import ADAMW, AdamW, settings_of
-from htmuon.recipes.registry import RECIPES
+from htmuon.recipes import RECIPES
 from htmuon.spectral import MAPS
 
 _NORMALIZATION_LINES = {

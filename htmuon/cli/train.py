@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from htmuon.cli.arguments import parse, recipe_of, run_settings
-from htmuon.recipes.parallel import rank_of_process, was_restarted
-from htmuon.recipes.run_folder import RunFolder
-from htmuon.recipes.terminal import terminal_display
-from htmuon.recipes.trainer import train
+from htmuon.cli.terminal import terminal_display
+from htmuon.training.launch import rank_of_process, was_restarted
+from htmuon.training.run_folder import RunFolder
+from htmuon.training.train import train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ def run(arguments: Sequence[str]) -> int:
     if result.diverged:
         print(
             f"diverged after {result.steps} of {config.steps} steps, {result.skipped_steps} of them skipped for "
-            f"gradients that are not finite; {result.documents} loss {result.final_loss:.4f}. "
+            f"gradients that are not finite; {result.split} loss {result.final_loss:.4f}. "
             "Use a smaller --optimizer.lr."
         )
         return 1
@@ -60,7 +60,7 @@ def run(arguments: Sequence[str]) -> int:
     if result.unreadable_samples:
         print(f"{result.unreadable_samples} samples could not be read and were left out; messages above name examples.")
     print(
-        f"{'already finished: ' if finished else ''}{result.documents} loss {result.final_loss:.4f}, "
+        f"{'already finished: ' if finished else ''}{result.split} loss {result.final_loss:.4f}, "
         f"{quality}, {1e3 * result.seconds_per_step:.3g} ms per step "
         f"({100 * result.optimizer_share:.0f} % optimizer, {100 * data:.0f} % waiting for data): {given.out}"
     )

@@ -6,8 +6,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from htmuon.kernels.blocks import symmetric_product_blocks
-from htmuon.kernels.reference import symmetric_product_reference
+from htmuon.kernels.reference import symmetric_product_blocks, symmetric_product_reference
 from htmuon.kernels.tiles import WHOLE_TILES
 
 # From here on blocks are faster than one product (benchmarks/results/symmetric_product.json: one thread; many threads

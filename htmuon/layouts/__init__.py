@@ -1,8 +1,7 @@
 """Where a whole matrix is assembled."""
 
 from htmuon.layouts.agreement import agree, check_alike
-from htmuon.layouts.base import Bracket, Layout, Stack, Stages
-from htmuon.layouts.owners import Ledger
+from htmuon.layouts.base import Bracket, Layout, LoadBalancer, Stack, Stages
 from htmuon.layouts.select import (
     Layouts,
     allocate,
@@ -19,7 +18,7 @@ __all__ = [
     "Bracket",
     "Layout",
     "Layouts",
-    "Ledger",
+    "LoadBalancer",
     "Single",
     "Stack",
     "Stages",

@@ -14,7 +14,7 @@ from htmuon.layouts.payload import inverse, pack, take, unpack
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-    from htmuon.layouts.owners import Ledger
+    from htmuon.layouts.base import LoadBalancer
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Replicated:
         """That of the layout inside."""
         return self.inner.bracket_shape(shape)
 
-    def apply(self, stack: Stack, ledger: "Ledger") -> Stages[tuple[Tensor, State]]:
+    def apply(self, stack: Stack, ledger: "LoadBalancer") -> Stages[tuple[Tensor, State]]:
         """Compute what this rank owns, and exchange the results."""
         owners = ledger.owners(self.group, len(stack.direction), stack.cost)
         places = [[k for k, owner in enumerate(owners) if owner == rank] for rank in range(self.group.size())]

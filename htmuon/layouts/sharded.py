@@ -16,7 +16,7 @@ from htmuon.layouts.single import slice_lengths
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-    from htmuon.layouts.owners import Ledger
+    from htmuon.layouts.base import LoadBalancer
 
 Shape = tuple[int, ...]
 # The divisions of a dim that were made before, each as the number of ranks and the number of this one.
@@ -81,7 +81,7 @@ class Sharded:
         """That of the layout inside."""
         return self.inner.bracket_shape(shape)
 
-    def apply(self, stack: Stack, ledger: "Ledger") -> Stages[tuple[Tensor, State]]:
+    def apply(self, stack: Stack, ledger: "LoadBalancer") -> Stages[tuple[Tensor, State]]:
         """Send slices to the owners of their matrices, compute, and send slices of the updates back."""
         ranks, me = self.group.size(), self.group.rank()
         owners = ledger.owners(self.group, len(stack.direction), stack.cost)

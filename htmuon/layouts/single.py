@@ -11,7 +11,7 @@ from htmuon.layouts.base import Stack, Stages
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-    from htmuon.layouts.owners import Ledger
+    from htmuon.layouts.base import LoadBalancer
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Single:
             lengths[dim] = slice_lengths(lengths[dim], ranks)[rank]
         return tuple(lengths)
 
-    def apply(self, stack: Stack, ledger: "Ledger") -> Stages[tuple[Tensor, State]]:
+    def apply(self, stack: Stack, ledger: "LoadBalancer") -> Stages[tuple[Tensor, State]]:
         """Run the bracket as it is."""
         yield from ()
         if stack.direction.numel() == 0:

@@ -1,8 +1,7 @@
 """How a function of the singular values is computed: pure functions on stacks `[*batch, m, n]`."""
 
-from htmuon.linalg.base import METHODS, Accuracy, Mapped, Method, ScalarFunction
+from htmuon.linalg.base import METHODS, Accuracy, Axis, Family, Mapped, Method, ScalarFunction
 from htmuon.linalg.eigh import Eigh
-from htmuon.linalg.families import Axis, Family
 from htmuon.linalg.newton_schulz import NewtonSchulz
 from htmuon.linalg.polynomial import Polynomial
 from htmuon.linalg.select import check_method, select_method

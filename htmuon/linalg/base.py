@@ -10,6 +10,8 @@ every `g` (the convention of the pseudo-inverse, which makes negative powers fin
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
 import torch
@@ -17,7 +19,38 @@ from torch import Tensor
 
 from htmuon._registry import Registry
 from htmuon._typing import Precision, State
-from htmuon.linalg.families import Family
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The grid of one parameter.
+
+    Attributes:
+        low: its smallest value.
+        high: its largest value.
+        count: how many points, evenly spaced, with both ends.
+    """
+
+    low: float
+    high: float
+    count: int
+
+    def points(self) -> Tensor:
+        """All points, float64."""
+        return torch.linspace(self.low, self.high, self.count, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Family:
+    """Functions of a relative singular value that differ in parameters.
+
+    Attributes:
+        function: `f(x, *theta)`, elementwise on float64 tensors that broadcast against each other, never zero.
+        axes: the range and grid of each parameter; none for a single function.
+    """
+
+    function: Callable[..., Tensor]
+    axes: tuple[Axis, ...] = ()
 
 
 class ScalarFunction(Protocol):
@@ -151,24 +184,12 @@ def refuse_settings(method: str, levels: int | None, precision: Precision | None
             )
 
 
-def host_may_look(tensor: Tensor) -> bool:
-    """Whether reading a value costs nothing: an accelerator would have to be waited for, a compiled graph be broken."""
-    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
-def known(power: float | Tensor | None) -> float | None:
-    """The value of an exponent, if it is a number or the host may look."""
-    if isinstance(power, Tensor):
-        return power.item() if host_may_look(power) else None
-    return power
-
-
 def widest(device: torch.device) -> torch.dtype:
     """float64 where the device has it (Apple's MPS has not), float32 elsewhere."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def working(dtype: torch.dtype) -> torch.dtype:
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype of results: float64 stays float64, everything narrower is worked on in float32."""
     return torch.promote_types(dtype, torch.float32)
 
@@ -179,7 +200,7 @@ def short_side_first(matrix: Tensor) -> tuple[Tensor, bool]:
     return (matrix.mT if tall else matrix), tall
 
 
-def positive(value: Tensor) -> Tensor:
+def safe_divisor(value: Tensor) -> Tensor:
     """`value`, with 1 where it is zero: a divisor that leaves zero matrices zero."""
     return torch.where(value > 0, value, torch.ones_like(value))
 
@@ -189,8 +210,8 @@ def unit_scale(matrix: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
     The scale is a power of two, so that dividing by it rounds nothing.
     """
-    wide = working(matrix.dtype)
-    largest = positive(torch.linalg.vector_norm(matrix, ord=torch.inf, dim=(-2, -1), keepdim=True).to(wide))
+    wide = compute_dtype(matrix.dtype)
+    largest = safe_divisor(torch.linalg.vector_norm(matrix, ord=torch.inf, dim=(-2, -1), keepdim=True).to(wide))
     scale = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent - 1)
     if dtype == torch.bfloat16 and wide == torch.float32:
         # The range of float32 is that of bfloat16: rounded first, there is no float32 copy on the way.
@@ -210,7 +231,7 @@ def direction_weights(sigma: Tensor, function: ScalarFunction, cutoff: float) ->
         `g(sigma / sigma_1)` as `[*batch, r]`, `sigma_1` and the rank as `[*batch, 1, 1]`.
     """
     sigma_1 = sigma.amax(dim=-1, keepdim=True)
-    relative = sigma / positive(sigma_1)
+    relative = sigma / safe_divisor(sigma_1)
     kept = relative > cutoff
     # The clamp keeps x^p finite where the result is thrown away.
     weights = torch.where(kept, function(relative.clamp(min=cutoff)), 0.0)

@@ -10,12 +10,12 @@ from htmuon.linalg.base import (
     Mapped,
     Method,
     ScalarFunction,
+    compute_dtype,
     direction_weights,
-    positive,
+    safe_divisor,
     short_side_first,
     unit_scale,
     widest,
-    working,
 )
 from htmuon.linalg.strips import multiplied, overwritten, strips, total
 
@@ -41,7 +41,7 @@ class Eigh(Method):
     def __call__(self, matrix: Tensor, function: ScalarFunction) -> Mapped:
         """Apply `function` to the relative singular values."""
         wide, tall = short_side_first(matrix)
-        dtype, double = working(matrix.dtype), widest(matrix.device)
+        dtype, double = compute_dtype(matrix.dtype), widest(matrix.device)
         scaled, scale = unit_scale(wide, dtype)
         # What is wide is in float64 strip by strip: a whole copy would be twice the matrix.
         pieces = strips(scaled)
@@ -56,7 +56,7 @@ class Eigh(Method):
         cutoff = max(torch.finfo(double).eps * max(matrix.shape[-2:]), torch.finfo(dtype).eps)
         weights, sigma_1, rank = direction_weights(sigma, function, cutoff)
         # On the columns of U rather than on the rows of B, of which there is as much or more.
-        mapped = multiplied((u * (weights / positive(sigma)).unsqueeze(-2)).to(dtype), rotated)
+        mapped = multiplied((u * (weights / safe_divisor(sigma)).unsqueeze(-2)).to(dtype), rotated)
         return Mapped(mapped.mT if tall else mapped, (sigma_1 * scale).to(dtype), rank)
 
     def accuracy(self, matrix: Tensor, power: float) -> Accuracy:

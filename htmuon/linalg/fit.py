@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from htmuon.linalg.families import Family
+from htmuon.linalg.base import Family
 from htmuon.linalg.levels import Levels
 
 # Lawson's algorithm: this many reweighted least-squares problems. More improve the largest error by less than a tenth.

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from htmuon._checks import known
 from htmuon.kernels import aligned, gram
 from htmuon.linalg.base import (
     METHODS,
@@ -14,14 +15,51 @@ from htmuon.linalg.base import (
     Mapped,
     Method,
     ScalarFunction,
-    known,
-    positive,
+    compute_dtype,
+    safe_divisor,
     short_side_first,
     unit_scale,
     widest,
-    working,
 )
-from htmuon.linalg.norms import spectral_norm_of_gram
+
+SQUARINGS = 3
+
+
+def spectral_norm_of_gram(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """An estimate of the largest eigenvalue of a Gram matrix, and an upper bound that is never below it.
+
+    Three squarings give `B = A^8` (scaled by the trace at every step, so nothing overflows). The bound is
+    `norm_F(A^8)^(1/8) <= lambda_1 r^(1/16)`. The estimate is the Rayleigh quotient of `B^2 b`, `b` the column of `B`
+    with the largest diagonal entry: 24 power iterations from a start that contains the first direction.
+
+    Args:
+        gram: `[*batch, m, m]`, symmetric positive semi-definite, of moderate scale.
+
+    Returns:
+        `(estimate, bound)`, both `[*batch, 1, 1]`; zero for a zero matrix. The estimate is below `lambda_1` by at most
+        a few percent, and only where the leading eigenvalues are that close to each other.
+
+    Example:
+        >>> estimate, bound = spectral_norm_of_gram(torch.diag(torch.tensor([4.0, 1.0, 0.25])))
+        >>> round(estimate.item(), 3), round(bound.item(), 3)
+        (4.0, 4.0)
+    """
+    power, scale = gram, torch.ones_like(gram[..., :1, :1])
+    for squaring in range(SQUARINGS + 1):
+        trace = power.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+        scale = scale * safe_divisor(trace) ** (0.5**squaring)
+        power = power / safe_divisor(trace)
+        if squaring < SQUARINGS:
+            power = power @ power
+    exponent = 2**SQUARINGS
+    # Now A^8 = scale^8 * power, with the trace of `power` equal to 1.
+    bound = scale * torch.linalg.matrix_norm(power, keepdim=True) ** (1 / exponent)
+    largest = power.diagonal(dim1=-2, dim2=-1).argmax(-1)[..., None, None]
+    vector = power.gather(-1, largest.expand(*power.shape[:-1], 1))
+    vector = power @ (power @ vector)
+    quotient = (vector * (gram @ vector)).sum(-2, keepdim=True) / safe_divisor((vector * vector).sum(-2, keepdim=True))
+    return quotient, torch.maximum(bound, quotient)
+
 
 # Keller Jordan's quintic (https://kellerjordan.github.io/posts/muon/), the default of torch.optim.Muon.
 QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -118,7 +156,7 @@ class NewtonSchulz(Method):
         x, scale = unit_scale(wide, torch.bfloat16)
         norm = torch.linalg.matrix_norm(x, keepdim=True)
         rank = torch.where(norm > 0, wide.shape[-2], 0)
-        x = x.div_(positive(torch.maximum(norm, (self.eps / scale).to(norm.dtype))))
+        x = x.div_(safe_divisor(torch.maximum(norm, (self.eps / scale).to(norm.dtype))))
         # Under one name, so that no more than two of them are in memory. One alone is no stack: a CPU multiplies one in
         # bfloat16 half as fast as a matrix.
         x = aligned(x.reshape(-1, *wide.shape[-2:])).squeeze(0)
@@ -128,7 +166,7 @@ class NewtonSchulz(Method):
             outer = gram(x)
             step = add_product(outer, outer, outer, beta=b, alpha=c)
             x = add_product(x, step, x, beta=a)
-        dtype = working(wide.dtype)
+        dtype = compute_dtype(wide.dtype)
         mapped = x[..., : wide.shape[-2], : wide.shape[-1]].reshape(wide.shape).to(dtype)
         return Mapped(mapped, norm.to(dtype) * scale.to(dtype), rank)
 
@@ -142,11 +180,11 @@ class NewtonSchulz(Method):
         scaled, scale = unit_scale(wide, widest(wide.device))
         outer = gram(scaled)
         estimate, bound = spectral_norm_of_gram(outer)
-        root, inverse = nested_root(outer / positive(bound), roots)
-        polar = inverse @ (scaled / positive(bound).sqrt())
-        mapped = root @ polar * (positive(bound) / positive(estimate)) ** (0.5**roots)
+        root, inverse = nested_root(outer / safe_divisor(bound), roots)
+        polar = inverse @ (scaled / safe_divisor(bound).sqrt())
+        mapped = root @ polar * (safe_divisor(bound) / safe_divisor(estimate)) ** (0.5**roots)
         rank = torch.linalg.matrix_norm(polar, keepdim=True).square().round()
-        dtype = working(wide.dtype)
+        dtype = compute_dtype(wide.dtype)
         return Mapped(mapped.to(dtype), (estimate.sqrt() * scale).to(dtype), rank)
 
     def accuracy(self, matrix: Tensor, power: float) -> Accuracy:

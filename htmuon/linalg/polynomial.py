@@ -8,22 +8,22 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from htmuon._checks import known
 from htmuon._registry import unknown_name
 from htmuon._typing import PRECISIONS, Precision
 from htmuon.kernels import aligned, aligned_sides, computes_half, gram, multiplies_float16, symmetric_product
 from htmuon.linalg.base import (
     METHODS,
     Accuracy,
+    Family,
     Mapped,
     Method,
     ScalarFunction,
-    known,
-    positive,
+    compute_dtype,
+    safe_divisor,
     short_side_first,
     unit_scale,
-    working,
 )
-from htmuon.linalg.families import Family
 from htmuon.linalg.fit import Fit, fit, member_error, minimax_weights
 from htmuon.linalg.levels import LEVELS, Levels
 from htmuon.linalg.plan import Plan, cheapest
@@ -90,14 +90,14 @@ def start(scaled: Tensor, dtype: torch.dtype) -> tuple[Start, Tensor]:
     """Normalize a stack with entries of moderate size, in its memory; the second result is what it was divided by."""
     # With this norm the entries of A and of A^2 are in the range of float16 for every spectrum, a flat one included.
     target = scaled.shape[-2] ** 0.25
-    scale = positive(torch.linalg.matrix_norm(scaled, keepdim=True)) / target
+    scale = safe_divisor(torch.linalg.matrix_norm(scaled, keepdim=True)) / target
     matrix = aligned((scaled / scale if scaled.requires_grad else scaled.div_(scale)).to(dtype))
     outer = gram(matrix)
     square = symmetric_product(outer, outer)
-    wide = working(dtype)
+    wide = compute_dtype(dtype)
     # Rounding of A can push its eigenvalues up, by a few units in the last place of their largest.
     slack = 1 + 4 * torch.finfo(dtype).eps
-    bound = positive(torch.linalg.vector_norm(square, dim=(-2, -1), keepdim=True, dtype=wide)).sqrt() * slack
+    bound = safe_divisor(torch.linalg.vector_norm(square, dim=(-2, -1), keepdim=True, dtype=wide)).sqrt() * slack
     begun = Start(
         matrix=matrix,
         gram=(outer / bound).to(dtype),
@@ -123,18 +123,18 @@ def top_eigenvalue(outer: Tensor, square: Tensor, dtype: torch.dtype) -> Tensor:
 
     def quotient(product: Tensor) -> Tensor:
         """The larger Rayleigh quotient of the two vectors."""
-        shares = (vectors * product).sum(-2, keepdim=True) / positive(vectors.square().sum(-2, keepdim=True))
+        shares = (vectors * product).sum(-2, keepdim=True) / safe_divisor(vectors.square().sum(-2, keepdim=True))
         return shares.amax(-1, keepdim=True)
 
     for _ in range(POWER_STEPS):
         vectors = times(square, vectors)
-        vectors = vectors / positive(vectors.norm(dim=-2, keepdim=True))
+        vectors = vectors / safe_divisor(vectors.norm(dim=-2, keepdim=True))
     product = times(square, vectors)
-    edge = positive(quotient(product))
+    edge = safe_divisor(quotient(product))
     before, vectors = vectors, (2 / edge) * product - vectors
     for _ in range(CHEBYSHEV_STEPS - 1):
         following = (4 / edge) * times(square, vectors) - 2 * vectors - before
-        size = positive(following.norm(dim=-2, keepdim=True))
+        size = safe_divisor(following.norm(dim=-2, keepdim=True))
         before, vectors = vectors / size, following / size
     return quotient(times(outer, vectors))
 
@@ -156,7 +156,7 @@ def nested(begun: Start, levels: Levels, weights: Weights, plan: Plan) -> tuple[
     Returns:
         Y as `[batch, m, n]`, and the traces of all `A_k` and of `A_L^2` as `[batch, L + 2]`.
     """
-    wide = working(begun.matrix.dtype)
+    wide = compute_dtype(begun.matrix.dtype)
     lift = 1 / begun.bound
     outers, steps, matrices = [begun.gram], [], {0: begun.matrix}
     last = max(plan.restarts, default=0)
@@ -355,10 +355,12 @@ class Polynomial(Method):
         fitted = function if isinstance(function, Fitted) else self.prepare(function, matrix.device)
         wide, tall = short_side_first(matrix)
         dtype = self._dtype(matrix)
-        scaled, scale = unit_scale(wide.flatten(end_dim=-3) if wide.ndim > 2 else wide.unsqueeze(0), working(dtype))
+        scaled, scale = unit_scale(
+            wide.flatten(end_dim=-3) if wide.ndim > 2 else wide.unsqueeze(0), compute_dtype(dtype)
+        )
         begun, normalizer = start(scaled, dtype)
-        ratio = (begun.bound / positive(begun.sigma_1)).flatten()
-        stable_rank = (begun.norm / positive(begun.sigma_1)).square().flatten()
+        ratio = (begun.bound / safe_divisor(begun.sigma_1)).flatten()
+        stable_rank = (begun.norm / safe_divisor(begun.sigma_1)).square().flatten()
         parameters, factor = fitted.parameters(ratio, stable_rank)
         weights = Weights.of(fitted.fit.weights(fitted.table, *parameters), dtype)
         mapped, traces = nested(begun, LEVELS[self.levels], weights, self.plan(wide.shape, matrix.device))
@@ -366,7 +368,7 @@ class Polynomial(Method):
         mapped *= factor[:, None, None] if isinstance(factor, Tensor) else factor
         rank = (traces @ fitted.rank_weights.to(traces.dtype)).round().clamp(max=wide.shape[-2])
         batch = wide.shape[:-2]
-        result = working(matrix.dtype)
+        result = compute_dtype(matrix.dtype)
         mapped = mapped.to(result).reshape(wide.shape)
         return Mapped(
             mapped.mT if tall else mapped,
@@ -393,7 +395,7 @@ class Polynomial(Method):
     def _dtype(self, matrix: Tensor) -> torch.dtype:
         """Of the products; float64 matrices stay float64 unless a half precision is asked for."""
         precision = self._precision(matrix.device)
-        return working(matrix.dtype) if precision == "float32" else getattr(torch, precision)
+        return compute_dtype(matrix.dtype) if precision == "float32" else getattr(torch, precision)
 
 
 METHODS.register(Polynomial.name)(Polynomial())

@@ -11,6 +11,7 @@ for V is square and orthogonal: only `M V` touches the long side, everything els
 import torch
 from torch import Tensor
 
+from htmuon._checks import host_may_look
 from htmuon._typing import State
 from htmuon.kernels import gram
 from htmuon.linalg.base import (
@@ -19,12 +20,11 @@ from htmuon.linalg.base import (
     Mapped,
     Method,
     ScalarFunction,
+    compute_dtype,
     direction_weights,
-    host_may_look,
-    positive,
+    safe_divisor,
     unit_scale,
     widest,
-    working,
 )
 
 # One step leaves two to three times the error of two in training, and more than three times at the start, where the
@@ -94,7 +94,7 @@ def triangular_factor(columns: Tensor) -> Tensor:
     """
     lengths = column_lengths(columns)
     noise = CUTOFF * torch.finfo(columns.dtype).eps * lengths.amax(-1, keepdim=True)
-    lengths = positive(torch.maximum(lengths, noise))
+    lengths = safe_divisor(torch.maximum(lengths, noise))
     unit = columns / lengths
     factor, failed = shifted_cholesky(unit, SHIFT)
     factor = torch.where(failed, identity_like(factor), factor)
@@ -122,7 +122,7 @@ def orthonormal(matrix: Tensor, otherwise: Tensor) -> Tensor:
     """
     q = matrix
     for shift in (SHIFT, SHIFT, 0.0):
-        unit = q / positive(column_lengths(q))
+        unit = q / safe_divisor(column_lengths(q))
         factor, _ = shifted_cholesky(unit, shift)
         q = torch.linalg.solve_triangular(factor, unit, upper=True, left=False)
     error = (gram(q.mT) - identity_like(q)).abs().amax(dim=(-2, -1), keepdim=True)
@@ -183,14 +183,14 @@ def mapped_in(basis: Tensor, tall: Tensor, function: ScalarFunction) -> Mapped:
     squares = inner.diagonal(dim1=-2, dim2=-1)
     sigma = squares.sqrt()
     weights, sigma_1, rank = direction_weights(sigma, function, CUTOFF * torch.finfo(tall.dtype).eps)
-    phi = weights / positive(sigma)
+    phi = weights / safe_divisor(sigma)
     gap = squares.unsqueeze(-1) - squares.unsqueeze(-2)
     rise = (phi.unsqueeze(-1) - phi.unsqueeze(-2)) * gap.sign()
-    core = torch.diag_embed(phi) + rise * inner / positive(torch.hypot(gap, inner))
+    core = torch.diag_embed(phi) + rise * inner / safe_divisor(torch.hypot(gap, inner))
     mapped = columns @ (core @ basis.mT)
     norm = torch.linalg.matrix_norm(mapped, keepdim=True)
     allowed = torch.linalg.vector_norm(weights, dim=-1)[..., None, None]
-    return Mapped(mapped * (allowed / positive(norm)).clamp(max=1), sigma_1, rank)
+    return Mapped(mapped * (allowed / safe_divisor(norm)).clamp(max=1), sigma_1, rank)
 
 
 class Streaming(Method):
@@ -223,7 +223,7 @@ class Streaming(Method):
         """Apply `function` to the relative singular values, from an exact basis."""
         tall, _ = unit_scale(long_side_first(matrix)[0], widest(matrix.device))
         ascending = torch.linalg.eigh(gram(tall.mT)).eigenvectors
-        basis = ascending.flip(-1).to(working(matrix.dtype))
+        basis = ascending.flip(-1).to(compute_dtype(matrix.dtype))
         mapped, _ = self.advance(matrix, function, {"right_basis": basis})
         return mapped
 
@@ -244,7 +244,7 @@ class Streaming(Method):
             The mapped matrix, and the state with the new basis in the dtype of the old one.
         """
         tall, wide = long_side_first(matrix)
-        tall, scale = unit_scale(tall, working(matrix.dtype))
+        tall, scale = unit_scale(tall, compute_dtype(matrix.dtype))
         stored = state["right_basis"]
         basis = started(stored.to(tall.dtype))
         for _ in range(POWER_STEPS):
@@ -256,7 +256,7 @@ class Streaming(Method):
     def accuracy(self, matrix: Tensor, power: float) -> Accuracy:
         """Of `__call__`: a column of `M V` is off by about `eps sigma_1`, so a direction at x by `eps / x`."""
         tolerance = 1e-2
-        eps = torch.finfo(working(matrix.dtype)).eps * min(matrix.shape[-2:]) ** 0.5
+        eps = torch.finfo(compute_dtype(matrix.dtype)).eps * min(matrix.shape[-2:]) ** 0.5
         return Accuracy(tolerance, 10 * eps / tolerance)
 
 

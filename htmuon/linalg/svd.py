@@ -9,10 +9,10 @@ from htmuon.linalg.base import (
     Mapped,
     Method,
     ScalarFunction,
+    compute_dtype,
     direction_weights,
     unit_scale,
     widest,
-    working,
 )
 
 
@@ -32,14 +32,14 @@ class SVD(Method):
         u, sigma, vh = torch.linalg.svd(scaled, full_matrices=False)
         cutoff = torch.finfo(scaled.dtype).eps * max(matrix.shape[-2:])
         weights, sigma_1, rank = direction_weights(sigma, function, cutoff)
-        dtype = working(matrix.dtype)
+        dtype = compute_dtype(matrix.dtype)
         mapped = (u * weights.unsqueeze(-2)).to(dtype) @ vh.to(dtype)
         return Mapped(mapped, (sigma_1 * scale).to(dtype), rank)
 
     def accuracy(self, matrix: Tensor, power: float) -> Accuracy:
         """Exact up to the rounding of the result, down to the rounding of the decomposition."""
         eps = torch.finfo(widest(matrix.device)).eps * max(matrix.shape[-2:])
-        rounding = torch.finfo(working(matrix.dtype)).eps
+        rounding = torch.finfo(compute_dtype(matrix.dtype)).eps
         tolerance = max(100 * rounding, eps**0.5)
         # A singular value is off by about eps * sigma_1, so its relative error at x is eps / x.
         return Accuracy(tolerance, eps / tolerance)

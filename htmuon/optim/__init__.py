@@ -4,10 +4,10 @@ from htmuon.optim.adamuon import AdaMuon, HTAdaMuon
 from htmuon.optim.base import SpectralOptimizer
 from htmuon.optim.htmuon import OPTIMIZERS, HTMuon, Muon
 from htmuon.optim.normuon import HTNorMuon, NorMuon
-from htmuon.optim.routes import Routing
-from htmuon.optim.routing import param_groups, route
 from htmuon.optim.schedules import POWER_SCHEDULES, power_schedule
-from htmuon.optim.views import matrix_view
+from htmuon.routing.routes import Routing
+from htmuon.routing.routing import param_groups, route
+from htmuon.routing.views import matrix_view
 
 __all__ = [
     "OPTIMIZERS",

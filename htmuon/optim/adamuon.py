@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from htmuon._typing import AdjustLrFn, State
-from htmuon.linalg.base import positive
+from htmuon._checks import check_number, plain
+from htmuon._typing import AdjustLrFn, Group, State
+from htmuon.linalg.base import safe_divisor
 from htmuon.optim.htmuon import OPTIMIZERS, HTMuon
-from htmuon.optim.plain import plain
 from htmuon.optim.rules import FADED
-from htmuon.optim.settings import Group, ScaledSettings, Settings, check_number, refuse_unknown
+from htmuon.optim.settings import ScaledSettings, Settings, refuse_unknown
 
 # The constant of the paper's algorithm, added to a root mean square.
 EPS = 1e-8
@@ -55,7 +55,7 @@ class ElementStatistics:
         second = state["second_momentum_buffer"].lerp(update.square(), 1 - self.beta2)
         adapted = update / (second.sqrt() + EPS)
         size = min(update.shape[-2:]) ** 0.5
-        adapted = adapted * (size / positive(torch.linalg.matrix_norm(adapted, keepdim=True)))
+        adapted = adapted * (size / safe_divisor(torch.linalg.matrix_norm(adapted, keepdim=True)))
         return adapted, {"second_momentum_buffer": second}
 
 
@@ -108,7 +108,7 @@ class AdaMuon(HTMuon):
     ) -> None:
         refuse_unknown(type(self).__name__, settings, Settings.__annotations__)
         beta2 = plain(beta2)
-        check_number("beta2", beta2, 0.0, 1.0, "Pass a float such as 0.95.", below=True)
+        check_number("beta2", beta2, below=1.0, remedy="Pass a float such as 0.95.")
         super().__init__(params, lr, power=power, adjust_lr_fn=adjust_lr_fn, **settings)
         self._add_setting("beta2", beta2)
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from htmuon._typing import Group
 from htmuon.layouts import part, part_like
 from htmuon.optim.memory import is_dense
-from htmuon.optim.settings import Group
 from htmuon.optim.state import State, laid_out_as
 
 AVERAGES = ("exp_avg", "exp_avg_sq")

@@ -34,23 +34,22 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
+from htmuon._checks import host_may_look, plain
+from htmuon._typing import Group
 from htmuon.kernels import full_float32
-from htmuon.layouts import Layouts, Ledger, agree, check_alike
-from htmuon.linalg.base import host_may_look, widest
+from htmuon.layouts import Layouts, LoadBalancer, agree, check_alike
+from htmuon.linalg.base import widest
 from htmuon.optim.adamw import adamw_update
-from htmuon.optim.buckets import matrix_buckets, moves, other_buckets
-from htmuon.optim.description import describe, describe_gradients
+from htmuon.optim.buckets import has_gradient, matrix_buckets, other_buckets
+from htmuon.optim.description import describe, describe_gradients, idle
 from htmuon.optim.edits import Seen
-from htmuon.optim.idle import idle
 from htmuon.optim.later_groups import divided, with_or_without_names
 from htmuon.optim.loading import loaded
-from htmuon.optim.matrices import MatrixStack
-from htmuon.optim.plain import plain
+from htmuon.optim.matrices import MatrixStack, run_staggered
 from htmuon.optim.rules import Rules
 from htmuon.optim.schedules import schedule_from_dict
 from htmuon.optim.settings import (
     COUNTERS,
-    Group,
     check_parameters,
     check_settings,
     check_sides,
@@ -61,9 +60,8 @@ from htmuon.optim.settings import (
 )
 from htmuon.optim.signal import look, whole_flags
 from htmuon.optim.slots import Adaptation, Identity, Precondition, Unadapted
-from htmuon.optim.staggered import run_staggered
 from htmuon.optim.state import State, adamw_state, spectral_state
-from htmuon.optim.views import batch_dims
+from htmuon.routing.views import batch_dims
 
 if TYPE_CHECKING:
     from htmuon.layouts.base import ProcessGroup
@@ -201,7 +199,7 @@ class SpectralOptimizer(Optimizer):
             if finite is None:
                 self._tell_idle()
                 return loss
-            ledger = Ledger()
+            ledger = LoadBalancer()
             work = [self._prepared(group, finite, signals, ledger) for group in self.param_groups]
             for update in work:
                 update()
@@ -240,7 +238,7 @@ class SpectralOptimizer(Optimizer):
         """
         parameters = list(chain.from_iterable(group["params"] for group in self.param_groups))
         groups = self._layouts.groups(parameters)
-        moving = bytes(map(moves, parameters))
+        moving = bytes(map(has_gradient, parameters))
         if groups and self._moved is None:
             for parameter in parameters:
                 self._layouts.of(parameter, 0)  # raises where it is held in a way that no parameter can be
@@ -275,7 +273,7 @@ class SpectralOptimizer(Optimizer):
             warnings.warn(idle(parameters), stacklevel=5)  # torch wraps `step` twice
 
     def _prepared(
-        self, group: Group, finite: Tensor, signals: dict[Tensor, Tensor], ledger: Ledger
+        self, group: Group, finite: Tensor, signals: dict[Tensor, Tensor], ledger: LoadBalancer
     ) -> Callable[[], None]:
         """The step of one group, ready to be taken: everything in it that can raise has been done."""
         if not group["use_muon"]:

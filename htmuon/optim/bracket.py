@@ -20,7 +20,7 @@ from htmuon.linalg import Method, ScalarFunction
 from htmuon.linalg.base import widest
 from htmuon.linalg.polynomial import Polynomial
 from htmuon.optim.slots import Adaptation, Precondition
-from htmuon.optim.views import matrix_shape, matrix_view, undo_matrix_view
+from htmuon.routing.views import matrix_shape, matrix_view, undo_matrix_view
 from htmuon.spectral import MAPS, SpectralMap
 from htmuon.spectral.apply import advance_map
 

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
+from htmuon._typing import Group
 from htmuon.layouts import Layout, Layouts
-from htmuon.optim.settings import Group
-from htmuon.optim.views import batch_dims, default_view, matrix_shape
+from htmuon.routing.views import batch_dims, default_view, matrix_shape
 
 
-def moves(parameter: Tensor) -> bool:
+def has_gradient(parameter: Tensor) -> bool:
     """Whether a step has anything to do for a parameter."""
     return parameter.grad is not None and parameter.numel() > 0
 
@@ -34,7 +34,7 @@ def matrix_buckets(
             them; but a stack has a parameter for each rank that computes, so that none waits.
     """
     alike: dict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
-    for p in filter(moves, group["params"]):
+    for p in filter(has_gradient, group["params"]):
         alike[(matrix_layout(group, p, layouts), p.shape, p.dtype, p.device)].append(p)
     found = []
     for (layout, *_), parameters in alike.items():
@@ -46,7 +46,7 @@ def matrix_buckets(
 def other_buckets(group: Group) -> list[list[Tensor]]:
     """The other parameters of a group that move, in lists that one call updates."""
     alike: dict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
-    for p in filter(moves, group["params"]):
+    for p in filter(has_gradient, group["params"]):
         alike[(p.dtype, p.device)].append(p)
     return list(alike.values())
 

@@ -1,11 +1,12 @@
-"""What every rank must have alike before the first step, in lines that can be compared."""
+"""What an optimizer says of itself: its groups, its gradients, and why a step does nothing."""
 
 from collections.abc import Iterable
 
 from torch import Tensor
 
-from htmuon.layouts import is_distributed
-from htmuon.optim.settings import NOT_SETTINGS, Group
+from htmuon._typing import Group
+from htmuon.layouts import is_distributed, several_processes
+from htmuon.optim.settings import NOT_SETTINGS
 
 
 def describe(groups: Iterable[Group]) -> list[str]:
@@ -37,3 +38,26 @@ def describe_gradients(groups: Iterable[Group]) -> list[str]:
 def _named(group: Group) -> Iterable[tuple[str | int, Tensor]]:
     """The parameters of a group with their names, or else their numbers."""
     return zip(group.get("param_names") or range(len(group["params"])), group["params"], strict=True)
+
+
+def idle(parameters: Iterable[Tensor]) -> str:
+    """One sentence on what happened, and the remedy for its likely cause."""
+    return f"step() changed nothing: no parameter of the optimizer has a gradient. {_remedy(parameters)}"
+
+
+def _remedy(parameters: Iterable[Tensor]) -> str:
+    if not any(p.requires_grad for p in parameters):
+        return (
+            "All of them are frozen (requires_grad=False): a wrapper such as that of LoRA freezes what it wraps. Make "
+            "the optimizer after it, from the wrapped model."
+        )
+    if several_processes():
+        return (
+            "Make the optimizer after fully_shard or parallelize_module, which put new parameters in place of the old "
+            "ones; and where set_requires_gradient_sync(False) held gradients back, step after a backward pass that "
+            "sends them."
+        )
+    return (
+        "Call loss.backward() before, and zero_grad() after the step; and make the optimizer from the model that is "
+        "trained, after whatever copies it or puts new parameters in place of the old ones."
+    )

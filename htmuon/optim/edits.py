@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
-from htmuon.optim.settings import Group
+from htmuon._typing import Group
 
 
 @dataclass(frozen=True)

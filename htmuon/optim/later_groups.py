@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from htmuon.optim.plain import plain
-from htmuon.optim.roles import other_reason
-from htmuon.optim.settings import Group, check_learning_rate, check_shaped
+from htmuon._checks import check_learning_rate, plain
+from htmuon._typing import Group
+from htmuon.routing.roles import other_reason
+from htmuon.routing.views import check_shaped
 
 
 def divided(group: Group, defaults: Group, other_defaults: Group) -> list[Group]:

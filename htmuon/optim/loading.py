@@ -16,16 +16,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from htmuon.linalg.base import working
-from htmuon.optim.settings import (
-    COUNTERS,
-    Group,
-    check_parameters,
-    check_settings,
-    completed,
-    counters_device,
-    make_plain,
-)
+from htmuon._typing import Group
+from htmuon.linalg.base import compute_dtype
+from htmuon.optim.settings import COUNTERS, check_parameters, check_settings, completed, counters_device, make_plain
 from htmuon.optim.state import State, check_state, copied
 
 if TYPE_CHECKING:
@@ -222,7 +215,7 @@ def number_loaded(value: object, dtype: torch.dtype, device: torch.device, who: 
 
 def copied_state(saved: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
     """A copy of a saved state beside its parameter; tensors keep their dtype, but none wider than a step works in."""
-    wide = working(parameter.dtype)
+    wide = compute_dtype(parameter.dtype)
     tensors = {k: copied(v, parameter) for k, v in saved.items() if isinstance(v, Tensor)}
     narrow = {k: v.to(wide) if v.dtype.itemsize > wide.itemsize else v for k, v in tensors.items()}
     return {**{k: copy.deepcopy(v) for k, v in saved.items() if k not in tensors}, **narrow}

@@ -1,6 +1,6 @@
 """The update of matrix parameters: momentum, bracket and weights of a stack of equally shaped ones."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -8,13 +8,43 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from htmuon.layouts import Bracket, Layout, Ledger, Stack, part, part_like
-from htmuon.linalg.base import working
+from htmuon._typing import Group
+from htmuon.layouts import Bracket, Layout, LoadBalancer, Stack, part, part_like
+from htmuon.linalg.base import compute_dtype
 from htmuon.optim.buckets import cost
-from htmuon.optim.settings import Group
 from htmuon.optim.signal import Flags
-from htmuon.optim.split import parts_of_state
 from htmuon.optim.state import State
+from htmuon.routing.split import parts_of_state
+
+
+def run_staggered(pieces: Iterable[Generator[None, None, None]]) -> None:
+    """Start each piece before the one before it goes on, so that what one waits for travels while another computes.
+
+    A piece stops (yields) where it has asked others for something, and goes on when its turn comes again. The order is
+    the same on every rank as long as all pieces stop equally often there.
+
+    Example:
+        >>> def piece(name):
+        ...     print(name, "sends")
+        ...     yield
+        ...     print(name, "computes")
+        >>> run_staggered(piece(name) for name in "ab")
+        a sends
+        b sends
+        a computes
+        b computes
+    """
+    under_way: list[Generator[None, None, None]] = []
+    for piece in pieces:
+        under_way = [*_advanced([piece]), *_advanced(under_way)]
+    while under_way:
+        under_way = _advanced(under_way)
+
+
+def _advanced(pieces: list[Generator[None, None, None]]) -> list[Generator[None, None, None]]:
+    """Take every piece to its next stop; those that have not ended."""
+    ended = object()
+    return [piece for piece in pieces if next(piece, ended) is not ended]
 
 
 @dataclass(frozen=True)
@@ -37,7 +67,9 @@ class MatrixStack:
     shapes: dict[str, tuple[int, ...]]
     bracket: Bracket
 
-    def update(self, finite: Tensor, signals: dict[Tensor, Tensor], ledger: Ledger) -> Generator[None, None, None]:
+    def update(
+        self, finite: Tensor, signals: dict[Tensor, Tensor], ledger: LoadBalancer
+    ) -> Generator[None, None, None]:
         """Update what this rank holds; waits where the layout does.
 
         Args:
@@ -46,7 +78,7 @@ class MatrixStack:
             ledger: of the work given to the ranks in this step.
         """
         group, first = self.group, self.parameters[0]
-        flags, dtype = Flags.of(group, first), working(first.dtype)
+        flags, dtype = Flags.of(group, first), compute_dtype(first.dtype)
         active = torch.stack([signals[p] for p in self.parameters]) & finite.to(first.device)
         moves = flags.over_parameter(active)
         stack = Stack(
@@ -72,7 +104,7 @@ class MatrixStack:
 
     def _directions(self, moves: Tensor) -> Tensor:
         """Advance the momentum of the matrices that move; `[stack, *slice]`, finite and unused for those that rest."""
-        beta, dtype = self.group["momentum"], working(self.parameters[0].dtype)
+        beta, dtype = self.group["momentum"], compute_dtype(self.parameters[0].dtype)
         gradients = [part_like(cast(Tensor, p.grad), p) for p in self.parameters]
         direction = torch.stack(gradients).to(dtype).masked_fill_(~moves, 0.0)
         with stacked([state["momentum_buffer"] for state in self.states], dtype) as momentum:

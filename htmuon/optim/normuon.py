@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from htmuon._typing import State
-from htmuon.linalg.base import positive
+from htmuon._checks import check_number, plain
+from htmuon._typing import Group, State
+from htmuon.linalg.base import safe_divisor
 from htmuon.optim.htmuon import OPTIMIZERS, HTMuon
-from htmuon.optim.plain import plain
-from htmuon.optim.settings import Group, Settings, check_number, refuse_unknown
+from htmuon.optim.settings import Settings, refuse_unknown
 
 # The constant of the authors' code (https://github.com/zichongli5/NorMuon), added to a mean square.
 EPS = 1e-10
@@ -39,7 +39,7 @@ class RowStatistics:
         mean_square = update.square().mean(dim=-1, keepdim=True)
         second = state["second_momentum_buffer"].lerp(mean_square, 1 - self.beta2)
         adapted = update * (second + EPS).rsqrt()
-        adapted = adapted * (norm / positive(torch.linalg.matrix_norm(adapted, keepdim=True)))
+        adapted = adapted * (norm / safe_divisor(torch.linalg.matrix_norm(adapted, keepdim=True)))
         return adapted, {"second_momentum_buffer": second}
 
 
@@ -88,7 +88,7 @@ class NorMuon(HTMuon):
     ) -> None:
         refuse_unknown(type(self).__name__, settings, Settings.__annotations__)
         beta2 = plain(beta2)
-        check_number("beta2", beta2, 0.0, 1.0, "Pass a float such as 0.95.", below=True)
+        check_number("beta2", beta2, below=1.0, remedy="Pass a float such as 0.95.")
         super().__init__(params, lr, power=power, **settings)
         self._add_setting("beta2", beta2)
 

@@ -4,18 +4,38 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from htmuon._typing import MatrixView, Normalization
+from htmuon._typing import AdjustLrFn, Group, MatrixView, Normalization
 from htmuon.layouts import Bracket, Layout
 from htmuon.linalg import METHODS, Method, select_method
 from htmuon.optim.bracket import MatrixUpdate, bracket
-from htmuon.optim.scale import update_scale
 from htmuon.optim.schedules import schedule_from_dict
-from htmuon.optim.settings import Group
 from htmuon.optim.slots import Adaptation, Precondition
-from htmuon.optim.split import part_shapes, split_bracket, state_name
-from htmuon.optim.views import default_view, matrix_shape
+from htmuon.routing.split import part_shapes, split_bracket, state_name
+from htmuon.routing.views import default_view, matrix_shape
 from htmuon.spectral import MAPS
 from htmuon.spectral.normalization import settled
+
+
+def update_scale(shape: tuple[int, ...], adjust_lr_fn: AdjustLrFn | None) -> float:
+    """The factor on the update of matrices `[*batch, out, in]`; names and formulas are those of `torch.optim.Muon`.
+
+    - `original`, or None: `max(1, out / in)^0.5` (Keller Jordan)
+    - `spectral_unclamped`: `(out / in)^0.5` (Bernstein)
+    - `match_rms_adamw`: `0.2 max(out, in)^0.5`, which gives a matrix of Frobenius norm `min(out, in)^0.5` the root mean
+      square 0.2 of an AdamW update, so that AdamW's learning rates carry over (Moonlight, arXiv 2502.16982)
+
+    Example:
+        >>> update_scale((64, 16), "original"), update_scale((16, 64), "original")
+        (2.0, 1.0)
+    """
+    rows, columns = shape[-2:]
+    if adjust_lr_fn is None or adjust_lr_fn == "original":
+        return float(max(1.0, rows / columns) ** 0.5)
+    if adjust_lr_fn == "spectral_unclamped":
+        return float((rows / columns) ** 0.5)
+    assert adjust_lr_fn == "match_rms_adamw"
+    return float(0.2 * max(rows, columns) ** 0.5)
+
 
 # The floor of momentum, of that of gradients. A gradient above its floor makes momentum of at least (1 - beta) of
 # it, and no matrix lies between the floors, where weight decay alone would act.

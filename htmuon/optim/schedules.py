@@ -10,8 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from htmuon._checks import plain
 from htmuon._registry import Registry
-from htmuon.optim.plain import plain
 from htmuon.spectral import check_power
 
 ScheduleDict = dict[str, str | int | float]

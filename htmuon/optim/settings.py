@@ -1,30 +1,26 @@
 """The settings of an optimizer: their names, types and ranges, checked before anything is stored."""
 
 import difflib
-import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
 from torch import Tensor
-from torch.nn.parameter import is_lazy
 
+from htmuon._checks import check_flag, check_learning_rate, check_number, known, plain
 from htmuon._registry import unknown_name
-from htmuon._typing import ADJUST_LR_FNS, MATRIX_VIEWS, AdjustLrFn, Normalization, Precision
+from htmuon._typing import ADJUST_LR_FNS, MATRIX_VIEWS, AdjustLrFn, Group, Normalization, Precision
 from htmuon.layouts import is_flattened, part
 from htmuon.linalg import check_method
-from htmuon.linalg.base import known
 from htmuon.optim.memory import overlaps
-from htmuon.optim.plain import plain
 from htmuon.optim.schedules import ScheduleDict, schedule_from_dict
-from htmuon.optim.split import part_shapes
-from htmuon.optim.views import MINIMUM_DIMS, default_view
+from htmuon.routing.split import part_shapes
+from htmuon.routing.views import MINIMUM_DIMS, check_shaped, default_view
 from htmuon.spectral import MAPS, check_normalization, check_power
 
 if TYPE_CHECKING:
     from htmuon.layouts.base import ProcessGroup
 
-Group = dict[str, Any]
 
 # The settings that say how a method computes; None is its default.
 METHOD_SETTINGS = ("levels", "precision")
@@ -66,15 +62,6 @@ class Settings(ScaledSettings, total=False):
     adjust_lr_fn: AdjustLrFn | None
 
 
-def check_number(name: str, value: object, low: float, high: float, remedy: str, *, below: bool = False) -> None:
-    """Raise unless `value` is a number in [low, high], or in [low, high) where `below`."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number; got {value!r} of type {type(value).__name__}. {remedy}")
-    if not low <= value <= high or (below and value == high) or not math.isfinite(value):
-        bounds = f"in [{low:g}, {high:g}{')' if below or math.isinf(high) else ']'}"
-        raise ValueError(f"{name} must be {bounds}; got {value}. {remedy}")
-
-
 def make_plain(group: Group, defaults: Group) -> None:
     """Write the settings of a group in Python's own types.
 
@@ -94,22 +81,6 @@ def _moves(group: Group, power: Tensor) -> bool:
     return group.get("power_schedule") is not None or known(power) is None
 
 
-def check_learning_rate(name: str, lr: object, *, wait: bool) -> None:
-    """Raise unless a learning rate is valid; one on an accelerator is read only where `wait`."""
-    remedy = f"Pass a float such as {3e-4 if name.startswith('adamw') else 0.02}."
-    if not isinstance(lr, Tensor):
-        check_number(name, lr, 0.0, math.inf, remedy)
-        return
-    if lr.numel() != 1 or not lr.is_floating_point():
-        raise TypeError(
-            f"{name} must be a number or a floating-point tensor of one element; got shape {tuple(lr.shape)} and dtype "
-            f"{lr.dtype}. {remedy}"
-        )
-    value = lr.item() if wait and not lr.is_meta else known(lr)
-    if value is not None:
-        check_number(name, value, 0.0, math.inf, remedy)
-
-
 def check_sides(group: Group, prefix: str = "", *, wait: bool = False) -> None:
     """Raise unless the settings that both sides have are valid.
 
@@ -119,8 +90,8 @@ def check_sides(group: Group, prefix: str = "", *, wait: bool = False) -> None:
         wait: whether to read a learning rate from an accelerator, which a step must not.
     """
     check_learning_rate(f"{prefix}lr", group["lr"], wait=wait)
-    check_number(f"{prefix}weight_decay", group["weight_decay"], 0.0, math.inf, "Pass a float such as 0.1.")
-    check_number(f"{prefix}eps", group["eps"], 0.0, math.inf, f"Pass a float such as {1e-10 if prefix else 1e-7}.")
+    check_number(f"{prefix}weight_decay", group["weight_decay"], remedy="Pass a float such as 0.1.")
+    check_number(f"{prefix}eps", group["eps"], remedy=f"Pass a float such as {1e-10 if prefix else 1e-7}.")
 
 
 def _check_split(split: object) -> None:
@@ -132,12 +103,6 @@ def _check_split(split: object) -> None:
             "split must be None, a number of equal parts or a list of sizes, all of them whole numbers; got "
             f"{split!r}. For q, k and v in one projection of equal heads give 3."
         )
-
-
-def check_flag(name: str, value: object) -> None:
-    """Raise TypeError unless `value` is True or False."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False; got {value!r} of type {type(value).__name__}.")
 
 
 def _check_count(name: str, value: object, remedy: str) -> None:
@@ -193,10 +158,10 @@ def check_settings(group: Group, *, sets_size: bool, wait: bool = False) -> None
     if not isinstance(betas, tuple | list) or len(betas) != 2:
         raise TypeError(f"betas must be a pair of numbers; got {betas!r}. Pass (0.9, 0.95).")
     for beta in betas:
-        check_number("betas", beta, 0.0, 1.0, "Pass (0.9, 0.95).", below=True)
-    check_number("momentum", group["momentum"], 0.0, 1.0, "Pass a float such as 0.95.", below=True)
+        check_number("betas", beta, below=1.0, remedy="Pass (0.9, 0.95).")
+    check_number("momentum", group["momentum"], below=1.0, remedy="Pass a float such as 0.95.")
     if "beta2" in group:
-        check_number("beta2", group["beta2"], 0.0, 1.0, "Pass a float such as 0.95.", below=True)
+        check_number("beta2", group["beta2"], below=1.0, remedy="Pass a float such as 0.95.")
     view = group["matrix_view"]
     if view is not None and view not in MATRIX_VIEWS:
         raise unknown_name("matrix_view", view, list(MATRIX_VIEWS))
@@ -212,15 +177,6 @@ def flattened(who: str, shape: tuple[int, ...]) -> ValueError:
         f"{who} of shape {shape}, which is a slice of no matrix. Wrap the model by torch.distributed.fsdp.fully_shard "
         "instead, and make the optimizer after that."
     )
-
-
-def check_shaped(parameter: Tensor, who: str) -> None:
-    """Raise if a parameter belongs to a lazy module that has not seen a batch."""
-    if is_lazy(parameter):
-        raise ValueError(
-            f"parameters must have a shape; got {who} of a lazy module that has seen no batch. Run one batch through "
-            "the model first."
-        )
 
 
 def check_parameters(group: Group) -> None:

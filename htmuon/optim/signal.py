@@ -14,11 +14,11 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
+from htmuon._typing import Group
 from htmuon.layouts import is_distributed, part_like, slice_like
-from htmuon.optim.buckets import moves
-from htmuon.optim.settings import Group
-from htmuon.optim.split import part_sizes
-from htmuon.optim.views import batch_dims, default_view, matrix_shape, row_dim
+from htmuon.optim.buckets import has_gradient
+from htmuon.routing.split import part_sizes
+from htmuon.routing.views import batch_dims, default_view, matrix_shape, row_dim
 
 
 class Flags(NamedTuple):
@@ -136,7 +136,7 @@ def look(groups: Iterable[tuple[Group, float]]) -> Signals:
     seen: dict[Tensor, Tensor] = {}
     for group, floor in groups:
         plain: list[tuple[Tensor, Tensor]] = []
-        for parameter in filter(moves, group["params"]):
+        for parameter in filter(has_gradient, group["params"]):
             gradient = part_like(cast(Tensor, parameter.grad), parameter)
             if gradient.numel() == 0:  # other ranks hold all of it
                 continue

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from htmuon.layouts import allocate, is_distributed, part
-from htmuon.linalg.base import working
+from htmuon.linalg.base import compute_dtype
 
 State = dict[str, Tensor]
 
@@ -25,7 +25,7 @@ def spectral_state(state: State, parameter: Tensor, shapes: dict[str, tuple[int,
     for name, whole in shapes.items():
         # A parameter that is now seen as other matrices begins anew.
         if name not in state or tuple(state[name].shape) != whole:
-            state[name] = allocate(parameter, whole, working(parameter.dtype), batch_dims)
+            state[name] = allocate(parameter, whole, compute_dtype(parameter.dtype), batch_dims)
     return {name: part(state[name]) for name in shapes}
 
 

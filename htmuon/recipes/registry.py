@@ -3,6 +3,6 @@
 from collections.abc import Callable
 
 from htmuon._registry import Registry
-from htmuon.recipes.config import RunConfig
+from htmuon.training.run_config import RunConfig
 
 RECIPES: Registry[Callable[[], RunConfig]] = Registry("recipe")

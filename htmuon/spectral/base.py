@@ -10,9 +10,9 @@ from typing import Protocol
 
 from torch import Tensor
 
+from htmuon._checks import check_real, known
 from htmuon._registry import Registry
 from htmuon.linalg import ScalarFunction
-from htmuon.linalg.base import known
 
 POWER_RANGE = (-0.5, 1.0)
 
@@ -40,13 +40,6 @@ class SpectralMapFactory(Protocol):
 
 
 MAPS: Registry[SpectralMapFactory] = Registry("spectral_map")
-
-
-def check_real(name: str, value: object, remedy: str) -> float:
-    """The value, if it is a real number; else raise TypeError."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number; got {value!r} of type {type(value).__name__}. {remedy}")
-    return value
 
 
 def check_power(power: object) -> None:

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from htmuon.spectral.base import check_real
+from htmuon._checks import check_real
 
 # No edge lies lower: even 8 levels of the polynomial method end at half of it.
 LOWEST_EDGE = 1e-4
@@ -41,7 +41,7 @@ class Quantile:
         return torch.quantile(relative, self.share, dim=-1, keepdim=True)
 
 
-def marchenko_pastur_edge(stable_rank: Tensor, shape: tuple[int, int]) -> Tensor:
+def noise_edge(stable_rank: Tensor, shape: tuple[int, int]) -> Tensor:
     """The largest singular value of noise with the norm of a matrix without its leading direction.
 
     Independent entries of variance s^2 have singular values of up to `s (sqrt m + sqrt n)`, so relative to `sigma_1`
@@ -63,7 +63,7 @@ def marchenko_pastur_edge(stable_rank: Tensor, shape: tuple[int, int]) -> Tensor
     Example:
         >>> noise = torch.randn(200, 300, generator=torch.Generator().manual_seed(0))
         >>> sigma = torch.linalg.svdvals(noise)
-        >>> 0.95 < marchenko_pastur_edge((sigma / sigma[0]).square().sum(), (200, 300)).item() <= 1.0
+        >>> 0.95 < noise_edge((sigma / sigma[0]).square().sum(), (200, 300)).item() <= 1.0
         True
 
     Reference:

@@ -8,9 +8,10 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from htmuon._checks import check_real
 from htmuon.linalg import Axis, Family
-from htmuon.spectral.base import MAPS, check_power, check_real
-from htmuon.spectral.edge import LOWEST_EDGE, MarchenkoPastur, Quantile, marchenko_pastur_edge
+from htmuon.spectral.base import MAPS, check_power
+from htmuon.spectral.edge import LOWEST_EDGE, MarchenkoPastur, Quantile, noise_edge
 
 
 @MAPS.register("knee")
@@ -99,7 +100,7 @@ class Knee:
                 "the Marchenko-Pastur edge of a knee needs the shape of the matrix. Bind the map with .at(matrix.shape)"
                 " first, as spectral_map does, or give tau as a number."
             )
-        return marchenko_pastur_edge(stable_rank, self.shape).clamp(min=LOWEST_EDGE)
+        return noise_edge(stable_rank, self.shape).clamp(min=LOWEST_EDGE)
 
 
 def corner(relative: Tensor, power: float | Tensor, log_tau: float | Tensor, sharpness: float) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 from htmuon._registry import unknown_name
 from htmuon._typing import NORMALIZATIONS, Normalization
 from htmuon.linalg import Mapped
-from htmuon.linalg.base import positive
+from htmuon.linalg.base import safe_divisor
 from htmuon.spectral.base import SpectralMap
 
 
@@ -82,17 +82,17 @@ def _size(mapped: Mapped, matrix: Tensor, function: SpectralMap, normalization: 
             return torch.where(degree < 0, scale_free, published)
         normalization = settled(normalization, [degree])
     if normalization == "none":
-        return positive(mapped.sigma_1) ** function.degree
+        return safe_divisor(mapped.sigma_1) ** function.degree
     if normalization == "spectral":
         return torch.ones_like(mapped.sigma_1)
     if normalization == "rms":
-        return mapped.rank.to(mapped.matrix.dtype).sqrt() / positive(
+        return mapped.rank.to(mapped.matrix.dtype).sqrt() / safe_divisor(
             torch.linalg.matrix_norm(mapped.matrix, keepdim=True)
         )
     assert normalization == "lmo"
     assert function.power is not None
     # sum x^(1+p) = <M / sigma_1, O>, by the orthogonality of U and V: no singular values needed.
-    relative = matrix.to(mapped.matrix.dtype) / positive(mapped.sigma_1)
+    relative = matrix.to(mapped.matrix.dtype) / safe_divisor(mapped.sigma_1)
     total = (relative * mapped.matrix).sum(dim=(-2, -1), keepdim=True)
-    factor: Tensor = 1 / positive(total) ** (function.power / (1 + function.power))
+    factor: Tensor = 1 / safe_divisor(total) ** (function.power / (1 + function.power))
     return factor

@@ -11,8 +11,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from htmuon._checks import check_real
 from htmuon.linalg import Axis, Family
-from htmuon.spectral.base import MAPS, check_power, check_real
+from htmuon.spectral.base import MAPS, check_power
 from htmuon.spectral.edge import Quantile
 from htmuon.spectral.knee import check_corner, corner, knees_of
 

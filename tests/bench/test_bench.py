@@ -5,10 +5,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from htmuon.recipes.bench import BenchConfig, BenchResult, bench, candidates, run
-from htmuon.recipes.bench.peers import BASELINE, Peer
-from htmuon.recipes.bench.table import below, plain_table, rich_table
-from htmuon.recipes.bench.timing import side_by_side
+from htmuon.bench import BenchConfig, BenchResult, bench, candidates
+from htmuon.bench import measure as run
+from htmuon.bench.bench_table import below, plain_table, rich_table
+from htmuon.bench.peers import BASELINE, Peer
+from htmuon.bench.timing import side_by_side
 
 TINY = {"shapes": ("12x8*3", "8x8"), "rounds": 2, "device": "cpu"}
 

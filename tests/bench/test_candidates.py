@@ -2,9 +2,9 @@ import pytest
 import torch
 from matrices import mapped_by_svd, matrix_with, relative_error
 
-from htmuon.recipes.bench.candidates import PeerCandidate, SpecCandidate, method_specs
-from htmuon.recipes.bench.peers import BASELINE
-from htmuon.recipes.bench.shapes import Shape
+from htmuon.bench.candidates import PeerCandidate, SpecCandidate, method_specs
+from htmuon.bench.peers import BASELINE
+from htmuon.bench.shapes import Shape
 from htmuon.spectral import Power
 
 SHAPES = [(12, 12), (20, 9), (9, 20)]

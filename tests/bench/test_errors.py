@@ -3,9 +3,9 @@ import torch
 from matrices import relative_error, zoo_matrix
 from safetensors.torch import save_file
 
-from htmuon.recipes.bench.candidates import SpecCandidate
-from htmuon.recipes.bench.errors import Oracle, Probe, evenly, measured_sides, recorded_probes, synthetic_probes
-from htmuon.recipes.bench.shapes import Shape
+from htmuon.bench.candidates import SpecCandidate
+from htmuon.bench.errors import Oracle, Probe, evenly, measured_sides, recorded_probes, synthetic_probes
+from htmuon.bench.shapes import Shape
 from htmuon.spectral import Knee, Power
 
 CPU = torch.device("cpu")

@@ -1,7 +1,7 @@
 import pytest
 
-from htmuon.recipes.bench.shapes import Shape, known_models, model_matrices, own_matrices
-from htmuon.recipes.registry import RECIPES
+from htmuon.bench.shapes import Shape, known_models, model_matrices, own_matrices
+from htmuon.recipes import RECIPES
 
 
 def test_the_matrices_of_a_recipe_are_those_that_its_training_maps():

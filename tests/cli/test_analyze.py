@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from stored_models import heavy, model, write, write_shards
 
 from htmuon.analysis import analyze_matrices
+from htmuon.checkpoints import AnalyzeConfig, analyze
+from htmuon.checkpoints.alpha_table import layer_table, type_table
 from htmuon.cli import main
-from htmuon.recipes.analyze import AnalyzeConfig, analyze
-from htmuon.recipes.analyze.table import layer_table, type_table
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -340,7 +340,7 @@ def test_numbers_are_written_even_if_a_figure_fails(
     def fails(*arguments: object) -> None:
         raise ValueError("no ink")
 
-    monkeypatch.setattr("htmuon.recipes.analyze.page.build_figures", fails)
+    monkeypatch.setattr("htmuon.checkpoints.checkpoint_page.build_figures", fails)
     assert main(["analyze", str(stored), "--out", str(tmp_path / "page"), "--csv", str(tmp_path / "x.csv")]) == 2
     assert "no ink" in capsys.readouterr().err
     assert len(csv_rows(tmp_path / "x.csv")) == 6

@@ -9,8 +9,8 @@ import pytest
 
 import htmuon
 from htmuon.cli import main
+from htmuon.data.text.text_in_memory import LanguageModelling
 from htmuon.recipes import RECIPES
-from htmuon.recipes.llm.task import LanguageModelling
 
 STEPS = RECIPES["llama-tiny"]().steps
 TINY = [
@@ -167,14 +167,14 @@ import sys
 import torch
 from htmuon.cli import main
 from htmuon.recipes import RECIPES
-from htmuon.recipes.training import Training
+from htmuon.training.loop import TrainingLoop
 torch.set_num_threads(1)
-step = Training._step
+step = TrainingLoop._step
 def interrupted(self, number):
     if number == 3:
         raise KeyboardInterrupt
     return step(self, number)
-Training._step = interrupted
+TrainingLoop._step = interrupted
 sys.exit(main(sys.argv[1:]))
 """
 

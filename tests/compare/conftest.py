@@ -4,10 +4,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from htmuon.recipes import report
-from htmuon.recipes.compare_config import CompareConfig
-from htmuon.recipes.config import DataConfig, ModelConfig, OptimizerConfig, RunConfig
-from htmuon.recipes.learning_rates import GridConfig
+from htmuon.compare.compare_config import CompareConfig
+from htmuon.compare.learning_rates import GridConfig
+from htmuon.compare.report import page as report
+from htmuon.data.text.language_models import LlamaConfig
+from htmuon.data.text.text_config import TextConfig
+from htmuon.training.run_config import OptimizerConfig, RunConfig
 
 WORDS = ["the", "of", "nation", "people", "state", "congress", "year", "war", "peace", "law", "public", "great", "good"]
 
@@ -32,8 +34,8 @@ def tiny_run(text: Path) -> RunConfig:
     """Settings of a run that takes a fraction of a second."""
     return RunConfig(
         recipe="llama-tiny",
-        data=DataConfig(path=str(text), vocab_size=300, sequence_length=16),
-        model=ModelConfig(hidden_size=16, intermediate_size=24, num_layers=2, num_heads=2),
+        data=TextConfig(path=str(text), vocab_size=300, sequence_length=16),
+        model=LlamaConfig(hidden_size=16, intermediate_size=24, num_layers=2, num_heads=2),
         optimizer=OptimizerConfig(weight_decay=0.05),
         steps=6,
         batch_size=2,

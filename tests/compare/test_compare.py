@@ -11,20 +11,20 @@ from pathlib import Path
 
 import pytest
 
+from htmuon._files import locked
 from htmuon.cli import compare as compare_command
-from htmuon.recipes.compare import compare, tuning_command
-from htmuon.recipes.compare_config import CompareConfig
-from htmuon.recipes.config import RunConfig
-from htmuon.recipes.display import SilentDisplay
-from htmuon.recipes.files import locked
-from htmuon.recipes.learning_rates import GridConfig, load_tuned
-from htmuon.recipes.registry import RECIPES
-from htmuon.recipes.run_record import RunRecord
-from htmuon.recipes.summary import OptimizerSummary
-from htmuon.recipes.vision.config import ImageDataConfig
+from htmuon.compare.compare_config import CompareConfig
+from htmuon.compare.comparing import compare, tuning_command
+from htmuon.compare.jobs import Display
+from htmuon.compare.learning_rates import GridConfig, load_tuned
+from htmuon.compare.run_record import RunRecord
+from htmuon.compare.summary import OptimizerSummary
+from htmuon.data.images.image_config import ImageConfig
+from htmuon.recipes import RECIPES
+from htmuon.training.run_config import RunConfig
 
 
-class Titles(SilentDisplay):
+class Titles(Display):
     """Keeps the titles of the runs, what was said, and the last plan."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ def done(tiny_run: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Done:
         grid=GridConfig(points=3, max_extensions=1),
     )
     titles = Titles()
-    summaries = compare(config, command="typed", save_tuned=folder / "tuned.json", display=titles)
+    summaries = list(compare(config, command="typed", save_tuned=folder / "tuned.json", display=titles).summaries)
     return Done(config, summaries, titles, folder / "tuned.json")
 
 
@@ -90,10 +90,10 @@ def test_all_take_the_rate_of_the_other_parameters_that_is_best_with_muon(done: 
         found = tuned[summary.spec]
         assert found.lr == summary.lr == min(found.grid, key=lambda lr: found.grid[lr])
     # The rates of the matrices were searched at that rate, Muon's for a second time.
-    for documents in ("tuning", "report"):
+    for documents in ("validation", "test"):
         runs = [RunRecord(path) for path in (done.config.out / "runs" / documents).glob("htmuon*")]
         assert {run.config.optimizer.adamw_lr for run in runs} == {muon.adamw_lr}
-    again = [RunRecord(path) for path in (done.config.out / "runs" / "tuning").glob("muon*")]
+    again = [RunRecord(path) for path in (done.config.out / "runs" / "validation").glob("muon*")]
     assert {run.config.optimizer.lr for run in again if run.config.optimizer.adamw_lr == muon.adamw_lr} >= set(
         muon.grid
     )
@@ -102,15 +102,15 @@ def test_all_take_the_rate_of_the_other_parameters_that_is_best_with_muon(done: 
 
 
 def test_tuning_and_report_use_different_documents_and_seeds(done: Done) -> None:
-    for documents, seeds in (("tuning", {100}), ("report", {0, 1})):
+    for documents, seeds in (("validation", {100}), ("test", {0, 1})):
         runs = [RunRecord(path) for path in (done.config.out / "runs" / documents).iterdir()]
-        assert {run.config.evaluate_on for run in runs} == {documents}
+        assert {run.config.split for run in runs} == {documents}
         assert {run.config.seed for run in runs} == seeds
         assert {run.config.optimizer.weight_decay for run in runs} == {0.05}
 
 
 def test_optimizers_take_turns_within_a_seed(done: Done) -> None:
-    reports = [title for title in done.titles.runs if title.startswith("report")]
+    reports = [title for title in done.titles.runs if title.startswith("test")]
     seeds = [title[-1] for title in reports]
     names = [title.split(",")[0] for title in reports]
     assert seeds == ["0", "0", "1", "1"]
@@ -121,7 +121,7 @@ def test_optimizers_take_turns_within_a_seed(done: Done) -> None:
 def test_summary_is_that_of_the_run_folders(done: Done) -> None:
     rows = json.loads((done.config.out / "summary.json").read_text())["optimizers"]
     for summary, row in zip(done.summaries, rows, strict=True):
-        folders = sorted((done.config.out / "runs" / "report").glob(f"{summary.spec.partition(':')[0]}*"))
+        folders = sorted((done.config.out / "runs" / "test").glob(f"{summary.spec.partition(':')[0]}*"))
         losses = [json.loads((folder / "result.json").read_text())["final_loss"] for folder in folders]
         assert row["losses"] == losses == list(summary.losses)
 
@@ -129,7 +129,7 @@ def test_summary_is_that_of_the_run_folders(done: Done) -> None:
 @pytest.mark.usefixtures("no_figures")
 def test_the_same_call_again_trains_nothing(done: Done) -> None:
     before = {path: path.stat().st_mtime_ns for path in (done.config.out / "runs").rglob("*.json*")}
-    again = compare(done.config, command="typed", display=SilentDisplay())
+    again = list(compare(done.config, command="typed", display=Display()).summaries)
     assert again == list(done.summaries)
     assert before == {path: path.stat().st_mtime_ns for path in (done.config.out / "runs").rglob("*.json*")}
 
@@ -139,7 +139,7 @@ def test_another_baseline_needs_no_other_run(done: Done) -> None:
     before = {path: path.read_bytes() for path in done.config.out.glob("*.*")}
     runs = {path: path.stat().st_mtime_ns for path in (done.config.out / "runs").rglob("*.json*")}
     config = dataclasses.replace(done.config, baseline="htmuon:power=0.25")
-    muon, htmuon = compare(config, command="typed")
+    muon, htmuon = compare(config, command="typed").summaries
     assert (len(muon.differences), len(htmuon.differences)) == (2, 0)
     assert runs == {path: path.stat().st_mtime_ns for path in (done.config.out / "runs").rglob("*.json*")}
     for path, content in before.items():
@@ -152,8 +152,8 @@ def test_stored_rates_are_used_without_a_search(done: Done, tmp_path: Path) -> N
         done.config, out=tmp_path / "out", learning_rates="stored", tuned_file=str(done.tuned), seeds=(0,)
     )
     titles = Titles()
-    summaries = compare(config, command="typed", display=titles)
-    assert [title.split(":")[0] for title in titles.runs] == ["report"] * 2
+    summaries = list(compare(config, command="typed", display=titles).summaries)
+    assert [title.split(":")[0] for title in titles.runs] == ["test"] * 2
     assert titles.messages[0].startswith("Learning rates are stored ones")
     assert [summary.lr for summary in summaries] == [summary.lr for summary in done.summaries]
     # Equal settings and seeds give equal bits, in whatever folder.
@@ -222,7 +222,7 @@ def test_the_tuning_command_can_be_typed(
 
 def test_flags_that_are_on_can_be_typed(tiny: CompareConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     usual = RECIPES["resnet-tiny"]()
-    still = dataclasses.replace(usual, data=ImageDataConfig(flip=False))
+    still = dataclasses.replace(usual, data=ImageConfig(flip=False))
     monkeypatch.setitem(RECIPES._parts, "resnet-tiny", lambda: still)
     assert " --data.flip --learning-rates tune" in tuning_command(dataclasses.replace(tiny, run=usual))
 
@@ -256,7 +256,7 @@ def test_a_folder_in_which_another_process_compares_is_refused(tiny: CompareConf
 
 def test_a_folder_of_another_comparison_is_refused_and_left_alone(tiny: CompareConfig) -> None:
     tiny.claim_folder()
-    begun = tiny.out / "runs" / "tuning" / "adamw-lr0.001-seed100"
+    begun = tiny.out / "runs" / "validation" / "adamw-lr0.001-seed100"
     begun.mkdir(parents=True)
     (begun / "config.json").write_text("{}")
     before = (tiny.out / "compare.json").read_bytes()
@@ -322,14 +322,14 @@ KILLED = """
 import sys, time
 import torch
 from htmuon.cli import main
-from htmuon.recipes.training import Training
+from htmuon.training.loop import TrainingLoop
 torch.set_num_threads(1)
-step = Training._step
+step = TrainingLoop._step
 def slowly(self, *args):
     time.sleep(0.05)
     return step(self, *args)
 if sys.argv[1] == "slow":
-    Training._step = slowly
+    TrainingLoop._step = slowly
 sys.exit(main(sys.argv[2:]))
 """
 
@@ -358,7 +358,7 @@ def test_a_comparison_killed_in_a_run_goes_on_to_the_same_numbers(done: Done, tm
     words += done.config.optimizers
     slow = subprocess.Popen([sys.executable, "-c", KILLED, "slow", *words], stdout=subprocess.DEVNULL)
     rates = f"lr{done.summaries[1].lr:.6g}-other{done.summaries[1].adamw_lr:.6g}"
-    second = out / "runs" / "report" / f"htmuon-power=0.25-{rates}-seed0"
+    second = out / "runs" / "test" / f"htmuon-power=0.25-{rates}-seed0"
     deadline = time.monotonic() + 60
     while not list(second.glob("checkpoints/step-*")):
         assert slow.poll() is None, "the comparison ended before it could be killed"
@@ -375,10 +375,10 @@ def test_a_comparison_killed_in_a_run_goes_on_to_the_same_numbers(done: Done, tm
 
 
 def test_a_comparison_grows_by_optimizers_and_its_runs_count(tiny: CompareConfig, no_figures: None) -> None:
-    first = compare(tiny, command="typed")
+    first = list(compare(tiny, command="typed").summaries)
     made = {path: path.stat().st_mtime_ns for path in tiny.out.glob("runs/*/*/result.json")}
     grown = dataclasses.replace(tiny, optimizers=("muon", "htmuon:power=0.25", "htmuon:power=0.5"))
-    summaries = compare(grown, command="typed")
+    summaries = list(compare(grown, command="typed").summaries)
     assert [summary.losses for summary in summaries[:2]] == [summary.losses for summary in first]
     assert {path: path.stat().st_mtime_ns for path in made} == made
     assert "htmuon-power=0.5" in {path.parent.name.partition("-lr")[0] for path in tiny.out.glob("runs/report/*/*")}

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from htmuon._files import write_json
 from htmuon.cli import main
-from htmuon.recipes.compare import compare
-from htmuon.recipes.compare_config import CompareConfig
-from htmuon.recipes.confirm import confirmation
-from htmuon.recipes.files import write_json
+from htmuon.compare.compare_config import CompareConfig
+from htmuon.compare.comparing import compare
+from htmuon.compare.confirm import confirmation
 
 
 def searched(tiny: CompareConfig, **changes: Any) -> Path:
@@ -66,7 +66,9 @@ def test_a_confirmation_runs_and_says_so(tiny: CompareConfig, tmp_path: Path) ->
     plain = dataclasses.replace(tiny, run=run, grid=dataclasses.replace(tiny.grid, max_extensions=0))
     folder = searched(plain, tuning_seeds=[100])
     config = confirmation(folder, tmp_path / "new")
-    summaries = compare(config, command=shlex.join(["htmuon", "compare", "llama-tiny", "--confirm", str(folder)]))
+    summaries = compare(
+        config, command=shlex.join(["htmuon", "compare", "llama-tiny", "--confirm", str(folder)])
+    ).summaries
     assert [len(summary.losses) for summary in summaries] == [5, 5]
     written = json.loads((config.out / "summary.json").read_text())
     assert written["confirms"] == str(folder)

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from synthetic_runs import write_run
 
-from htmuon.recipes.equal_budget import equal_steps, equal_time, loss_at
-from htmuon.recipes.run_record import Curve, RunRecord
-from htmuon.recipes.summary import summarize
+from htmuon.compare.equal_budget import equal_steps, equal_time, loss_at
+from htmuon.compare.run_record import Curve, RunRecord
+from htmuon.compare.summary import summarize
 
 
 def records(

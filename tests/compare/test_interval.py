@@ -4,8 +4,8 @@ import pytest
 import torch
 from scipy import stats
 
-from htmuon.recipes.baseline_choice import choose_baseline
-from htmuon.recipes.interval import Interval, mean_interval, student_quantile
+from htmuon.compare.baseline_choice import choose_baseline
+from htmuon.compare.interval import ConfidenceInterval, mean_interval, student_quantile
 
 
 @pytest.mark.parametrize("probability", [0.5, 0.9, 0.95, 0.99, 0.999])
@@ -51,7 +51,7 @@ def test_one_pair_has_no_interval() -> None:
     [(-0.2, -0.1, "better"), (0.1, 0.2, "worse"), (-0.1, 0.2, "no difference seen"), (0.0, 0.0, "no difference seen")],
 )
 def test_the_judgement_is_read_from_the_interval(low: float, high: float, judgement: str) -> None:
-    assert Interval(low, high).judgement == judgement
+    assert ConfidenceInterval(low, high).judgement == judgement
 
 
 @pytest.mark.parametrize(

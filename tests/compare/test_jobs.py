@@ -14,20 +14,19 @@ from typing import Any
 
 import pytest
 
+from htmuon._files import write_json
 from htmuon.cli import compare as compare_command
-from htmuon.recipes.compare import compare
-from htmuon.recipes.compare_config import CompareConfig
-from htmuon.recipes.config import RunConfig
-from htmuon.recipes.display import SilentDisplay
-from htmuon.recipes.files import write_json
-from htmuon.recipes.jobs import opened_jobs
-from htmuon.recipes.learning_rates import GridConfig, load_tuned
-from htmuon.recipes.run_record import RunRecord
+from htmuon.compare.compare_config import CompareConfig
+from htmuon.compare.comparing import compare
+from htmuon.compare.jobs import Display, opened_jobs
+from htmuon.compare.learning_rates import GridConfig, load_tuned
+from htmuon.compare.run_record import RunRecord
+from htmuon.training.run_config import RunConfig
 
 WARNING = "The machine trained up to 2 runs at a time: times are not compared."
 
 
-class Events(SilentDisplay):
+class Events(Display):
     """Keeps the titles of the runs, how each of them ended, and the last plan."""
 
     def __init__(self) -> None:
@@ -65,8 +64,8 @@ def test_runs_side_by_side_are_those_in_turn_to_the_bit(tiny: CompareConfig, tmp
     in_turn, side_by_side = Events(), Events()
     one = dataclasses.replace(config, out=tmp_path / "one")
     two = dataclasses.replace(config, out=tmp_path / "two", jobs=2)
-    summaries = compare(one, command="", save_tuned=tmp_path / "one.json", display=in_turn)
-    again = compare(two, command="", save_tuned=tmp_path / "two.json", display=side_by_side)
+    summaries = compare(one, command="", save_tuned=tmp_path / "one.json", display=in_turn).summaries
+    again = compare(two, command="", save_tuned=tmp_path / "two.json", display=side_by_side).summaries
 
     assert [summary.losses for summary in again] == [summary.losses for summary in summaries]
     assert measured(two.out) == measured(one.out)
@@ -86,7 +85,7 @@ def test_runs_side_by_side_are_those_in_turn_to_the_bit(tiny: CompareConfig, tmp
     # What is finished counts, whoever trained it, and nothing is trained again.
     results = {path: path.stat().st_mtime_ns for path in one.out.glob("runs/*/*/result.json")}
     finished = Events()
-    assert compare(dataclasses.replace(one, jobs=2), command="", display=finished) == summaries
+    assert compare(dataclasses.replace(one, jobs=2), command="", display=finished).summaries == summaries
     assert {len(events) for events in finished.runs} == {1}
     assert {path: path.stat().st_mtime_ns for path in results} == results
     assert "at a time" not in (one.out / "summary.json").read_text()
@@ -104,7 +103,7 @@ def test_an_error_ends_the_runs_beside_it(tiny: CompareConfig, tmp_path: Path) -
     missing = dataclasses.replace(endless, data=dataclasses.replace(endless.data, path="no such text"))
     with (
         pytest.raises(ValueError, match="no such text"),
-        opened_jobs(2, SilentDisplay(), tmp_path / "data") as jobs,
+        opened_jobs(2, Display(), tmp_path / "data") as jobs,
     ):
         list(jobs.each(lambda run: jobs.train("", run, tmp_path / str(id(run))), [endless, missing]))
 
@@ -121,7 +120,7 @@ def test_a_process_that_is_killed_ends_the_comparison(tiny: CompareConfig, tmp_p
     killer.start()
     with (
         pytest.raises(ChildProcessError, match=r"from outside.*with fewer jobs"),
-        opened_jobs(2, SilentDisplay(), tmp_path / "data") as jobs,
+        opened_jobs(2, Display(), tmp_path / "data") as jobs,
     ):
         list(jobs.each(lambda name: jobs.train("", endless, tmp_path / name), ["run1", "run2"]))
     killer.join()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from htmuon.recipes.learning_rates import (
+from htmuon.compare.learning_rates import (
     GridConfig,
     TunedOptimizer,
     TunedRecipe,

@@ -6,12 +6,13 @@ import pytest
 from pages import Page
 from synthetic_runs import write_run
 
-from htmuon.recipes.config import RunConfig
-from htmuon.recipes.figures import Figure, Panel
-from htmuon.recipes.labels import label, slug, styles, update_rule
-from htmuon.recipes.learning_rates import TunedOptimizer
-from htmuon.recipes.report import Comparison, write_report
-from htmuon.recipes.run_record import RunRecord
+from htmuon._files import slug
+from htmuon.compare.labels import label, styles, update_rule
+from htmuon.compare.learning_rates import TunedOptimizer
+from htmuon.compare.report.page import Comparison, write_report
+from htmuon.compare.run_record import RunRecord
+from htmuon.reporting.figures import Figure, Panel
+from htmuon.training.run_config import RunConfig
 
 SPECS = ("adamw", "muon", "htmuon:power=0.25,normalization=rms")
 

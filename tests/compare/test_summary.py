@@ -8,10 +8,10 @@ import pytest
 from scipy import stats
 from synthetic_runs import write_run
 
-from htmuon.recipes.files import write_json
-from htmuon.recipes.run_record import Curve, RunRecord
-from htmuon.recipes.summary import first_crossing, summarize, summary_to_csv, summary_to_dict
-from htmuon.recipes.verdict import Confirmation, verdict, winner
+from htmuon._files import write_json
+from htmuon.compare.run_record import Curve, RunRecord
+from htmuon.compare.summary import first_crossing, summarize, summary_to_csv, summary_to_dict
+from htmuon.compare.verdict import Confirmation, verdict, winner
 
 LOSSES = {"adamw": (3.50, 3.52), "muon": (3.40, 3.44), "htmuon": (3.39, 3.45)}
 

@@ -4,14 +4,14 @@ import pytest
 import torch
 from synthetic_runs import write_run
 
+from htmuon.baselines.specs import build_optimizer
 from htmuon.cli.arguments import parse
 from htmuon.cli.compare import CompareArguments
+from htmuon.compare.report.power_figures import families, power_figure
+from htmuon.compare.run_record import RunRecord
+from htmuon.compare.summary import OptimizerSummary, summarize
+from htmuon.compare.sweep import expand, family_of, power_of
 from htmuon.recipes import RECIPES
-from htmuon.recipes.optimizers import build_optimizer
-from htmuon.recipes.power_figures import families, power_figure
-from htmuon.recipes.run_record import RunRecord
-from htmuon.recipes.summary import OptimizerSummary, summarize
-from htmuon.recipes.sweep import expand, family_of, power_of
 
 
 @pytest.mark.parametrize(

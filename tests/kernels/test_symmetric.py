@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from kernels.products import TERMS, check_product, exact, gram_terms, polynomials, rounding
 
 from htmuon.kernels import gram, symmetric, symmetric_product
-from htmuon.kernels.blocks import LEAF, symmetric_product_blocks
-from htmuon.kernels.reference import symmetric_product_reference
+from htmuon.kernels.reference import LEAF, symmetric_product_blocks, symmetric_product_reference
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 

@@ -5,7 +5,7 @@ import torch
 from matrices import SHAPES, SPECTRA, mapped_by_svd, matrix_with, relative_error, zoo_matrix
 
 from htmuon.linalg import METHODS, check_method, select_method
-from htmuon.linalg.norms import spectral_norm_of_gram
+from htmuon.linalg.newton_schulz import spectral_norm_of_gram
 from htmuon.spectral import Power, RankPower
 
 POWERS = [-0.5, -0.25, 0.0, 0.125, 0.5, 1.0]

@@ -365,7 +365,7 @@ def test_names_that_disagree_are_refused_and_nothing_changes(rename, words):
 
 def test_parameters_that_have_moved_to_another_group_are_refused():
     _, optimizer, other, _ = trained_pair()
-    fresh = htmuon.HTMuon(htmuon.param_groups(other, other=["3.weight"]))
+    fresh = htmuon.HTMuon(htmuon.param_groups(other, adamw=["3.weight"]))
     train(other, fresh, 1, first=9)
     assert_refused(other, fresh, optimizer.state_dict(), "the names are the same, their groups are not")
 

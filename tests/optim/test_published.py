@@ -75,7 +75,7 @@ def test_the_other_parameters_are_torch_adamw():
     twin = copy.deepcopy(model)
     names = [name for name, _ in model.named_parameters()]
     with pytest.warns(UserWarning, match="everything takes AdamW"):
-        groups = htmuon.param_groups(model, other=names)
+        groups = htmuon.param_groups(model, adamw=names)
     optimizer = htmuon.HTMuon(groups, adamw_lr=1e-3, adamw_weight_decay=0.1)
     vectors = [p for p in twin.parameters() if p.ndim < 2]
     tables = [p for p in twin.parameters() if p.ndim >= 2]

@@ -15,11 +15,12 @@ from hub_stub import C4_CARD, hub
 from text_streams import write_c4, write_openwebtext, write_tokenizer
 
 from htmuon.cli import main
-from htmuon.recipes import RECIPES, GPT2Config, StreamConfig
-from htmuon.recipes.compare_config import CompareConfig
-from htmuon.recipes.learning_rates import load_tuned
-from htmuon.recipes.llm.model import build_network
-from htmuon.recipes.run_record import RunRecord
+from htmuon.compare.compare_config import CompareConfig
+from htmuon.compare.learning_rates import load_tuned
+from htmuon.compare.run_record import RunRecord
+from htmuon.data.text.language_models import GPT2Config
+from htmuon.data.text.text_config import TextStreamConfig
+from htmuon.recipes import RECIPES
 
 LLAMAS = ["llama-60m", "llama-135m", "llama-350m", "llama-1b"]
 NAMES = [*LLAMAS, "gpt2-small"]
@@ -59,7 +60,7 @@ def test_every_recipe_trains(tmp_path, sources, name, capsys):
     assert 0 < run.result.final_loss < 2 * math.log(20)
     assert run.result.unreadable_samples == 0
 
-    network = build_network(run.config.model, vocab_size=20, sequence_length=16, seed=0)
+    network = run.config.model.build_model(vocab_size=20, sequence_length=16, seed=0)
     matrices = [p.numel() for p in network.parameters() if p.ndim >= 2]
     others = [p.numel() for p in network.parameters() if p.ndim < 2]
     if name.endswith("-paper"):
@@ -129,7 +130,7 @@ def test_the_published_protocol(name, steps, lr, millions):
     assert (config.optimizer.matrices, config.data.packing) == ("all", "pad")
     assert (config.data.dataset, config.data.subset, config.data.evaluation_tokens) == ("allenai/c4", "en", 10_000_000)
     with torch.device("meta"):
-        network = build_network(config.model, vocab_size=config.data.vocab_size, sequence_length=256, seed=0)
+        network = config.model.build_model(vocab_size=config.data.vocab_size, sequence_length=256, seed=0)
     assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(millions, abs=0.01)
 
 
@@ -156,7 +157,7 @@ def test_the_two_forms_differ_in_routing_and_packing_alone(name):
     ],
 )
 def test_published_learning_rates_are_stored(tmp_path, name, rates):
-    published = load_tuned(Path(str(files("htmuon.recipes") / "tuned.json")))[f"{name}-paper"]
+    published = load_tuned(Path(str(files("htmuon.compare") / "tuned.json")))[f"{name}-paper"]
     assert published.published
     assert {spec: published.optimizers[spec].lr for spec in rates} == rates
     assert all(found.adamw_lr == 1e-3 for spec, found in published.optimizers.items() if spec != "adamw")
@@ -177,7 +178,7 @@ def test_a_comparison_says_that_its_learning_rates_are_published(tmp_path, sourc
     page = (out / "report.html").read_text()
     assert "They are those that others published" in page
     assert "learning-rate-sensitivity" not in page
-    run = RunRecord(next((out / "runs" / "report").glob("htmuon-*")))
+    run = RunRecord(next((out / "runs" / "test").glob("htmuon-*")))
     assert (run.config.optimizer.lr, run.config.optimizer.matrices) == (0.03, "all")
 
     assert main(["compare", "llama-1b-paper", *flags, "--out", str(tmp_path / "other")]) == 2
@@ -192,7 +193,7 @@ def test_settings_of_streams_survive_json():
 
 def test_gpt2_depends_on_its_seed_alone_and_has_no_dropout():
     shape = GPT2Config(hidden_size=8, num_layers=1, num_heads=2)
-    first, again, other = (build_network(shape, vocab_size=20, sequence_length=16, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (shape.build_model(vocab_size=20, sequence_length=16, seed=seed) for seed in (0, 0, 1))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     assert not torch.equal(first.lm_head.weight, other.lm_head.weight)
     assert first.lm_head.weight is first.transformer.wte.weight
@@ -204,9 +205,9 @@ def test_gpt2_depends_on_its_seed_alone_and_has_no_dropout():
     ("kind", "settings", "words"),
     [
         (GPT2Config, {"hidden_size": 10, "num_heads": 4}, "multiple of num_heads"),
-        (StreamConfig, {"packing": "pat"}, "Did you mean 'pad'"),
-        (StreamConfig, {"sequence_length": 1}, "at least 2"),
-        (StreamConfig, {"tokenizer": ""}, "must not be empty"),
+        (TextStreamConfig, {"packing": "pat"}, "Did you mean 'pad'"),
+        (TextStreamConfig, {"sequence_length": 1}, "at least 2"),
+        (TextStreamConfig, {"tokenizer": ""}, "must not be empty"),
     ],
 )
 def test_bad_settings(kind, settings, words):

@@ -10,9 +10,9 @@ from stored_images import encoded, pictures, write_folder, write_parquet
 
 import htmuon
 from htmuon.cli import main
-from htmuon.recipes import RECIPES, RunConfig
-from htmuon.recipes.trainer import Training
-from htmuon.recipes.vision.model import build_network
+from htmuon.recipes import RECIPES
+from htmuon.training.loop import TrainingLoop
+from htmuon.training.run_config import RunConfig
 
 NAMES = [name for name, recipe in RECIPES.items() if recipe().data.task == "images"]
 SMALL_RESNET = ["--model.width", "4", "--batch-size", "4"]
@@ -83,7 +83,7 @@ def test_a_recipe_runs_and_goes_on_after_an_interruption(tmp_path, monkeypatch, 
     assert main([*words, "--out", str(tmp_path / "whole")]) == 0
     assert "accuracy" in capsys.readouterr().out.splitlines()[-1]
 
-    honest = Training._step
+    honest = TrainingLoop._step
 
     def interrupted(self, step):
         if step == 3:
@@ -91,7 +91,7 @@ def test_a_recipe_runs_and_goes_on_after_an_interruption(tmp_path, monkeypatch, 
         honest(self, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "_step", interrupted)
+        patch.setattr(TrainingLoop, "_step", interrupted)
         assert main([*words, "--out", str(tmp_path / "broken")]) == 130
     assert main([*words, "--out", str(tmp_path / "broken"), "--resume"]) == 0
     for file in ("model.safetensors", "spectra.safetensors"):
@@ -125,7 +125,7 @@ def test_every_recipe_survives_json(name):
 )
 def test_the_networks_have_the_sizes_of_their_names(name, classes, size, parameters, matrices):
     with torch.device("meta"):
-        model = build_network(RECIPES[name]().model, classes=classes, channels=3, size=(size, size), seed=0)
+        model = RECIPES[name]().model.build_model(classes=classes, channels=3, height=size, width=size, seed=0)
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
     assert sum(route.view is not None for route in htmuon.route(model).routes) == matrices
 

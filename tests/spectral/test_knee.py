@@ -13,7 +13,7 @@ from htmuon.linalg import METHODS, Polynomial
 from htmuon.linalg.fit import fit
 from htmuon.linalg.levels import LEVELS
 from htmuon.spectral import MAPS, Knee, Power, Quantile
-from htmuon.spectral.edge import LOWEST_EDGE, marchenko_pastur_edge
+from htmuon.spectral.edge import LOWEST_EDGE, noise_edge
 
 EXACT = ["svd", "eigh"]
 EDGES = [0.3, 0.02, "marchenko_pastur", Quantile(0.5)]
@@ -186,13 +186,13 @@ def test_the_edge_is_that_of_the_noise_beside_one_spike(spike, shape):
     noise = torch.randn(shape, generator=generator, dtype=torch.float64)
     top = torch.linalg.svdvals(noise)[0]
     sigma = torch.linalg.svdvals(noise + matrix_with(spike * top * torch.eye(1, min(shape))[0], shape))
-    edge = marchenko_pastur_edge((sigma / sigma[0]).square().sum(), shape) * sigma[0]
+    edge = noise_edge((sigma / sigma[0]).square().sum(), shape) * sigma[0]
     # The largest singular value of noise fluctuates about the edge by a share of n^(-2/3), which is 6 % here.
     assert edge / top == pytest.approx(1.0, abs=0.1)
 
 
 def test_a_matrix_of_rank_one_has_no_noise():
-    assert marchenko_pastur_edge(torch.tensor(1.0), (5, 8)).item() == 0
+    assert noise_edge(torch.tensor(1.0), (5, 8)).item() == 0
     matrix = matrix_with(torch.tensor([2.0, 0, 0]), (3, 6))
     assert relative_error(htmuon.spectral_map(matrix, Knee(1.0)), matrix / 2) < 1e-9
 

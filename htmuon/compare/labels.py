@@ -1,0 +1,77 @@
+"""How optimizers are named, explained and coloured: the same in the table, the figures and the terminal."""
+
+from dataclasses import dataclass
+
+from htmuon.baselines.packaged import BASELINES
+from htmuon.baselines.specs import ADAMW, has_other_rate, parse_spec
+from htmuon.optim import OPTIMIZERS
+
+# Okabe and Ito's palette, told apart under all common colour-vision deficiencies; its yellow and black are left out
+# because one vanishes on a light page and the other on a dark one.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_MARKERS = ("o", "s", "^", "D", "v", "P")
+
+_NAMES = {
+    "adamw": "AdamW",
+    "muon": "Muon",
+    "htmuon": "HTMuon",
+    "normuon": "NorMuon",
+    "adamuon": "AdaMuon",
+    "htnormuon": "HTNorMuon",
+    "htadamuon": "HTAdaMuon",
+    "sgd": "SGD",
+    "torch_muon": "torch's Muon",
+    "soap": "SOAP",
+    "lion": "Lion",
+    "ademamix": "AdEMAMix",
+    "mars": "MARS",
+}
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one optimizer is drawn: a color, a marker and a line style, so that color is never the only sign."""
+
+    label: str
+    color: str
+    marker: str
+    linestyle: str
+
+
+def label(spec: str) -> str:
+    """The optimizer's name for readers.
+
+    Example:
+        >>> label("htmuon:power=0.25,normalization=rms")
+        'HTMuon (power=0.25, normalization=rms)'
+    """
+    name, _, settings = spec.partition(":")
+    shown = _NAMES.get(name, name)
+    return f"{shown} ({settings.replace(',', ', ')})" if settings else shown
+
+
+def styles(specs: tuple[str, ...]) -> dict[str, Style]:
+    """A style for each optimizer, fixed by its place in the comparison."""
+    dashes = ("-", "--", ":", "-.")
+    return {
+        spec: Style(
+            label=label(spec),
+            color=_COLORS[i % len(_COLORS)],
+            marker=_MARKERS[i % len(_MARKERS)],
+            linestyle=dashes[i // len(_COLORS) % len(dashes)],
+        )
+        for i, spec in enumerate(specs)
+    }
+
+
+def update_rule(spec: str) -> str:
+    """One line on how an optimizer updates a hidden matrix."""
+    name, settings = parse_spec(spec)
+    if name == ADAMW:
+        rates = ", with one learning rate for matrices and one for the rest" if has_other_rate(spec) else ""
+        return f"Adam's element-wise rule with decoupled weight decay, for all parameters{rates}: no spectrum involved."
+    optimizer = BASELINES[name] if name in BASELINES else OPTIMIZERS[name]
+    described = (optimizer.__doc__ or "").strip().partition("\n")[0].removeprefix(f"{optimizer.__name__}: ")
+    described = described[:1].upper() + described[1:]
+    changes = ", ".join(f"{key} = {value}" for key, value in settings.items())
+    return f"{described} Here with {changes}." if changes else described

@@ -1,0 +1,95 @@
+"""The search of a comparison: AdamW's learning rate, that of the other parameters, and with it those of all others."""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from itertools import count
+
+import torch
+
+import htmuon
+from htmuon.baselines.specs import ADAMW, has_other_rate
+from htmuon.compare.baseline_choice import choose_guide
+from htmuon.compare.compared_runs import Runs
+from htmuon.compare.learning_rates import (
+    TunedOptimizer,
+    TunedRecipe,
+    are_relatives,
+    best_learning_rate,
+    default_centre,
+    is_interior,
+    search_learning_rate,
+)
+from htmuon.compare.run_record import RunRecord
+
+
+def tune(runs: Runs, command: str) -> TunedRecipe:
+    """The best learning rates of AdamW and of all optimizers of a comparison.
+
+    Args:
+        runs: of the comparison.
+        command: what the user typed; it is kept with the rates.
+    """
+    config = runs.config
+    others = [spec for spec in config.optimizers if spec != ADAMW]
+    runs.plan((1 + len(others)) * config.grid.points * len(config.tuning_seeds))
+    runs.plan(len(config.optimizers) * len(config.seeds))
+    tuned = {ADAMW: _tune_one(runs, ADAMW, default_centre(ADAMW))}
+    other_lr = tuned[ADAMW].lr
+    guide = choose_guide(others)
+    if guide is not None:
+        tuned[guide] = _tune_with_other_lr(runs, guide, other_lr)
+        other_lr = tuned[guide].adamw_lr
+
+    def search(spec: str) -> TunedOptimizer:
+        found = [tuned[other].lr for other in others if other in tuned and are_relatives(other, spec)]
+        return _tune_one(runs, spec, found[0] if found else default_centre(spec), other_lr)
+
+    # Relatives have their best rates near each other: where the first one's is, the searches of the others start.
+    rest = [spec for spec in others if spec not in tuned]
+    relatives = [spec for spec in (*tuned, *rest) if are_relatives(spec, spec)]
+    until_first = rest.index(relatives[0]) + 1 if relatives and relatives[0] in rest else 0
+    for specs in (rest[:until_first], rest[until_first:]):
+        tuned |= dict(zip(specs, runs.each(search, specs), strict=True))
+    return TunedRecipe(
+        settings=config.tuning_settings(),
+        seeds=config.tuning_seeds,
+        command=command,
+        versions={"htmuon": htmuon.__version__, "torch": torch.__version__},
+        optimizers={spec: tuned[spec] for spec in (ADAMW, *others)},
+    )
+
+
+def _tune_one(runs: Runs, spec: str, centre: float, adamw_lr: float | None = None) -> TunedOptimizer:
+    """The rate of the matrices at one of the other parameters, or of all where an optimizer has one rate."""
+    own = adamw_lr if has_other_rate(spec) else None
+    grid = _search(runs, centre, lambda lr, seed: runs.train("validation", spec, lr, own or lr, seed))
+    best = best_learning_rate(grid)
+    return TunedOptimizer(lr=best, adamw_lr=own or best, grid=grid, interior=is_interior(grid))
+
+
+def _tune_with_other_lr(runs: Runs, spec: str, start: float) -> TunedOptimizer:
+    """Both rates in turn: of the matrices, of the others at it, and of the matrices again if that is a new one."""
+    points = runs.config.grid.points * len(runs.config.tuning_seeds)
+    first = _tune_one(runs, spec, default_centre(spec), start)
+    runs.plan(points)
+    grid = _search(runs, start, lambda adamw_lr, seed: runs.train("validation", spec, first.lr, adamw_lr, seed))
+    best = best_learning_rate(grid)
+    if best == start:
+        return replace(first, other_grid=grid)
+    runs.plan(points)
+    return replace(_tune_one(runs, spec, first.lr, best), other_grid=grid)
+
+
+def _search(runs: Runs, centre: float, run: Callable[[float, int], RunRecord]) -> dict[float, float]:
+    """Mean losses over the tuning seeds by learning rate, of runs with a rate and a seed."""
+    counted = count(1)
+    grid, seeds = runs.config.grid, runs.config.tuning_seeds
+
+    def loss(rate: float) -> float:
+        if next(counted) > grid.points:
+            runs.plan(len(seeds))
+        return statistics.fmean(record.final_loss for record in runs.each(partial(run, rate), seeds))
+
+    return search_learning_rate(loss, centre, grid, runs.each)

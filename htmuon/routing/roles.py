@@ -1,0 +1,180 @@
+"""What a module does in its model, as head, stem or embedding, and how its parameters are matrices."""
+
+from typing import cast
+
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from htmuon._typing import MatrixView
+from htmuon.routing.reparametrized import WeightPlace, layers
+from htmuon.routing.views import default_view, matrix_shape
+
+# Modules that perform a linear map by a parameter `weight`, and how they store it.
+MATRIX_MODULES: tuple[tuple[type[nn.Module], MatrixView], ...] = (
+    (nn.Linear, "linear"),
+    (nn.ConvTranspose1d, "conv_transpose"),
+    (nn.ConvTranspose2d, "conv_transpose"),
+    (nn.ConvTranspose3d, "conv_transpose"),
+    (nn.Conv1d, "conv"),
+    (nn.Conv2d, "conv"),
+    (nn.Conv3d, "conv"),
+)
+MULTIHEAD_PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+# Whole path components, never parts of them: "head" must not match "headwise_gate".
+HEAD_NAMES = frozenset(
+    {"lm_head", "embed_out", "classifier", "score", "unembed", "unembedding", "to_logits", "logits", "qa_outputs"}
+)
+# These, and names that end in "_head", name a head only outside of repeated blocks, where there is no number before
+# them.
+OUTER_HEAD_NAMES = frozenset(
+    {"head", "heads", "head_dist", "fc", "output", "out", "output_layer", "output_projection", "proj_out"}
+)
+STEM_NAMES = frozenset(
+    {"patch_embed", "patch_embedding", "patch_embeddings", "to_patch_embedding", "stem", "conv_stem"}
+)
+
+
+def is_embedding(module: nn.Module) -> bool:
+    """Whether the module looks rows up in a table."""
+    return isinstance(module, nn.Embedding | nn.EmbeddingBag)
+
+
+def is_grouped(module: nn.Module) -> bool:
+    """Whether the module is a convolution of independent groups of channels: many small maps, not one matrix."""
+    return getattr(module, "groups", 1) != 1
+
+
+def stored_view(module: nn.Module, attribute: str) -> MatrixView | None:
+    """How `module.attribute` stores a matrix; None where it is no matrix of a known kind of module."""
+    if isinstance(module, nn.MultiheadAttention) and attribute in MULTIHEAD_PROJECTIONS:
+        return "linear"
+    if attribute != "weight" or is_grouped(module):
+        return None
+    if _is_conv1d_of_transformers(module):
+        return "transposed"
+    return next((view for kind, view in MATRIX_MODULES if isinstance(module, kind)), None)
+
+
+def _is_conv1d_of_transformers(module: nn.Module) -> bool:
+    """Told by name, for the library need not be installed; a parametrized module is of a class made from its own."""
+    return any(
+        kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers.") for kind in type(module).__mro__
+    )
+
+
+def weight_shape(module: nn.Module, attribute: str) -> tuple[int, ...] | None:
+    """The shape of a matrix of a known kind of module, by what it says of itself; else None.
+
+    The weight itself is not asked: where it is made at each call, making it may move buffers.
+    """
+    if isinstance(module, nn.MultiheadAttention) and attribute in MULTIHEAD_PROJECTIONS:
+        width = module.embed_dim
+        inputs = {"k_proj_weight": module.kdim, "v_proj_weight": module.vdim}.get(attribute, width)
+        return (3 * width if attribute == "in_proj_weight" else width, inputs)
+    if attribute != "weight":
+        return None
+    if isinstance(module, nn.Linear):
+        return (module.out_features, module.in_features)
+    if isinstance(module, _ConvNd):
+        first, second = module.out_channels, module.in_channels
+        if module.transposed:
+            first, second = second, first
+        return (first, second // module.groups, *module.kernel_size)
+    if _is_conv1d_of_transformers(module):
+        return (cast(int, module.nx), cast(int, module.nf))
+    return None
+
+
+def own_view(parameter: Tensor, place: WeightPlace) -> MatrixView | None:
+    """How a parameter stores a matrix of its layer, by itself or in the shape of the weight that is made of it."""
+    if place.makers and tuple(parameter.shape) != weight_shape(place.module, place.attribute):
+        return None
+    return stored_view(place.module, place.attribute)
+
+
+def is_vector(parameter: Tensor, place: WeightPlace) -> bool:
+    """Whether it is a vector, by its dims or as the gains `[out, 1]` that `weight_norm` takes out of a weight."""
+    return parameter.ndim < 2 or (bool(place.others) and sum(side != 1 for side in parameter.shape) < 2)
+
+
+def other_reason(parameter: Tensor, view: MatrixView | None = None) -> str | None:
+    """Why a parameter can be no matrix, whatever module holds it; None where it can.
+
+    Args:
+        parameter: any tensor that has a shape.
+        view: how it stores a matrix; None where that is not known.
+
+    Example:
+        >>> import torch
+        >>> other_reason(torch.ones(3)), other_reason(torch.ones(0, 4)), other_reason(torch.ones(1, 4))
+        ('vector', 'empty', 'matrix of one row or column')
+        >>> other_reason(torch.ones(3, 4)) is None
+        True
+    """
+    if parameter.ndim < 2:
+        return "vector"
+    if parameter.numel() == 0:
+        return "empty"
+    if min(matrix_shape(tuple(parameter.shape), view or default_view(parameter.ndim))[-2:]) == 1:
+        return "matrix of one row or column"
+    return None
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside DistributedDataParallel and torch.compile, whose names would hide what is outermost in it."""
+    for name in ("module", "_orig_mod"):
+        inner = getattr(model, name, None)
+        if isinstance(inner, nn.Module) and list(model.children()) == [inner]:
+            return unwrapped(inner)
+    return model
+
+
+def head_modules(model: nn.Module) -> set[nn.Module]:
+    """The output heads of an unwrapped model: what it says they are and what is named so, else its last layer.
+
+    Of several layers below one name (`classifier.0`, `classifier.3`) the last is the head. The last layer counts where
+    no head is named and it is outermost: an attribute of the model, or the end of a plain `nn.Sequential`.
+    """
+    heads: set[nn.Module] = set()
+    get_output = getattr(model, "get_output_embeddings", None)
+    declared = get_output() if callable(get_output) else None
+    if isinstance(declared, nn.Module):
+        heads.add(declared)
+    matrices = [(name.split("."), m) for name, m in layers(model) if stored_view(m, "weight") is not None]
+    named: dict[tuple[str, ...], nn.Module] = {}
+    for path, module in matrices:
+        place = _head_place(path)
+        if place is not None:
+            named[place] = module
+    heads.update(named.values())
+    if not heads and len(matrices) > 1 and _is_outermost(model, matrices[-1][0]):
+        heads.add(matrices[-1][1])
+    return heads
+
+
+def stem_modules(model: nn.Module) -> set[nn.Module]:
+    """Layers of an unwrapped model that read raw input: named stems, and a convolution that comes before all else."""
+    weighted = [(n, m) for n, m in layers(model) if is_embedding(m) or stored_view(m, "weight") is not None]
+    stems = {module for name, module in weighted if STEM_NAMES.intersection(name.split("."))}
+    if len(weighted) > 1 and isinstance(weighted[0][1], nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        stems.add(weighted[0][1])
+    return stems
+
+
+def _head_place(path: list[str]) -> tuple[str, ...] | None:
+    """The path down to the component that names a head, or None."""
+    for depth, part in enumerate(path):
+        outside_blocks = not any(before.isdigit() for before in path[:depth])
+        if part in HEAD_NAMES or (outside_blocks and (part in OUTER_HEAD_NAMES or part.endswith("_head"))):
+            return tuple(path[: depth + 1])
+    return None
+
+
+def _is_outermost(model: nn.Module, path: list[str]) -> bool:
+    """Whether a layer is an attribute of the model or a direct child of a Sequential that is in no block."""
+    *before, last = path
+    if last.isdigit():
+        parent = model.get_submodule(".".join(before))
+        return isinstance(parent, nn.Sequential) and not any(part.isdigit() for part in before)
+    return not before
