@@ -130,7 +130,7 @@ class CompareConfig:
             if different and any(self.out.glob("runs/*/*/config.json")):
                 raise ValueError(
                     f"{self.out} holds a comparison with other settings ({'; '.join(different)}). Choose another "
-                    "folder, or the same settings to go on with that comparison."
+                    "folder, or the same settings to resume that comparison."
                 )
         elif self.out.exists():
             if not self.out.is_dir():

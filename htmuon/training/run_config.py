@@ -270,6 +270,10 @@ def _from_mapping(cls: type[T], values: Mapping[str, Any]) -> T:
     return cls(**values)
 
 
+# Functions that return the settings of a run, by name; the room `recipes` fills it.
+RECIPES: Registry[Callable[[], RunConfig]] = Registry("recipe")
+
+
 def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings by dotted name.
 

@@ -24,7 +24,7 @@ class Checkpoint:
         step: steps done.
         model: the model's state_dict.
         optimizer: the optimizer's state_dict: dicts, lists, tuples, tensors, numbers, strings and None.
-        progress: what else the run needs to go on, as plain JSON values.
+        progress: what else the run needs to resume, as plain JSON values.
         average: the state_dict of the averaged weights, in a run that has them.
     """
 
@@ -64,7 +64,7 @@ def load_checkpoint(folder: Path, device: torch.device, on_message: Callable[[st
     Args:
         folder: the run's folder of checkpoints; it need not exist.
         device: where the optimizer's tensors are needed.
-        on_message: told about each damaged checkpoint.
+        on_message: called with a sentence about each damaged checkpoint.
     """
     for remains in folder.glob(".step-*"):
         shutil.rmtree(remains)
