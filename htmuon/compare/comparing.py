@@ -142,7 +142,7 @@ def _report(runs: Runs, tuned: TunedRecipe, command: str) -> ComparisonResult:
             "Look at the data, or tune the learning rates."
         )
     # Imported here: nobody needs jinja2 or matplotlib to know a setting.
-    from htmuon.compare.report.page import write_report
+    from htmuon.compare.report.comparison_page import write_report
 
     return write_report(replace(comparison, warnings=(*warnings, *_about_times(records))), config.out)
 

@@ -21,7 +21,7 @@ from htmuon.training.resumable import lr_factor, mix_seed, scale_lr
 from htmuon.training.run_config import RunConfig
 from htmuon.training.run_folder import RunFolder
 from htmuon.training.run_result import Observer, RunResult, measured_sizes, reported_settings, used_software
-from htmuon.training.run_state import Checkpoint, load_checkpoint, save_checkpoint
+from htmuon.training.run_state import RunState, load_checkpoint, save_checkpoint
 from htmuon.training.sinks import Sinks, open_sinks
 from htmuon.training.task import Batch, Evaluation, Task, TaskSource
 
@@ -253,7 +253,7 @@ class TrainingLoop:
             "skipped_steps": self.skipped_steps,
             "data": self.task.state_dict(),
         }
-        checkpoint = Checkpoint(
+        checkpoint = RunState(
             step=done,
             model=model,
             optimizer=optimizer,

@@ -17,7 +17,7 @@ MODEL, AVERAGE, OPTIMIZER, STATE = "model.safetensors", "average.safetensors", "
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Checkpoint:
+class RunState:
     """A run between two steps.
 
     Args:
@@ -35,7 +35,7 @@ class Checkpoint:
     average: dict[str, Tensor] | None = None
 
 
-def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+def save_checkpoint(folder: Path, checkpoint: RunState) -> None:
     """Write `folder`/step-<step>, whole or not at all, and remove all but the last two.
 
     Args:
@@ -58,7 +58,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         shutil.rmtree(old)
 
 
-def load_checkpoint(folder: Path, device: torch.device, on_message: Callable[[str], None]) -> Checkpoint | None:
+def load_checkpoint(folder: Path, device: torch.device, on_message: Callable[[str], None]) -> RunState | None:
     """The newest checkpoint that is not damaged, or None; damaged ones and remains of a kill are removed.
 
     Args:
@@ -78,11 +78,11 @@ def load_checkpoint(folder: Path, device: torch.device, on_message: Callable[[st
     return None
 
 
-def _read(path: Path, device: torch.device) -> Checkpoint:
+def _read(path: Path, device: torch.device) -> RunState:
     state = json.loads((path / STATE).read_text())
     tensors = {name: tensor.to(device) for name, tensor in read_tensors(path / OPTIMIZER).items()}
     optimizer = unpack(state["optimizer"], tensors)
-    return Checkpoint(
+    return RunState(
         step=state["step"],
         model=read_tensors(path / MODEL),
         optimizer=optimizer,

@@ -9,7 +9,7 @@ from synthetic_runs import write_run
 from htmuon._files import slug
 from htmuon.compare.labels import label, styles, update_rule
 from htmuon.compare.learning_rates import TunedOptimizer
-from htmuon.compare.report.page import Comparison, write_report
+from htmuon.compare.report.comparison_page import Comparison, write_report
 from htmuon.compare.run_record import RunRecord
 from htmuon.reporting.figures import Figure, Panel
 from htmuon.training.run_config import RunConfig
