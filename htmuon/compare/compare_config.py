@@ -120,9 +120,8 @@ class CompareConfig:
         Raises:
             ValueError: it is something else.
         """
-        settings: dict[str, Any] = json.loads(
-            json.dumps({k: v for k, v in asdict(self).items() if k not in _NOT_STORED})
-        )
+        plain = {name: value for name, value in asdict(self).items() if name not in _NOT_STORED}
+        settings: dict[str, Any] = json.loads(json.dumps(plain | {"run": self.run.to_dict()}))
         path = self.out / CONFIG
         if path.exists():
             different = _differences(path, settings)

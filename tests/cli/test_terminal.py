@@ -33,7 +33,7 @@ def test_plain_lines(tiny_run: RunConfig, tmp_path: Path) -> None:
     assert result is not None
     display.on_finish(result)
     assert lines == [
-        "[1/2] report: AdamW, lr 0.004, seed 0",
+        "[1/2] test: AdamW, lr 0.004, seed 0",
         "  resumes at step 2 of 6",
         "  step 4/6, training loss 3.9000, 1 min 20 s left",
         "  step 4/6, test loss 3.8000",
@@ -73,5 +73,5 @@ def test_live_display_shows_bars_and_the_table(tiny_run: RunConfig, tmp_path: Pa
         display.on_message("look here")
         display.on_table(summarize(records(tmp_path)))
     text = screen.getvalue()
-    for part in ("all runs", "run 1 of 4", "test: Muon", "loss 4.250", "validation 4.125", "look here", "3.4000"):
+    for part in ("all runs", "run 1 of 4", "test: Muon", "loss 4.250", "test 4.125", "look here", "3.4000"):
         assert part in text
