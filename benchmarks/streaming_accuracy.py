@@ -26,7 +26,7 @@ from timing import conditions, write
 from torch import Tensor
 
 from htmuon.cli.terminal import terminal_display
-from htmuon.compare.learning_rates import load_tuned
+from htmuon.compare.tuned_rates import load_tuned
 from htmuon.linalg import METHODS, Accuracy, Mapped, Method, ScalarFunction
 from htmuon.linalg.base import direction_weights, positive, unit_scale
 from htmuon.linalg.streaming import (

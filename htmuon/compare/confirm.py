@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from htmuon.compare.compare_config import CONFIG, CompareConfig
-from htmuon.compare.learning_rates import GridConfig
+from htmuon.compare.grid import GridConfig
 from htmuon.compare.verdict import CONFIRMING_SEEDS
 from htmuon.training.run_config import RunConfig
 

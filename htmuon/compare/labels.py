@@ -2,30 +2,12 @@
 
 from dataclasses import dataclass
 
-from htmuon.baselines.packaged import BASELINES
-from htmuon.baselines.specs import ADAMW, has_other_rate, parse_spec
-from htmuon.optim import OPTIMIZERS
+from htmuon.baselines import optimizer_info, parse_spec
 
 # Okabe and Ito's palette, told apart under all common colour-vision deficiencies; its yellow and black are left out
 # because one vanishes on a light page and the other on a dark one.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
-
-_NAMES = {
-    "adamw": "AdamW",
-    "muon": "Muon",
-    "htmuon": "HTMuon",
-    "normuon": "NorMuon",
-    "adamuon": "AdaMuon",
-    "htnormuon": "HTNorMuon",
-    "htadamuon": "HTAdaMuon",
-    "sgd": "SGD",
-    "torch_muon": "torch's Muon",
-    "soap": "SOAP",
-    "lion": "Lion",
-    "ademamix": "AdEMAMix",
-    "mars": "MARS",
-}
 
 
 @dataclass(frozen=True)
@@ -46,7 +28,7 @@ def label(spec: str) -> str:
         'HTMuon (power=0.25, normalization=rms)'
     """
     name, _, settings = spec.partition(":")
-    shown = _NAMES.get(name, name)
+    shown = optimizer_info(name).label
     return f"{shown} ({settings.replace(',', ', ')})" if settings else shown
 
 
@@ -67,11 +49,8 @@ def styles(specs: tuple[str, ...]) -> dict[str, Style]:
 def update_rule(spec: str) -> str:
     """One line on how an optimizer updates a hidden matrix."""
     name, settings = parse_spec(spec)
-    if name == ADAMW:
-        rates = ", with one learning rate for matrices and one for the rest" if has_other_rate(spec) else ""
-        return f"Adam's element-wise rule with decoupled weight decay, for all parameters{rates}: no spectrum involved."
-    optimizer = BASELINES[name] if name in BASELINES else OPTIMIZERS[name]
-    described = (optimizer.__doc__ or "").strip().partition("\n")[0].removeprefix(f"{optimizer.__name__}: ")
+    info = optimizer_info(name)
+    described = info.rule.removeprefix(f"{info.label}: ")
     described = described[:1].upper() + described[1:]
     changes = ", ".join(f"{key} = {value}" for key, value in settings.items())
     return f"{described} Here with {changes}." if changes else described

@@ -6,15 +6,15 @@ import torch
 
 import htmuon
 from htmuon._device import optimizer_state_bytes
-from htmuon.baselines.packaged import BASELINES, Baseline
-from htmuon.baselines.specs import build_optimizer, settings_of
+from htmuon.baselines import build_optimizer, optimizer_info, optimizer_names
+from htmuon.baselines.baseline import Baseline
 from htmuon.cli.listing import listing
 from htmuon.compare.labels import label, update_rule
-from htmuon.compare.learning_rates import DEFAULT_CENTRES
 from htmuon.training.train import train
 
 RATES = {"lr": 0.01, "adamw_lr": 0.003, "weight_decay": 0.1}
 PACKAGED = ("soap", "lion", "ademamix", "mars")
+BASELINES = [name for name in optimizer_names() if name not in ("adamw", *htmuon.OPTIMIZERS)]
 STEPS = 12
 
 
@@ -240,6 +240,6 @@ def test_names_for_readers():
     for name in BASELINES:
         assert label(name) != name
         assert update_rule(name) in text
-        assert settings_of(name)
+        assert optimizer_info(name).settings
     assert update_rule("lion:beta1=0.95").endswith("Here with beta1 = 0.95.")
-    assert DEFAULT_CENTRES["lion"] == DEFAULT_CENTRES["adamw"] / 10
+    assert optimizer_info("lion").first_lr == optimizer_info("adamw").first_lr / 10

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from htmuon.compare.compare_config import CompareConfig
-from htmuon.compare.learning_rates import GridConfig
+from htmuon.compare.grid import GridConfig
 from htmuon.compare.report import page as report
 from htmuon.data.text.language_models import LlamaConfig
 from htmuon.data.text.text_config import TextConfig

@@ -6,18 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from htmuon.compare.learning_rates import (
-    GridConfig,
-    TunedOptimizer,
-    TunedRecipe,
-    best_learning_rate,
-    default_centre,
-    is_interior,
-    load_tuned,
-    merge_tuned,
-    search_learning_rate,
-    tuned_to_json,
-)
+from htmuon.compare.grid import GridConfig, best_learning_rate, is_interior, search_learning_rate
+from htmuon.compare.tuned_rates import TunedOptimizer, TunedRecipe, load_tuned, merge_tuned, tuned_to_json
+from htmuon.compare.tuning import first_learning_rate
 
 
 def valley(best: float) -> Callable[[float], float]:
@@ -60,9 +51,9 @@ def test_divergence_bounds_the_grid_from_above_and_moves_it_down() -> None:
     assert is_interior(grid)
 
 
-def test_default_centre_ignores_the_settings_of_a_spec() -> None:
-    assert default_centre("htmuon:power=0.25") == default_centre("htmuon")
-    assert default_centre("adamw") < default_centre("muon")
+def test_first_learning_rate_ignores_the_settings_of_a_spec() -> None:
+    assert first_learning_rate("htmuon:power=0.25") == first_learning_rate("htmuon")
+    assert first_learning_rate("adamw") < first_learning_rate("muon")
 
 
 @pytest.mark.parametrize(

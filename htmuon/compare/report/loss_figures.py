@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 
 from htmuon.compare.equal_budget import paces
 from htmuon.compare.labels import Style
-from htmuon.compare.learning_rates import TunedOptimizer
 from htmuon.compare.run_record import Curve, Records
 from htmuon.compare.summary import OptimizerSummary, mean_curve
+from htmuon.compare.tuned_rates import TunedOptimizer
 from htmuon.reporting.figures import Figure, Panel, plain_log_ticks, zoom
 
 # Curves are zoomed to what happens after this part of the run: the fall from the first loss would flatten the rest.
