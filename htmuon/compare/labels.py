@@ -32,18 +32,20 @@ def label(spec: str) -> str:
     return f"{shown} ({settings.replace(',', ', ')})" if settings else shown
 
 
+def style_at(place: int, spec: str) -> Style:
+    """The style of the optimizer at a place in a comparison, counted from 0."""
+    dashes = ("-", "--", ":", "-.")
+    return Style(
+        label=label(spec),
+        color=_COLORS[place % len(_COLORS)],
+        marker=_MARKERS[place % len(_MARKERS)],
+        linestyle=dashes[place // len(_COLORS) % len(dashes)],
+    )
+
+
 def styles(specs: tuple[str, ...]) -> dict[str, Style]:
     """A style for each optimizer, fixed by its place in the comparison."""
-    dashes = ("-", "--", ":", "-.")
-    return {
-        spec: Style(
-            label=label(spec),
-            color=_COLORS[i % len(_COLORS)],
-            marker=_MARKERS[i % len(_MARKERS)],
-            linestyle=dashes[i // len(_COLORS) % len(dashes)],
-        )
-        for i, spec in enumerate(specs)
-    }
+    return {spec: style_at(place, spec) for place, spec in enumerate(specs)}
 
 
 def update_rule(spec: str) -> str:
