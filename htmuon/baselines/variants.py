@@ -54,8 +54,6 @@ def _settings(kind: type[HTMuon]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     # A variant takes its parents' settings as **settings, so the constructors of all of them count.
     for parent in kind.__mro__[: kind.__mro__.index(torch.optim.Optimizer)]:
-        if not parent.__module__.startswith("htmuon."):
-            continue
         for key, parameter in inspect.signature(parent.__init__).parameters.items():  # type: ignore[misc]
             if key not in _NOT_IN_SPECS and parameter.kind is inspect.Parameter.KEYWORD_ONLY:
                 found.setdefault(key, parameter.default)
