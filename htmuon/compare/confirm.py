@@ -74,4 +74,4 @@ def _read(searched: Path) -> _Search:
 
 
 def _unfinished(searched: Path) -> ValueError:
-    return ValueError(f"the comparison in {searched} must be finished; give its command again to go on with it.")
+    return ValueError(f"the comparison in {searched} must be finished; give its command again to resume it.")

@@ -39,7 +39,7 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("name", PEERS)
-def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, with_optimizer, recorder, name):
+def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, with_optimizer, recorder, name):
     config = with_optimizer(name, lr=0.1 if name == "sgd" else 0.003)
     whole = train(config, tmp_path / "whole")
 
