@@ -130,7 +130,7 @@ class CompareConfig:
             if different and any(self.out.glob("runs/*/*/config.json")):
                 raise ValueError(
                     f"{self.out} holds a comparison with other settings ({'; '.join(different)}). Choose another "
-                    "folder, or the same settings to go on with that comparison."
+                    "folder, or the same settings to resume that comparison."
                 )
         elif self.out.exists():
             if not self.out.is_dir():
@@ -153,6 +153,8 @@ def _differences(path: Path, settings: dict[str, Any]) -> list[str]:
     except (OSError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} is not the settings of a comparison ({error}). Choose another folder.") from error
     here = flat_settings(settings)
+    if "run.data.kind" not in there:
+        return ["a version before 0.1.0 made it"]
     recipes = there.get("run.recipe"), here["run.recipe"]
     if recipes[0] != recipes[1]:
         return [f"its recipe is {recipes[0]!r} there and {recipes[1]!r} here"]

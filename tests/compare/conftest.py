@@ -6,7 +6,7 @@ import torch
 
 from htmuon.compare.compare_config import CompareConfig
 from htmuon.compare.grid import GridConfig
-from htmuon.compare.report import page as report
+from htmuon.compare.report import comparison_page as report
 from htmuon.data.text.language_models import LlamaConfig
 from htmuon.data.text.text_config import TextConfig
 from htmuon.training.run_config import OptimizerConfig, RunConfig

@@ -8,7 +8,7 @@ from synthetic_runs import write_run
 
 from htmuon._files import slug
 from htmuon.compare.labels import label, styles, update_rule
-from htmuon.compare.report.page import Comparison, write_report
+from htmuon.compare.report.comparison_page import Comparison, write_report
 from htmuon.compare.run_record import RunRecord
 from htmuon.compare.tuned_rates import TunedOptimizer
 from htmuon.reporting.figures import Figure, Panel
