@@ -121,7 +121,7 @@ class CompareConfig:
             ValueError: it is something else.
         """
         settings: dict[str, Any] = json.loads(
-            json.dumps({k: v for k, v in asdict(self).items() if k not in _NOT_STORED})
+            json.dumps({k: v for k, v in (asdict(self) | {"run": self.run.to_dict()}).items() if k not in _NOT_STORED})
         )
         path = self.out / CONFIG
         if path.exists():
