@@ -144,7 +144,7 @@ def weight_cells(runs: Sequence[dict[str, Any]]) -> list[str]:
 
 def alpha_table(result: dict[str, Any]) -> str:
     """Alpha, stable rank and loss of the final weights."""
-    rows = [["optimizer", "lr", "alpha (KS)", "fitted", "alpha (Hill)", "fitted", "stable rank", "validation loss"]]
+    rows = [["optimizer", "lr", "alpha (KS)", "fitted", "alpha (Hill)", "fitted", "stable rank", "test loss"]]
     before = result["before"]
     rows.append(["before training", "", *weight_cells(before), ""])
     rows += [

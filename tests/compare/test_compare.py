@@ -79,7 +79,7 @@ def test_leaves_every_result(done: Done) -> None:
 def test_all_take_the_rate_of_the_other_parameters_that_is_best_with_muon(done: Done) -> None:
     tuned = load_tuned(done.tuned)["llama-tiny"].optimizers
     assert list(tuned) == ["adamw", "muon", "htmuon:power=0.25"]
-    assert done.titles.runs[0].startswith("tuning: AdamW")
+    assert done.titles.runs[0].startswith("validation: AdamW")
     muon, other = tuned["muon"], tuned["htmuon:power=0.25"]
     # It is searched from AdamW's own on, and found where it has a neighbour on each side or the search was over.
     assert tuned["adamw"].lr in muon.other_grid
@@ -115,7 +115,7 @@ def test_optimizers_take_turns_within_a_seed(done: Done) -> None:
     seeds = [title[-1] for title in reports]
     names = [title.split(",")[0] for title in reports]
     assert seeds == ["0", "0", "1", "1"]
-    assert names[:2] == names[2:] == ["report: Muon", "report: HTMuon (power=0.25)"]
+    assert names[:2] == names[2:] == ["test: Muon", "test: HTMuon (power=0.25)"]
     assert done.titles.planned == len(done.titles.runs)
 
 
@@ -370,7 +370,7 @@ def test_a_comparison_killed_in_a_run_goes_on_to_the_same_numbers(done: Done, tm
     assert not (out / "report.html").exists()
     again = subprocess.run([sys.executable, "-c", KILLED, "fast", *words], capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
-    assert "goes on at step" in again.stdout
+    assert "resumes at step" in again.stdout
     losses = [row["losses"] for row in json.loads((out / "summary.json").read_text())["optimizers"]]
     assert losses == [list(summary.losses) for summary in done.summaries]
 
