@@ -382,7 +382,7 @@ def test_a_comparison_grows_by_optimizers_and_its_runs_count(tiny: CompareConfig
     summaries = list(compare(grown, command="typed").summaries)
     assert [summary.losses for summary in summaries[:2]] == [summary.losses for summary in first]
     assert {path: path.stat().st_mtime_ns for path in made} == made
-    assert "htmuon-power=0.5" in {path.parent.name.partition("-lr")[0] for path in tiny.out.glob("runs/report/*/*")}
+    assert "htmuon-power=0.5" in {path.parent.name.partition("-lr")[0] for path in tiny.out.glob("runs/test/*/*")}
     with pytest.raises(ValueError, match=r"other settings \(optimizers is"):
         tiny.claim_folder()
 
@@ -390,10 +390,10 @@ def test_a_comparison_grows_by_optimizers_and_its_runs_count(tiny: CompareConfig
 def test_the_search_for_a_relative_starts_where_the_first_one_ended(tiny: CompareConfig, no_figures: None) -> None:
     compare(tiny, command="typed")
     rates: dict[str, list[float]] = {}
-    for path in tiny.out.glob("runs/tuning/*"):
+    for path in tiny.out.glob("runs/validation/*"):
         name, _, rest = path.name.partition("-lr")
         rates.setdefault(name, []).append(float(rest.partition("-")[0]))
-    [first] = {path.name.partition("-lr")[2].partition("-")[0] for path in tiny.out.glob("runs/report/muon-lr*")}
+    [first] = {path.name.partition("-lr")[2].partition("-")[0] for path in tiny.out.glob("runs/test/muon-lr*")}
     # Three points around the start, and at most one beyond them.
     assert float(first) in rates["htmuon-power=0.25"]
     assert {float(first) / 2, float(first) * 2} <= set(rates["htmuon-power=0.25"])
