@@ -71,7 +71,7 @@ def test_what_a_finished_run_leaves(tmp_path, config, recorder):
     observer = recorder()
     result = train(config, tmp_path / "run", observer)
     names = sorted(path.name for path in (tmp_path / "run").iterdir())
-    assert names == [".lock", "config.json", "metrics.jsonl", "model.safetensors", "result.json", "spectra.safetensors"]
+    assert names == ["config.json", "metrics.jsonl", "model.safetensors", "result.json", "spectra.safetensors"]
     assert observer.first_steps == [0]
     assert [step for step, _ in observer.evaluations] == [5, 10, 12]
     assert observer.results == [result]
