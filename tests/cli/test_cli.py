@@ -188,7 +188,7 @@ def test_an_interrupted_run_needs_resume(capsys: pytest.CaptureFixture[str], tex
     )
     assert "add --resume to go on" in error(capsys, *words)
     assert main([*words, "--resume"]) == 0
-    assert "goes on at step 2 of 4" in capsys.readouterr().out
+    assert "resumes at step 2 of 4" in capsys.readouterr().out
 
 
 def test_bench_prints_a_table_and_stores_the_numbers(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 import htmuon
 from htmuon.analysis.record_log import read_records
 from htmuon.cli import main
-from htmuon.cli.terminal import plain_table
+from htmuon.cli.terminal import result_table
 from htmuon.compare.compare_config import CompareConfig
 from htmuon.compare.comparing import compare
 from htmuon.compare.learning_rates import GridConfig
@@ -233,7 +233,7 @@ def test_json_round_trip_of_image_settings(config):
     config = dataclasses.replace(config, ema_decay=0.99)
     assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     with pytest.raises(ValueError, match=r"setting of ImageConfig .*'flipp'. Did you mean 'flip'"):
-        RunConfig.from_dict({**config.to_dict(), "data": {"crop_padding": 1, "flipp": True}})
+        RunConfig.from_dict({**config.to_dict(), "data": {"kind": "images", "flipp": True}})
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,8 @@ def test_the_recipe_on_the_embedded_images_from_the_command_line(tmp_path, capsy
     assert main(["train", "resnet-tiny", "--out", str(tmp_path / "run"), "--device", "cpu", *small]) == 0
     assert "% optimizer, " in capsys.readouterr().out
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert config["data"] == {"path": "", "crop_padding": 2, "flip": True, "label_smoothing": 0.1}
+    augmentation = {"crop_padding": 2, "flip": True, "label_smoothing": 0.1}
+    assert config["data"] == {"kind": "images", "path": "", **augmentation}
     assert main(["train", "resnet-tiny", "--out", str(tmp_path / "run2"), "--data.vocab-size", "300"]) == 2
 
 
@@ -273,7 +274,7 @@ def test_a_comparison_on_images_reports_accuracies(tmp_path, config):
         stored = [json.loads((path / "result.json").read_text())["accuracy"] for path in sorted(runs)]
         assert summary.accuracies == tuple(stored)
         assert summary.accuracy == pytest.approx(sum(stored) / 2)
-    table = plain_table(summaries)
+    table = result_table(summaries)
     assert "accuracy [%]" in table
     assert "perplexity" not in table
     assert "images to" in table
