@@ -1,5 +1,4 @@
 import dataclasses
-import fcntl
 import json
 import math
 
@@ -8,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 import htmuon
+from htmuon._files import locked
 from htmuon.analysis.record_log import read_records
 from htmuon.baselines.specs import build_optimizer
 from htmuon.data.text.corpus import read_files
@@ -298,11 +298,8 @@ def test_a_damaged_result_is_named(tmp_path, config):
 
 
 def test_two_processes_in_one_folder(tmp_path, config):
-    (tmp_path / "run").mkdir()
-    with (tmp_path / "run" / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(ValueError, match="another process is training"):
-            train(config, tmp_path / "run")
+    with locked(tmp_path / "run", "training"), pytest.raises(ValueError, match="another process is training"):
+        train(config, tmp_path / "run")
     assert train(config, tmp_path / "run").steps == 12
 
 
