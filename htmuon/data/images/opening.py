@@ -31,8 +31,7 @@ def download(path: str) -> Path:
         "hub's parquet files"
     )
     try:
-        # `datasets.load_dataset` also needs half a minute to notice that there is no network, does not say that a
-        # licence is missing, and fetches the test files.
+        # Unlike `datasets.load_dataset`, which tries for half a minute, this says at once that there is no network.
         fetch = partial(hub.snapshot_download, name, repo_type="dataset", allow_patterns=["*.parquet"])
         folder = Path(fetch(ignore_patterns=_TEST_FILES))
         files = list(folder.rglob("*.parquet"))
