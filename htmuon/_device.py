@@ -1,5 +1,6 @@
 """A device: which one, in which precision it computes, and how much memory was taken there."""
 
+import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -64,7 +65,7 @@ def reset_peak_memory(device: torch.device) -> None:
 def peak_memory_bytes(device: torch.device) -> int:
     """Bytes at the peak since the reset: of torch's allocator on CUDA, else resident bytes of the process.
 
-    Where the system cannot reset the peak, it is that of the process since its start.
+    Where the system cannot reset the peak, it is that of the process since its start; 0 where it has no such number.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
@@ -72,10 +73,30 @@ def peak_memory_bytes(device: torch.device) -> int:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
     except (OSError, StopIteration):
-        import resource  # which Windows has not
+        if sys.platform == "win32":
+            return 0
+        import resource  # which Windows lacks
 
         unit = 1 if sys.platform == "darwin" else 1024
         return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def load_average() -> float:
+    """Processes that computed or waited for a core, on average over the last minute; 0 where the system keeps none."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, or all of the machine where the system does not say, as on macOS."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_size(device: torch.device) -> int | None:
+    """Bytes of memory that a device has in all; None where the system does not say, as Windows for the CPU."""
+    if device.type == "cuda":
+        total: int = torch.cuda.get_device_properties(device).total_memory
+        return total
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
 
 
 def optimizer_state_bytes(optimizer: torch.optim.Optimizer) -> int:

@@ -1,18 +1,19 @@
 """Files and folders that are either complete or not there, whenever the process is killed."""
 
-import fcntl
 import hashlib
 import json
 import math
 import os
 import re
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from htmuon._extras import require
@@ -32,7 +33,10 @@ def sha256(path: Path) -> str:
 
 def sync(path: Path) -> None:
     """Wait until a file's content, or a folder's list of names, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    is_folder = path.is_dir()
+    if is_folder and sys.platform == "win32":  # which opens no folder, and so has nothing to wait for
+        return
+    descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)  # Windows flushes only what can be written
     try:
         os.fsync(descriptor)
     finally:
@@ -59,53 +63,43 @@ def locked(folder: Path, doing: str) -> Iterator[None]:
     Raises:
         ValueError: the folder cannot be written, or another process holds it.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise ValueError(
-            f"{folder} must be a folder that can be written ({error.strerror}). Choose another."
-        ) from error
-    try:
+    with ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(one_at_a_time(folder / LOCK, timeout=0.0))
+        except Timeout as error:
             raise ValueError(
                 f"another process is {doing} in {folder}; wait until it ends, or choose another folder."
             ) from error
+        except OSError as error:
+            raise ValueError(
+                f"{folder} must be a folder that can be written ({error.strerror}). Choose another."
+            ) from error
         yield
-    finally:
-        os.close(lock)
 
 
 @contextmanager
-def one_at_a_time(lock: Path) -> Iterator[None]:
+def one_at_a_time(lock: Path, timeout: float = -1.0) -> Iterator[None]:
     """Wait until no other process has this context open with the same `lock`, a file that is there meanwhile.
+
+    The system ends the hold of a process that is killed; the file that it leaves stops nobody.
+
+    Args:
+        lock: the file; its folder exists.
+        timeout: seconds to wait; negative for as long as it takes.
 
     Raises:
         OSError: the file cannot be written.
+        Timeout: the time is over.
     """
-    while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    with FileLock(lock, timeout=timeout):
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # The one before removed the file that this waited for: others may wait for, or hold, a new one by now.
-            if not _is_at(descriptor, lock):
-                continue
-            try:
-                yield
-            finally:
-                lock.unlink(missing_ok=True)
-            return
+            yield
         finally:
-            os.close(descriptor)
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
+            # Those that wait for the file that is removed here notice and take a new one. Windows removes no file that
+            # is open; there filelock removes it afterwards.
+            with suppress(PermissionError):
+                lock.unlink(missing_ok=True)
 
 
 def temporary_name(path: Path) -> Path:

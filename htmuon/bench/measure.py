@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 import htmuon
-from htmuon._device import current, pick_device
+from htmuon._device import current, load_average, memory_size, pick_device
 from htmuon.bench.bench_config import BenchConfig
 from htmuon.bench.bench_result import BenchResult, Measured
 from htmuon.bench.candidates import Candidate, PeerCandidate, SpecCandidate, chosen_candidates
@@ -43,7 +43,7 @@ def bench(
         >>> [measured.name for measured in result.measured], result.columns
         (['torch.optim.Muon', 'htmuon:method=eigh'], ['1e+02', '1e+03', '1e+04', '1e+06'])
     """
-    load = os.getloadavg()[0]
+    load = load_average()
     device = pick_device(config.device)
     model = own_matrices(config.shapes) if config.shapes else model_matrices(config.model, config.layers)
     candidates, missing = chosen_candidates(config)
@@ -229,11 +229,8 @@ def _check_memory(model: Model, dtype: torch.dtype, candidates: int, device: tor
     copies = 3 * candidates + 2  # weights, gradients and momenta; the first two once more to copy from
     elements = sum(shape.count * shape.rows * shape.columns for shape in model.shapes)
     needed = copies * elements * dtype.itemsize
-    if device.type == "cuda":
-        there = torch.cuda.get_device_properties(device).total_memory
-    else:
-        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > there:
+    there = memory_size(device)
+    if there is not None and needed > there:
         raise ValueError(
             f"the weights, gradients and momenta of {candidates} candidates must fit into memory; they take "
             f"{needed / 1e9:.0f} GB of {there / 1e9:.0f} GB. Bench fewer layers (--layers 2) or candidates."

@@ -1,8 +1,10 @@
 """The command line: `htmuon compare | train | analyze | bench | list`."""
 
+import importlib
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from htmuon._extras import require
 from htmuon._registry import unknown_name
@@ -28,18 +30,35 @@ examples:
   htmuon bench llama-60m --layers 2
   htmuon compare llama-tiny --help      all settings of the recipe, with their defaults
 """
-# The libraries that each command needs beside torch.
+
+
+@dataclass(frozen=True)
+class _Command:
+    """One command.
+
+    Args:
+        module: whose `run` takes the words after the command; imported when it is called, for help must not wait.
+        libraries: what it needs beside torch.
+        interrupted: what its user can do after Ctrl-C.
+    """
+
+    module: str
+    libraries: tuple[str, ...] = ()
+    interrupted: str = ""
+
+
 _COMMANDS = {
-    "compare": ("tyro", "rich", "jinja2", "matplotlib"),
-    "train": ("tyro", "rich"),
-    "analyze": ("tyro", "rich", "safetensors"),
-    "bench": ("tyro", "rich"),
-    "list": (),
-}
-# What an interrupted command leaves.
-_GOES_ON = {
-    "compare": "; the same command goes on where this one stopped",
-    "train": "; with --resume the same command goes on where this one stopped",
+    "compare": _Command(
+        "htmuon.cli.compare",
+        ("tyro", "rich", "jinja2", "matplotlib"),
+        "; the same command resumes where this one stopped",
+    ),
+    "train": _Command(
+        "htmuon.cli.train", ("tyro", "rich"), "; with --resume the same command resumes where this one stopped"
+    ),
+    "analyze": _Command("htmuon.cli.analyze", ("tyro", "rich", "safetensors")),
+    "bench": _Command("htmuon.cli.bench", ("tyro", "rich")),
+    "list": _Command("htmuon.cli.listing"),
 }
 
 
@@ -50,14 +69,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: what was typed after `htmuon`; those of the process if None.
 
     Returns:
-        The exit code: 0, 1 for a training run that diverged or could not go on, 2 for something that the user can
+        The exit code: 0, 1 for a training run that diverged or had to stop, 2 for something that the user can
         mend, 130 when interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return _run(words)
     except KeyboardInterrupt:
-        print(f"\nhtmuon: interrupted{_GOES_ON.get(words[0], '')}.", file=sys.stderr)
+        command = _COMMANDS.get(words[0])
+        print(f"\nhtmuon: interrupted{command.interrupted if command else ''}.", file=sys.stderr)
         return 130
     except TrainingStoppedError as error:
         print(f"htmuon: stopped: {error}", file=sys.stderr)
@@ -74,36 +94,15 @@ def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(_HELP, end="")
         return 0 if words else 2
-    command, rest = words[0], words[1:]
-    for library in _COMMANDS.get(command, ()):
-        require(library)
-    # Imported when needed: help must not wait for what a training run needs.
-    if command == "compare":
-        from htmuon.cli import compare
-
-        compare.run(rest)
-    elif command == "train":
-        from htmuon.cli import train
-
-        return train.run(rest)
-    elif command == "analyze":
-        from htmuon.cli import analyze
-
-        analyze.run(rest)
-    elif command == "bench":
-        from htmuon.cli import bench
-
-        bench.run(rest)
-    elif command == "list":
-        from htmuon.cli import listing
-
-        if rest:
-            raise ValueError(f"htmuon list takes no arguments; got {' '.join(rest)}. Leave them out.")
-        print(listing.listing(), flush=True)
-    elif command == "--version":
+    if words[0] == "--version":
         import htmuon
 
         print(f"htmuon {htmuon.__version__}")
-    else:
-        raise unknown_name("the command", command, list(_COMMANDS))
-    return 0
+        return 0
+    if words[0] not in _COMMANDS:
+        raise unknown_name("the command", words[0], list(_COMMANDS))
+    command = _COMMANDS[words[0]]
+    for library in command.libraries:
+        require(library)
+    exit_code: int | None = importlib.import_module(command.module).run(words[1:])
+    return exit_code or 0

@@ -1,6 +1,6 @@
 """`htmuon list`: everything that can be chosen by name."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from htmuon._registry import Registry
@@ -19,6 +19,13 @@ _NORMALIZATION_LINES = {
     "lmo": "Divide by the norm that makes it the exact minimizer over a Schatten ball.",
     "auto": "none for p >= 0, rms for p < 0.",
 }
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run the command with the arguments after `list`, of which there are none."""
+    if arguments:
+        raise ValueError(f"htmuon list takes no arguments; got {' '.join(arguments)}. Leave them out.")
+    print(listing(), flush=True)
 
 
 def listing() -> str:

@@ -184,7 +184,7 @@ def test_an_interrupted_run_needs_resume(capsys: pytest.CaptureFixture[str], tex
     stopped = subprocess.run([sys.executable, "-c", INTERRUPTED, *words], capture_output=True, text=True, check=False)
     assert stopped.returncode == 130
     assert (
-        stopped.stderr.strip() == "htmuon: interrupted; with --resume the same command goes on where this one stopped."
+        stopped.stderr.strip() == "htmuon: interrupted; with --resume the same command resumes where this one stopped."
     )
     assert "add --resume to continue it" in error(capsys, *words)
     assert main([*words, "--resume"]) == 0

@@ -1,5 +1,4 @@
 import dataclasses
-import fcntl
 import json
 import math
 
@@ -8,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 import htmuon
+from htmuon._files import locked
 from htmuon.analysis.record_log import read_records
 from htmuon.baselines.specs import build_optimizer
 from htmuon.data.text.corpus import read_files
@@ -71,7 +71,7 @@ def test_what_a_finished_run_leaves(tmp_path, config, recorder):
     observer = recorder()
     result = train(config, tmp_path / "run", observer)
     names = sorted(path.name for path in (tmp_path / "run").iterdir())
-    assert names == [".lock", "config.json", "metrics.jsonl", "model.safetensors", "result.json", "spectra.safetensors"]
+    assert names == ["config.json", "metrics.jsonl", "model.safetensors", "result.json", "spectra.safetensors"]
     assert observer.first_steps == [0]
     assert [step for step, _ in observer.evaluations] == [5, 10, 12]
     assert observer.results == [result]
@@ -298,11 +298,8 @@ def test_a_damaged_result_is_named(tmp_path, config):
 
 
 def test_two_processes_in_one_folder(tmp_path, config):
-    (tmp_path / "run").mkdir()
-    with (tmp_path / "run" / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(ValueError, match="another process is training"):
-            train(config, tmp_path / "run")
+    with locked(tmp_path / "run", "training"), pytest.raises(ValueError, match="another process is training"):
+        train(config, tmp_path / "run")
     assert train(config, tmp_path / "run").steps == 12
 
 

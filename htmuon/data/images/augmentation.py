@@ -4,7 +4,9 @@ Crops, flips and RandAugment are for one image and run where it is decoded; rand
 are for a batch and run on the device, as `timm` divides them.
 """
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,6 @@ from torch import Tensor
 
 from htmuon._extras import require
 from htmuon.data.images.image_config import ImageStreamConfig
-from htmuon.data.images.seeded import seeded
 from htmuon.training.task import Batch
 
 if TYPE_CHECKING:
@@ -120,3 +121,41 @@ class BatchAugmentation:
     def normalize(self, pixels: Tensor) -> Tensor:
         """Pixels as numbers whose mean over ImageNet is 0 and whose variance is 1."""
         return (pixels.float() - self.mean) / self.deviation
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Seed the generators of Python, NumPy and torch, from which `timm` draws, while the context is open.
+
+    Afterwards they are as they were.
+
+    Args:
+        seed: from 0 to 2^63 - 1.
+        device: the CUDA device whose generator is meant too.
+
+    Example:
+        >>> state = random.getstate()
+        >>> with seeded(3):
+        ...     first = random.random()
+        >>> with seeded(3):
+        ...     first == random.random(), random.getstate() == state
+        (True, False)
+        >>> random.getstate() == state
+        True
+    """
+    numpy = require("numpy")
+    python_state, numpy_state = random.getstate(), numpy.random.get_state()
+    devices = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        random.seed(seed)
+        numpy.random.seed(seed % 2**32)  # NumPy's old generators, which timm draws from, take 32 bits
+        # Not `torch.manual_seed`, which takes a millisecond to seed devices that may not even be there.
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            numpy.random.set_state(numpy_state)

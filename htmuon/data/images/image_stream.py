@@ -66,7 +66,7 @@ class ImageStream(ImageTask):
         data: what training does to the images.
         stored: the images.
         device: where batches are used.
-        on_message: told of images that cannot be read.
+        on_message: called with a sentence about images that cannot be read.
 
     Raises:
         ValueError: the training images do not fill one batch.

@@ -7,15 +7,15 @@ from torch.nn.functional import cross_entropy
 
 from htmuon.training.task import Batch, Evaluation, IndexedTask
 
-# Each of the first ones is told, then only the second, fourth, eighth ... of those that follow.
-_TOLD = 5
+# So many problems are reported one by one; of later ones only the 8th, 16th, 32nd and so on.
+_SHOWN = 5
 
 
 class ImageTask(IndexedTask):
     """Keeps a list of what is wrong with images that a run met.
 
     Args:
-        on_message: told of them.
+        on_message: called with a sentence for each that is reported.
 
     Example:
         >>> task = ImageTask(print)
@@ -31,7 +31,7 @@ class ImageTask(IndexedTask):
         self._on_message = on_message
 
     def leave_out(self, problems: Sequence[str]) -> None:
-        """Count and tell the problems that are new."""
+        """Count and report the problems that are new."""
         known = set(self.unreadable) if problems else set()
         for problem in problems:
             if problem in known:
@@ -39,7 +39,7 @@ class ImageTask(IndexedTask):
             known.add(problem)
             self.unreadable.append(problem)
             count = len(self.unreadable)
-            if count <= _TOLD:
+            if count <= _SHOWN:
                 self._on_message(f"left out: {problem}.")
             elif count.bit_count() == 1:
                 self._on_message(f"left out: {problem}; they are {count} by now.")

@@ -65,7 +65,7 @@ class ImageClassification(ImageTask):
         data: what training does to the images.
         images: by use.
         device: where batches are made.
-        on_message: told of images that were left out.
+        on_message: called with a sentence about images that were left out.
 
     Raises:
         ValueError: the training images do not fill one batch.

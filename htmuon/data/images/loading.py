@@ -1,6 +1,5 @@
 """Batches of samples, made by other processes before they are needed."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from htmuon._device import usable_cores
 from htmuon.data.images.samples import Sample
 
 MOST_WORKERS = 16
@@ -113,6 +113,4 @@ def worker_count(workers: int | None) -> int:
     """How many processes prepare data: as many as asked for, or one per core but one, from 1 to 16."""
     if workers is not None:
         return workers
-    # Of the cores that this process may use, where the system can tell; macOS cannot.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(max(cores - 1, 1), MOST_WORKERS)
+    return min(max(usable_cores() - 1, 1), MOST_WORKERS)

@@ -10,50 +10,17 @@ import torch
 
 from htmuon._extras import require
 from htmuon.data.images.images import fingerprint
-from htmuon.data.images.stored import NO_LABEL, StoredSet, UnreadableImageError, check_classes, decode
+from htmuon.data.images.stored import HELD_OUT, NO_LABEL, StoredSet, UnreadableImageError, check_classes, decode
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+# As the hub's CIFAR-10 ("img", "label"), CIFAR-100 ("img", "fine_label") and ImageNet ("image", "label") have them.
+IMAGES, LABELS = ("image", "img"), ("label", "fine_label")
 # As the hub names the files of a part: train-00000-of-00005.parquet, the older ones with a hash behind it.
 _NUMBERED = re.compile(r"(?P<stem>.*)-(?P<number>\d+)-of-(?P<total>\d+)")
 _SHOWN = 3
-
-
-def check_complete(files: list[Path], root: Path) -> None:
-    """Check that of the files `NAME-NUMBER-of-TOTAL` every number is there.
-
-    Args:
-        files: files below `root`; those with other names are not looked at.
-        root: the folder of the data set.
-
-    Raises:
-        ValueError: some are missing; the message names them.
-    """
-    found: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
-    for file in files:
-        if match := _NUMBERED.match(file.relative_to(root).as_posix()):
-            found[match["stem"], match["total"]][int(match["number"])] = match["number"]
-    missing = [name for (stem, total), numbers in found.items() for name in _missing(stem, total, numbers)]
-    if missing:
-        raise ValueError(
-            f"the parquet files of a part must all be there; {str(root)!r} lacks {', '.join(missing[:_SHOWN])}"
-            f"{f' and {len(missing) - _SHOWN} more' if len(missing) > _SHOWN else ''}. Put them there; files of the "
-            "hub are fetched when there is a network."
-        )
-
-
-def _missing(stem: str, total: str, numbers: dict[int, str]) -> list[str]:
-    first = 1 if int(total) in numbers and 0 not in numbers else 0  # most count from 0, a few from 1
-    width = len(next(iter(numbers.values())))
-    expected = range(first, first + int(total))
-    return [f"{stem}-{number:0{width}}-of-{total}.parquet" for number in expected if number not in numbers]
-
-
-# As the hub's CIFAR-10 ("img", "label"), CIFAR-100 ("img", "fine_label") and ImageNet ("image", "label") have them.
-IMAGES, LABELS = ("image", "img"), ("label", "fine_label")
-HELD_OUT = ("val", "validation", "test")
 
 
 class TableImages:
@@ -71,7 +38,7 @@ class TableImages:
         datasets = require("datasets")
         self.part = part
         try:
-            # A name is not to be taken for a pattern.
+            # Files, escaped, for `datasets` takes the name of a folder with brackets for a pattern and finds nothing.
             names = [escape(str(file)) for file in files]
             table = datasets.load_dataset("parquet", data_files=names, split="train")
         # pyarrow's errors of damaged files are ValueError or OSError; that of datasets around them is a RuntimeError.
@@ -131,8 +98,38 @@ def open_tables(root: Path) -> StoredSet:
     return StoredSet(training=parts[0], test=parts[1], classes=classes, fingerprint=identity)
 
 
+def check_complete(files: list[Path], root: Path) -> None:
+    """Check that of the files `NAME-NUMBER-of-TOTAL` every number is there; `datasets` would read those that are.
+
+    Args:
+        files: files below `root`; those with other names are not looked at.
+        root: the folder of the data set.
+
+    Raises:
+        ValueError: some are missing; the message names them.
+    """
+    found: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
+    for file in files:
+        if match := _NUMBERED.match(file.relative_to(root).as_posix()):
+            found[match["stem"], match["total"]][int(match["number"])] = match["number"]
+    missing = [name for (stem, total), numbers in found.items() for name in _missing(stem, total, numbers)]
+    if missing:
+        raise ValueError(
+            f"the parquet files of a part must all be there; {str(root)!r} lacks {', '.join(missing[:_SHOWN])}"
+            f"{f' and {len(missing) - _SHOWN} more' if len(missing) > _SHOWN else ''}. Put them there; files of the "
+            "hub are fetched when there is a network."
+        )
+
+
+def _missing(stem: str, total: str, numbers: dict[int, str]) -> list[str]:
+    first = 1 if int(total) in numbers and 0 not in numbers else 0  # most count from 0, a few from 1
+    width = len(next(iter(numbers.values())))
+    expected = range(first, first + int(total))
+    return [f"{stem}-{number:0{width}}-of-{total}.parquet" for number in expected if number not in numbers]
+
+
 def of_part(files: list[Path], root: Path, part: str) -> list[Path]:
-    """The files with a folder or a name that begins with the word `part`."""
+    """The files with a folder or a name that starts with the word `part`."""
     return [file for file in files if re.search(rf"(^|/){part}([-_./]|$)", file.relative_to(root).as_posix())]
 
 

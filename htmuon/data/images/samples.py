@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from htmuon.data.images.augmentation import Transform
-from htmuon.data.images.seeded import seeded
+from htmuon.data.images.augmentation import Transform, seeded
 from htmuon.data.images.stored import StoredImages, UnreadableImageError
 from htmuon.training.resumable import EpochDraws, mix_seed
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 NO_LABEL = -1
+# The names of the held-out part; the first that is there is taken, for the test images of some sets have no labels.
+HELD_OUT = ("val", "validation", "test")
 
 
 class UnreadableImageError(ValueError):

@@ -7,9 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from htmuon.data.images.augmentation import BatchAugmentation, evaluation_transform, training_transform
+from htmuon.data.images.augmentation import BatchAugmentation, evaluation_transform, seeded, training_transform
 from htmuon.data.images.image_config import ImageStreamConfig
-from htmuon.data.images.seeded import seeded
 
 CPU = torch.device("cpu")
 

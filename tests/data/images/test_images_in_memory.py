@@ -233,7 +233,7 @@ def test_json_round_trip_of_image_settings(config):
     config = dataclasses.replace(config, ema_decay=0.99)
     assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     with pytest.raises(ValueError, match=r"setting of ImageConfig .*'flipp'. Did you mean 'flip'"):
-        RunConfig.from_dict({**config.to_dict(), "data": {"crop_padding": 1, "flipp": True}})
+        RunConfig.from_dict({**config.to_dict(), "data": {"kind": "images", "flipp": True}})
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,8 @@ def test_the_recipe_on_the_embedded_images_from_the_command_line(tmp_path, capsy
     assert main(["train", "resnet-tiny", "--out", str(tmp_path / "run"), "--device", "cpu", *small]) == 0
     assert "% optimizer, " in capsys.readouterr().out
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert config["data"] == {"path": "", "crop_padding": 2, "flip": True, "label_smoothing": 0.1}
+    augmentation = {"crop_padding": 2, "flip": True, "label_smoothing": 0.1}
+    assert config["data"] == {"kind": "images", "path": "", **augmentation}
     assert main(["train", "resnet-tiny", "--out", str(tmp_path / "run2"), "--data.vocab-size", "300"]) == 2
 
 
