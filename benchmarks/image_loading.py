@@ -24,8 +24,8 @@ import torch
 from PIL import Image
 from timing import conditions, write
 
+from htmuon.data.images.image_loader import worker_count
 from htmuon.data.images.images import read_file, split_images
-from htmuon.data.images.loading import worker_count
 from htmuon.recipes import RECIPES
 from htmuon.training.run_config import RunConfig
 from htmuon.training.train import train

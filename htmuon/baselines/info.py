@@ -9,7 +9,7 @@ import torch
 from htmuon._typing import Group
 
 if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
+    from htmuon.layouts.base import ProcessGroup
 
 # The name of AdamW in specs: every search for learning rates begins with it.
 ADAMW = "adamw"

@@ -15,7 +15,7 @@ from htmuon.optim import POWER_SCHEDULES
 from htmuon.routing.views import default_view
 
 if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
+    from htmuon.layouts.base import ProcessGroup
 
 Matrices = Literal["hidden", "all"]
 

@@ -11,8 +11,8 @@ from torch.nn.functional import cross_entropy
 from htmuon.data.images.arrays import open_arrays
 from htmuon.data.images.augmentation import BatchAugmentation, evaluation_transform, training_transform
 from htmuon.data.images.image_config import ImageStreamConfig
+from htmuon.data.images.image_loader import LoadedBatch, TrainingLoader, loader, worker_count
 from htmuon.data.images.image_task import ImageTask, classify
-from htmuon.data.images.loading import LoadedBatch, TrainingLoader, loader, worker_count
 from htmuon.data.images.opening import is_array_file, open_stored
 from htmuon.data.images.samples import ATTEMPTS, HeldOutSamples, TrainingSamples
 from htmuon.data.images.stored import NO_LABEL, StoredImages, StoredSet

@@ -12,9 +12,9 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from htmuon.analysis.record_log import read_records
 from htmuon.data.images.image_config import ImageStreamConfig
+from htmuon.data.images.image_loader import worker_count
 from htmuon.data.images.image_models import ResNetConfig, ViTConfig
 from htmuon.data.images.image_stream import ImageStream
-from htmuon.data.images.loading import worker_count
 from htmuon.data.images.samples import ATTEMPTS
 from htmuon.data.images.stored import NO_LABEL
 from htmuon.training.run_config import OptimizerConfig, RunConfig
