@@ -81,3 +81,16 @@ def test_every_finding_is_listed_and_has_the_form():
         installed = re.findall(r"pip\" install (?:--\S+ )*(.+)", text)
         assert installed
         assert all("==" in package for line in installed for package in line.split())
+
+
+def test_the_rooms_are_those_of_the_linter():
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = [name for layer in contracts[0]["layers"] for name in layer.replace("htmuon.", "").split(" | ")]
+    drawn = re.findall(r"^    (.+?)   +\S", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.MULTILINE)
+    assert [name for line in drawn for name in re.split(r" \| |, ", line) if not line.startswith("make")] == layers
+
+
+def test_the_files_that_contributing_names_exist():
+    named = re.findall(r"`((?:tests|htmuon|routing|optim)/[\w/.]+)`", (ROOT / "CONTRIBUTING.md").read_text())
+    assert named
+    assert [name for name in named if not any((ROOT / folder / name).exists() for folder in ("", "htmuon"))] == []
