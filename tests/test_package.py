@@ -86,7 +86,7 @@ def test_every_finding_is_listed_and_has_the_form():
 def test_the_rooms_are_those_of_the_linter():
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     layers = [name for layer in contracts[0]["layers"] for name in layer.replace("htmuon.", "").split(" | ")]
-    drawn = re.findall(r"^    (.+?)   +\S", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.MULTILINE)
+    drawn = re.findall(r"^    (.+?)  +\S", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.MULTILINE)
     assert [name for line in drawn for name in re.split(r" \| |, ", line) if not line.startswith("make")] == layers
 
 
