@@ -313,6 +313,7 @@ def test_the_tables_fit_80_columns(tmp_path: Path) -> None:
         assert "zero" in captured.get()
 
 
+@pytest.mark.slow
 def test_a_missing_library_names_the_extra(tmp_path: Path) -> None:
     file = write(tmp_path / "x.safetensors", {"w": heavy(20, 20)})
     for missing, more in (("safetensors", []), ("matplotlib", ["--out", str(tmp_path / "out")])):

@@ -23,6 +23,8 @@ from htmuon.compare.learning_rates import GridConfig, load_tuned
 from htmuon.compare.run_record import RunRecord
 from htmuon.training.run_config import RunConfig
 
+pytestmark = pytest.mark.slow
+
 WARNING = "The machine trained up to 2 runs at a time: times are not compared."
 
 

@@ -40,6 +40,7 @@ def steps_without_a_look(optimizer):
             optimizer.step()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("settings", METHODS, ids=str)
 @pytest.mark.parametrize("normalization", ["none", "rms"])
