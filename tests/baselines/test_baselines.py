@@ -38,7 +38,6 @@ def same(one, other):
     return all(map(torch.equal, one.parameters(), other.parameters()))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", BASELINES)
 def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, with_optimizer, recorder, name):
     config = with_optimizer(name, lr=0.1 if name == "sgd" else 0.003)
