@@ -1,22 +1,32 @@
-# Two commands: `make demo` trains and compares, `make test` runs every check that CI runs.
-# Both make their own virtual environment from the pinned versions in constraints.txt.
+# `make demo` trains and compares; `make check` takes minutes, for each change; `make test` runs every check.
+# Each makes the virtual environment that it needs, with the versions that CONSTRAINTS pins.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := htmuon tests benchmarks
+CONSTRAINTS ?= constraints.txt
+INSTALL = $(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable
+SOURCES := htmuon tests benchmarks $(wildcard examples)
 
-.PHONY: demo test tune bench clean
+.PHONY: demo lint check test docs tune bench dist clean
 
 demo: $(VENV)/.train
 	$(BIN)/htmuon compare llama-tiny --out runs/demo
 
-test: $(VENV)/.dev
+lint: $(VENV)/.dev
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+check: lint
+	$(BIN)/pytest -n auto -m "not slow"
+
+test: lint docs
 	$(BIN)/pytest -n auto
+
+docs: $(VENV)/.dev
+	$(BIN)/mkdocs build --strict
 
 # What `make demo` takes its learning rates from, and the tables of docs/results; hours on two cores.
 tune: $(VENV)/.vision
@@ -33,21 +43,31 @@ bench: $(VENV)/.train
 	$(BIN)/python benchmarks/symmetric_product.py --json benchmarks/results/symmetric_product.json
 	$(BIN)/python benchmarks/import_time.py --json benchmarks/results/import_time.json
 
+# The wheel and the source distribution of a release, in dist/.
+dist: $(VENV)/.release
+	rm -rf build dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site build dist
 
 $(VENV)/bin/pip:
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("htmuon needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Give another: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.train: $(VENV)/bin/pip pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train]'
+$(VENV)/.train: $(VENV)/bin/pip pyproject.toml $(CONSTRAINTS)
+	$(INSTALL) '.[train]'
 	touch $@
 
-$(VENV)/.vision: $(VENV)/bin/pip pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,vision]'
+$(VENV)/.vision: $(VENV)/bin/pip pyproject.toml $(CONSTRAINTS)
+	$(INSTALL) '.[train,vision]'
 	touch $@
 
-$(VENV)/.dev: $(VENV)/bin/pip pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,vision,dev]'
+$(VENV)/.dev: $(VENV)/bin/pip pyproject.toml $(CONSTRAINTS)
+	$(INSTALL) '.[train,vision,dev]'
+	touch $@
+
+$(VENV)/.release: $(VENV)/bin/pip $(CONSTRAINTS)
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) build twine
 	touch $@

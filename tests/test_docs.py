@@ -53,6 +53,7 @@ def test_the_results_are_those_of_the_stored_experiments(monkeypatch):
         assert json.loads(path.read_text())["command"] == shlex.join(command)
 
 
+@pytest.mark.slow
 def test_the_plan_of_many_ranks_is_the_one_that_a_step_makes(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     plan = runpy.run_path(str(ROOT / "benchmarks" / "distributed_plan.py"))
@@ -66,6 +67,7 @@ def test_the_tables_are_those_of_the_committed_results(error_curves):
     assert error_curves["filled"](page.read_text()) == page.read_text(), REMEDY
 
 
+@pytest.mark.slow
 def test_the_results_are_those_of_the_levels(error_curves):
     stored = json.loads(error_curves["RESULT"].read_text())["recipes"]
     made = error_curves["results"]()["recipes"]

@@ -22,6 +22,7 @@ def test_known_xmin(alpha: float) -> None:
     assert 182 <= covered <= 198
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.25])
 def test_chosen_xmin(share: float) -> None:
     """The KS estimator: the bootstrap's standard error covers, the plain one, which takes xmin as given, less often.

@@ -16,6 +16,8 @@ from torch import Tensor
 from htmuon.analysis import eigenvalues, fit_power_law
 from htmuon.analysis.alternatives import compare
 
+pytestmark = pytest.mark.slow
+
 
 def reference_fit(values: Tensor) -> powerlaw.Fit:
     with warnings.catch_warnings():

@@ -26,6 +26,8 @@ from torch import Tensor, nn
 
 from htmuon.analysis import analyze_matrices, eigenvalues, fit_power_law
 
+pytestmark = pytest.mark.slow
+
 
 def weightwatcher_table(weights: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
     """WeightWatcher's row of each weight, in a model that holds nothing else."""

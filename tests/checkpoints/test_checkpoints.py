@@ -191,6 +191,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_checkpoint(tmp_path):
     """40 matrices of 3 MB need no more memory than one of the stacks in which they are measured."""
     tensors = {f"w.{i}": torch.randn(6000, 128).float() for i in range(40)}

@@ -281,6 +281,7 @@ def test_the_page_is_one_file_with_the_figures_inside(capsys: pytest.CaptureFixt
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in (out / "figures").iterdir())
 
 
+@pytest.mark.slow
 def test_names_from_a_file_are_only_text(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     names = ["<script>alert(1)</script>.0.w", "[red]bold[/red].0.w", "$\\frac{$.0.w", "\x1b[31m.0.w", "a/../../b"]
     file = write(tmp_path / "x.safetensors", {name: heavy(24, 20) for name in names})
@@ -313,6 +314,7 @@ def test_the_tables_fit_80_columns(tmp_path: Path) -> None:
         assert "zero" in captured.get()
 
 
+@pytest.mark.slow
 def test_a_missing_library_names_the_extra(tmp_path: Path) -> None:
     file = write(tmp_path / "x.safetensors", {"w": heavy(20, 20)})
     for missing, more in (("safetensors", []), ("matplotlib", ["--out", str(tmp_path / "out")])):

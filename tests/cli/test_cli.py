@@ -179,6 +179,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_needs_resume(capsys: pytest.CaptureFixture[str], text: str, tmp_path: Path) -> None:
     words = ["train", "llama-tiny", "--data", text, *TINY, "--optimizer.name", "muon", "--out", str(tmp_path / "run")]
     stopped = subprocess.run([sys.executable, "-c", INTERRUPTED, *words], capture_output=True, text=True, check=False)
@@ -205,6 +206,7 @@ def test_bench_prints_a_table_and_stores_the_numbers(capsys: pytest.CaptureFixtu
     assert [len(measured["seconds"]) for measured in stored["measured"]] == [2] * len(stored["measured"])
 
 
+@pytest.mark.slow
 def test_help_and_list_do_not_load_what_only_training_needs() -> None:
     code = (
         "import sys; from htmuon.cli import main; main(['--help']); main(['list']); "
@@ -214,6 +216,7 @@ def test_help_and_list_do_not_load_what_only_training_needs() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", ["tyro", "rich", "matplotlib", "jinja2"])
 def test_a_missing_library_names_the_extra(missing: str) -> None:
     code = f"import sys; sys.modules[{missing!r}] = None; from htmuon.cli import main; sys.exit(main(sys.argv[1:]))"

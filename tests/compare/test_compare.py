@@ -24,6 +24,8 @@ from htmuon.data.images.image_config import ImageConfig
 from htmuon.recipes import RECIPES
 from htmuon.training.run_config import RunConfig
 
+pytestmark = pytest.mark.slow
+
 
 class Titles(Display):
     """Keeps the titles of the runs, what was said, and the last plan."""

@@ -24,6 +24,8 @@ from htmuon.compare.run_record import RunRecord
 from htmuon.compare.tuned_rates import load_tuned
 from htmuon.training.run_config import RunConfig
 
+pytestmark = pytest.mark.slow
+
 WARNING = "The machine trained up to 2 runs at a time: times are not compared."
 
 

@@ -100,6 +100,7 @@ def test_gradients_are_those_of_the_twin(n):
     torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [16, symmetric.BLOCKS_FROM])
 def test_torch_compile_takes_the_verb_whole(n):
     def scaled(a, c):
@@ -118,6 +119,7 @@ def test_shapes_and_dtypes_are_checked_where_the_kernel_could_not():
             symmetric_product(*wrong)
 
 
+@pytest.mark.slow
 def test_triton_is_imported_with_the_first_product_that_needs_it():
     code = "import sys, torch, htmuon.kernels as k; k.gram(torch.ones(400, 400)); print('triton' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -10,6 +10,8 @@ import torch
 
 from htmuon.kernels.tiles import DEEP, LARGE, SINGLE, SMALL, WHOLE_TILES, pick_tiles
 
+pytestmark = pytest.mark.slow
+
 triton = pytest.importorskip("triton", reason="triton is not installed; it exists for Linux only")
 HERE = Path(__file__).parent
 

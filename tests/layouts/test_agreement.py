@@ -3,6 +3,8 @@
 import layout_problem
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("change", "words"),

@@ -3,6 +3,8 @@
 import layout_problem
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SAVED, DONE = 7, 15
 SETTINGS = {
     "htmuon": {"method": "eigh", "power_schedule": {"name": "linear", "start": 0.5, "end": -0.25, "total_steps": 12}},

@@ -3,6 +3,8 @@
 import layout_problem
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ELEMENTS = 12 * 16 * 8 + 8 * 8 * 24
 PRODUCTS = ELEMENTS * 8
 

@@ -7,6 +7,8 @@ import torch
 import htmuon
 from htmuon.linalg import METHODS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("layout", layout_problem.LAYOUTS)
 @pytest.mark.parametrize("optimizer", htmuon.OPTIMIZERS)

@@ -136,6 +136,7 @@ def block_diagonal(direction, size):
     return matrix.to(torch.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [0.2, 0.5, 0.8, 0.98])
 @pytest.mark.parametrize("n", [64, 256, 1024])
 @pytest.mark.parametrize(
@@ -176,6 +177,7 @@ RANKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", *HALVES])
 @pytest.mark.parametrize("levels", [3, 5, 6, 7, 8])
 @pytest.mark.parametrize("shape", [(64, 150), (110, 110)], ids=str)

@@ -329,6 +329,7 @@ def test_a_gradient_of_rank_one_is_exact_at_a_cold_start(shape):
     assert orthogonality_error(state["right_basis"]) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("both_paths")
 @pytest.mark.parametrize("matrix_of", GIANT.values(), ids=GIANT)
 def test_a_giant_direction_costs_little_of_the_others(matrix_of):

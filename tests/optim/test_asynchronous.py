@@ -40,6 +40,7 @@ def steps_without_a_look(optimizer):
             optimizer.step()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("settings", METHODS, ids=str)
 @pytest.mark.parametrize("normalization", ["none", "rms"])
@@ -49,6 +50,7 @@ def test_no_operation_of_a_step_makes_the_host_wait(name, settings, normalizatio
     steps_without_a_look(optimizer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", [*htmuon.optim.POWER_SCHEDULES, None])
 def test_no_schedule_makes_the_host_wait(schedule):
     settings = {

@@ -29,6 +29,7 @@ def test_nobody_overrides_the_step():
         assert inspect.unwrap(htmuon.OPTIMIZERS[name].step) is inspect.unwrap(SpectralOptimizer.step)
 
 
+@pytest.mark.slow
 @every_optimizer
 def test_it_learns(name):
     model = network()

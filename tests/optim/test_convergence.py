@@ -47,6 +47,7 @@ def mean_dual_norm(power, steps):
     return torch.stack(norms).mean().item(), gap / (lr * steps) + smoothness * lr / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("power", [0.0, 0.125, 0.5, 1.0])
 def test_the_mean_gradient_norm_falls_at_the_rate_of_the_theory(power):
     measured = {}

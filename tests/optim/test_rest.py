@@ -94,6 +94,7 @@ def possible(spectral_map):
     return found
 
 
+@pytest.mark.slow
 @every_optimizer
 @pytest.mark.parametrize("spectral_map", MAPS)
 def test_nothing_moves_without_a_signal(name, spectral_map):
@@ -118,6 +119,7 @@ def test_nothing_moves_without_a_signal(name, spectral_map):
         assert weight.detach().norm() <= 2 * start, (settings, faint)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("faint", [0.0, 1e-12])
 def test_thousands_of_steps_without_a_signal(faint):
     weight = nn.Parameter(torch.randn(6, 6))
@@ -206,6 +208,7 @@ def test_an_update_of_negative_power_does_not_grow_as_the_gradient_shrinks(metho
 
 
 # Of torch, within its own compiler.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning", "ignore:.*_prims_common.*:FutureWarning")
 @pytest.mark.parametrize("compiled", [False, True])
 def test_the_size_does_not_jump_where_a_schedule_crosses_zero(compiled):

@@ -106,6 +106,7 @@ def test_the_first_step_on_a_gradient_of_rank_one_is_of_unit_norm(monkeypatch, h
         assert norm == pytest.approx(1, rel=0.02)
 
 
+@pytest.mark.slow
 def test_training_learns_as_with_an_exact_method():
     losses = {}
     for method in ("eigh", "streaming"):

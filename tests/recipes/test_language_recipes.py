@@ -46,6 +46,7 @@ def sources(tmp_path_factory):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMS)
 def test_every_recipe_trains(tmp_path, sources, name, capsys):
     kind = name.partition("-")[0]
@@ -71,6 +72,7 @@ def test_every_recipe_trains(tmp_path, sources, name, capsys):
         assert run.result.optimizer_state_bytes > 4 * (sum(matrices) + 2 * sum(others) + len(others))
 
 
+@pytest.mark.slow
 def test_recipes_stream_from_the_hub(tmp_path, sources):
     c4 = {f"en/{file.name}": file.read_bytes() for file in sources["llama"].iterdir()}
     openwebtext = {f"plain_text/{file.name}": file.read_bytes() for file in sources["gpt2"].iterdir()}
@@ -165,6 +167,7 @@ def test_published_learning_rates_are_stored(tmp_path, name, rates):
     assert published.changed_settings(comparison.tuning_settings()) == []
 
 
+@pytest.mark.slow
 def test_a_comparison_says_that_its_learning_rates_are_published(tmp_path, sources, capsys):
     flags = ["--data", str(sources["llama"]), "--data.tokenizer", str(sources["tokenizer"]), *SMALL]
     out = tmp_path / "comparison"

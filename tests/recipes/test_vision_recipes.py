@@ -71,6 +71,7 @@ WRITERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "write"),
     [pytest.param(name, write, id=f"{name}-{write.__name__}") for name in NAMES for write in WRITERS[name]],

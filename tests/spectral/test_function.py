@@ -28,12 +28,14 @@ def test_products_compute_a_smooth_function_to_within_its_fit(name, shape):
     assert relative_error(htmuon.spectral_map(matrix, function, method="polynomial"), expected) < 1.25 * error + 5e-3
 
 
+@pytest.mark.slow
 def test_a_power_is_fitted_as_a_power():
     # Above sigma_1, where the bound of the method reaches, it continues as itself: no corner is made there.
     assert Polynomial().fit_error(Function(lambda x: x)) < 1e-5
     assert Polynomial().fit_error(Function(lambda x: x**0.5)) < 0.005
 
 
+@pytest.mark.slow
 def test_how_badly_a_step_is_fitted_is_said():
     # A jump from 1/2 to 1 cannot be missed by less than (1 - 1/2) / (1 + 1/2) on its two sides.
     with pytest.warns(UserWarning, match="with 6 levels.*method='eigh'"):
@@ -69,6 +71,7 @@ def test_a_function_made_anew_is_fitted_once():
     assert Function(torch.tanh).family is Function(torch.tanh).family
 
 
+@pytest.mark.slow
 def test_a_function_whose_values_have_changed_is_fitted_anew(monkeypatch):
     class Held:
         tau = 0.1

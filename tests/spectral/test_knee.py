@@ -125,12 +125,14 @@ def test_products_alone_fit_it(power, tau, spectrum, shape):
     assert error <= 1.25 * Polynomial(6).fit_error(function) + 1e-3 + edge
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("levels", LEVELS)
 @pytest.mark.parametrize("power", [0.0, 0.125, 0.5, 1.0])
 def test_between_the_points_of_the_grid_the_family_of_one_exponent_fits(power, levels):
     check_family(Knee(power).family, LEVELS[levels], ())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("power", [0.0, 0.03, 0.1, 0.125, 0.27, 0.6, 0.96, 1.0])
 def test_between_the_points_of_the_grid_the_family_of_all_exponents_fits(power):
     family = Knee(torch.tensor(power)).family

@@ -13,6 +13,8 @@ from text_streams import write_c4, write_tokenizer
 from htmuon.data.text.text_config import TextStreamConfig
 from htmuon.training.train import train
 
+pytestmark = pytest.mark.slow
+
 PRELOAD = ["htmuon.recipes", "transformers.models.llama.modeling_llama", "tokenizers", "safetensors.torch"]
 PRELOAD += ["datasets", "pyarrow"]
 MEASURED = {"seconds_per_step", "optimizer_seconds", "data_seconds"}

@@ -23,6 +23,8 @@ from htmuon.training.fsdp2 import FullySharded
 from htmuon.training.parallel import Parallel, forward_seed, share
 from htmuon.training.train import train
 
+pytestmark = pytest.mark.slow
+
 _SIZES = "--batch-size 4 --accumulation 2 --model.num-layers 2 --model.hidden-size 64 --model.intermediate-size 96"
 _DATA = "--data.vocab-size 300 --data.sequence-length 32"
 _TIMES = "--steps 12 --eval-interval 12 --log-interval 4 --checkpoint-interval 3 --monitor-every 6"

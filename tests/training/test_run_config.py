@@ -126,6 +126,7 @@ def test_schedule_at_its_limits(warmup):
     assert factors[-1] == pytest.approx(1.0 if warmup else 0.5)
 
 
+@pytest.mark.slow
 def test_recipes_import_without_the_train_extra():
     program = (
         "import sys\n"

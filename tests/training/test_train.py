@@ -106,6 +106,7 @@ def test_a_finished_run_is_not_repeated(tmp_path, config, recorder):
     assert not observer.first_steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", ["adamw", *htmuon.OPTIMIZERS, "htmuon:schedule=interval,every=2"])
 def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, with_optimizer, recorder, spec):
     config = with_optimizer(spec)

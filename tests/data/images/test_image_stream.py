@@ -160,6 +160,7 @@ def contents(folder):
     return lines, *((folder / name).read_bytes() for name in ("model.safetensors", "spectra.safetensors"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", ["adamw", "htmuon"])
 def test_an_interrupted_run_goes_on_to_the_same_bits_with_other_workers(tmp_path, config, folder, recorder, spec):
     damage(folder, "train/a/000.png", "val/b/004.png")

@@ -69,6 +69,7 @@ def contents(folder):
     return lines, *((folder / name).read_bytes() for name in ("model.safetensors", "spectra.safetensors"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ema_decay", [None, 0.5])
 @pytest.mark.parametrize("spec", ["adamw", "htmuon"])
 def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, config, recorder, spec, ema_decay):
@@ -136,6 +137,7 @@ def test_a_run_equals_the_loop_written_out(tmp_path, config):
     assert result.accuracy == float((logits.argmax(1) == part.labels).double().mean())
 
 
+@pytest.mark.slow
 def test_a_run_learns_and_says_so(tmp_path, config):
     result = train(dataclasses.replace(config, steps=60, split="validation"), tmp_path / "run")
     assert result.accuracy > 0.8  # of three classes
@@ -263,6 +265,7 @@ def test_the_recipe_on_the_embedded_images_from_the_command_line(tmp_path, capsy
     assert main(["train", "resnet-tiny", "--out", str(tmp_path / "run2"), "--data.vocab-size", "300"]) == 2
 
 
+@pytest.mark.slow
 def test_a_comparison_on_images_reports_accuracies(tmp_path, config):
     shared = dataclasses.replace(config, steps=6, eval_interval=2)
     grid = GridConfig(points=3, max_extensions=0)

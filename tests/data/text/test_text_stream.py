@@ -46,6 +46,7 @@ class TestRuns:
         for other in losses[1:]:
             assert other == pytest.approx(losses[0], abs=1e-6)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("packing", ["pad", "concatenate"])
     def test_a_broken_run_goes_on_with_the_same_bits(self, tmp_path, run, recorder, packing):
         run = dataclasses.replace(run, data=dataclasses.replace(run.data, packing=packing), steps=60)
