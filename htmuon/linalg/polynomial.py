@@ -2,7 +2,8 @@
 
 import functools
 import warnings
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -294,10 +295,6 @@ class Polynomial(Method):
         if self.precision is not None and self.precision not in PRECISIONS:
             raise unknown_name("precision", self.precision, list(PRECISIONS))
 
-    def configured(self, levels: int | None, precision: Precision | None) -> "Polynomial":
-        """With other settings."""
-        return replace(self, levels=self.levels if levels is None else levels, precision=precision or self.precision)
-
     def require(self, function: ScalarFunction) -> None:
         """Raise ValueError unless the function has a family, and its exponent, if it has one, is at least -1/4."""
         if function.family is None:
@@ -333,6 +330,10 @@ class Polynomial(Method):
             folded=self.levels <= FOLDED_LEVELS[precision],
             halved=computes_half((*batch, side, side), dtype, device),
         )
+
+    def constants(self) -> tuple[Callable[..., object], ...]:
+        """The plan, a search in Python."""
+        return (Polynomial.plan,)
 
     def fit_error(self, function: ScalarFunction) -> float:
         """The largest relative error within the range, before rounding: of a power, or of all members of a family.

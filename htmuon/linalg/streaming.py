@@ -8,6 +8,9 @@ basis, a power-iteration step in two QR factorizations is
 for V is square and orthogonal: only `M V` touches the long side, everything else is of the size of the short side.
 """
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -193,6 +196,7 @@ def mapped_in(basis: Tensor, tall: Tensor, function: ScalarFunction) -> Mapped:
     return Mapped(mapped * (allowed / safe_divisor(norm)).clamp(max=1), sigma_1, rank)
 
 
+@dataclass(frozen=True)
 class Streaming(Method):
     """Power iteration on a carried right basis, after Su Jianlin (kexue.fm 11654, 11673, 11697, 11710): any function.
 
@@ -217,7 +221,7 @@ class Streaming(Method):
         tensor([1.0000, 0.5000])
     """
 
-    name = "streaming"
+    name: ClassVar[str] = "streaming"
 
     def __call__(self, matrix: Tensor, function: ScalarFunction) -> Mapped:
         """Apply `function` to the relative singular values, from an exact basis."""

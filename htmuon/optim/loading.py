@@ -18,7 +18,7 @@ from torch import Tensor
 
 from htmuon._typing import Group
 from htmuon.linalg.base import compute_dtype
-from htmuon.optim.settings import COUNTERS, check_parameters, check_settings, completed, counters_device, make_plain
+from htmuon.optim.settings import COUNTERS, check_parameters, check_settings, counters_device, make_plain
 from htmuon.optim.state import State, check_state, copied
 
 if TYPE_CHECKING:
@@ -78,8 +78,7 @@ def _group(saved: Group, mine: Group, optimizer: "SpectralOptimizer") -> Group:
             )
     if "steps_taken" not in saved and {"step", "skipped_steps"} <= saved.keys():  # as the counter was called once
         saved = {"steps_taken" if name == "step" else name: value for name, value in saved.items()}
-    group = completed(saved, {name: value for name, value in mine.items() if name != "params"})
-    group["params"] = mine["params"]
+    group = {**mine, **saved, "params": mine["params"]}
     make_plain(group, optimizer.defaults)
     check_settings(group, sets_size=optimizer.sets_size, wait=True)
     check_parameters(group)

@@ -1,72 +1,38 @@
 """The settings of an optimizer: their names, types and ranges, checked before anything is stored."""
 
-import difflib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, TypedDict
 
 import torch
 from torch import Tensor
 
 from htmuon._checks import check_flag, check_learning_rate, check_number, known, plain
 from htmuon._registry import unknown_name
-from htmuon._typing import ADJUST_LR_FNS, MATRIX_VIEWS, AdjustLrFn, Group, Normalization, Precision
+from htmuon._typing import ADJUST_LR_FNS, MATRIX_VIEWS, Group
 from htmuon.layouts import is_flattened, part
-from htmuon.linalg import check_method
+from htmuon.linalg import check_method, method_setting
 from htmuon.optim.memory import overlaps
-from htmuon.optim.schedules import ScheduleDict, schedule_from_dict
+from htmuon.optim.schedules import schedule_from_dict
 from htmuon.routing.split import part_shapes
 from htmuon.routing.views import MINIMUM_DIMS, check_shaped, default_view
-from htmuon.spectral import MAPS, check_normalization, check_power
+from htmuon.spectral import check_normalization, check_power, map_of, map_setting
+from htmuon.spectral.choice import exponent
 
-if TYPE_CHECKING:
-    from htmuon.layouts.base import ProcessGroup
-
-
-# The settings that say how a method computes; None is its default.
-METHOD_SETTINGS = ("levels", "precision")
+# What a group with `use_muon=False` uses; all else it holds too, unused, so that every key is in every group.
+ADAMW_SETTINGS = ("use_muon", "lr", "betas", "eps", "weight_decay")
 # What a group holds that is no setting.
 NOT_SETTINGS = ("params", "param_names")
 # What a variant adds to the defaults when groups are already there.
 OF_VARIANTS = ("beta2",)
 # What a step counts in every group. `step` is left to wrappers, some of which count there.
 COUNTERS = ("steps_taken", "skipped_steps")
-# The settings that groups with `use_muon=False` take from arguments of their own, `adamw_lr` and so on.
-OF_EACH_SIDE = ("lr", "weight_decay", "eps")
-
-
-class ScaledSettings(TypedDict, total=False):
-    """The keyword arguments of optimizers that choose their own update scale; `HTMuon` documents them."""
-
-    power_schedule: ScheduleDict | None
-    spectral_map: str
-    momentum: float
-    nesterov: bool
-    weight_decay: float
-    normalization: Normalization
-    eps: float
-    method: str
-    levels: int | None
-    precision: Precision | None
-    compile: bool
-    stack_elements: int | None
-    adamw_lr: float | Tensor
-    adamw_betas: tuple[float, float]
-    adamw_eps: float
-    adamw_weight_decay: float
-    process_group: "ProcessGroup | None"
-
-
-class Settings(ScaledSettings, total=False):
-    """The keyword arguments that all other optimizers share."""
-
-    adjust_lr_fn: AdjustLrFn | None
 
 
 def make_plain(group: Group, defaults: Group) -> None:
-    """Write the settings of a group in Python's own types.
+    """Write the settings of a group in Python's own types; a map that is an object leaves its exponent as the power.
 
     Two may be tensors: a learning rate, as in torch, and on an accelerator a power, which the host does not read.
     """
+    group.update(_without_objects(group))
     for name in {*defaults, *OF_VARIANTS}:
         value = group.get(name)
         if type(value) in (float, int, bool, str) or value is None:
@@ -74,6 +40,38 @@ def make_plain(group: Group, defaults: Group) -> None:
         if isinstance(value, Tensor) and (name == "lr" or (name == "power" and _moves(group, value))):
             continue
         group[name] = plain(value)
+
+
+def _without_objects(group: Group) -> Group:
+    """The method and the map of a group as they are stored."""
+    stored: Group = {"method": method_setting(group["method"])} if "method" in group else {}
+    if "spectral_map" in group:
+        stored["spectral_map"] = map_setting(group["spectral_map"])
+        power = _own_power(group)
+        stored |= {} if power is None else {"power": power}
+    return stored
+
+
+def _own_power(group: Group) -> float | Tensor | None:
+    """The exponent of a map that is an object; None where a group has a name or a dict, or the object has none."""
+    function = group.get("spectral_map")
+    return None if function is None or isinstance(function, str | dict) else exponent(function)
+
+
+def check_one_power(group: Group, usual: object = None) -> None:
+    """Raise ValueError if a map that is an object has another exponent than the power that is given with it.
+
+    Args:
+        group: settings as they are given.
+        usual: the default of `power`, which counts as not given.
+    """
+    map_setting(group.get("spectral_map", "power"))  # raises where it is none
+    own = _own_power(group)
+    if own is not None and "power" in group and plain(group["power"]) not in (usual, plain(own)):
+        raise ValueError(
+            f"power must be that of the spectral map, {plain(own)}, or be left out; got power={group['power']!r} with "
+            f"spectral_map={group['spectral_map']!r}. Leave power out: the map holds it."
+        )
 
 
 def _moves(group: Group, power: Tensor) -> bool:
@@ -114,16 +112,14 @@ def _check_count(name: str, value: object, remedy: str) -> None:
 
 def _check_spectral_settings(group: Group, *, sets_size: bool) -> None:
     """The settings of a group of matrices that depend on each other."""
-    if group["spectral_map"] not in MAPS:
-        raise unknown_name("spectral_map", group["spectral_map"], list(MAPS))
     if group["adjust_lr_fn"] is not None and group["adjust_lr_fn"] not in ADJUST_LR_FNS:
         raise unknown_name("adjust_lr_fn", group["adjust_lr_fn"], list(ADJUST_LR_FNS))
     schedule = group["power_schedule"]
     powers = [group["power"]] if schedule is None else list(schedule_from_dict(schedule).powers)
     for power in powers:
         check_power(power)
-        function = MAPS[group["spectral_map"]](power)
-        check_method(group["method"], function, levels=group["levels"], precision=group["precision"])
+        function = map_of(group["spectral_map"], power)
+        check_method(group["method"], function)
         check_normalization(group["normalization"], power=function.power)
         polar = schedule is None and not isinstance(power, Tensor) and function.power == 0
         known_size = sets_size or polar or group["normalization"] == "rms"
@@ -231,22 +227,6 @@ def check_step(groups: Iterable[Group]) -> None:
                     f"{tuple(parameter.shape)}. Build the embedding with sparse=False, or give it to "
                     "torch.optim.SparseAdam."
                 )
-
-
-def refuse_unknown(who: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Raise TypeError, as Python does, for a keyword argument that an optimizer does not have."""
-    known = list(known)
-    for name in given:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise TypeError(f"{who} got an unexpected keyword argument {name!r}.{hint} It takes {', '.join(known)}.")
-
-
-def completed(given: Group, defaults: Group) -> Group:
-    """A group with the defaults of what it leaves out; settings of a method don't follow into another method."""
-    other = given.get("method", defaults["method"]) != defaults["method"]
-    return {**defaults, **(dict.fromkeys(METHOD_SETTINGS) if other else {}), **given}
 
 
 def counters_device(group: Group) -> torch.device:
