@@ -4,12 +4,9 @@ Polynomial(levels=8)  <->  {"name": "polynomial", "levels": 8, "precision": None
 Polynomial()          <->  "polynomial"
 """
 
-from dataclasses import is_dataclass
-from typing import Any
-
 from htmuon._registry import unknown_name
 from htmuon.linalg.base import METHODS, Method
-from htmuon.linalg.parts import PartDict, as_dict, name_of, with_fields
+from htmuon.linalg.parts import PartDict, as_dict, is_part, name_of, with_fields
 
 AUTO = "auto"
 MethodChoice = str | PartDict | Method
@@ -59,10 +56,10 @@ def method_setting(choice: MethodChoice) -> str | PartDict:
     """
     if isinstance(choice, str | dict):
         return choice
-    method: Any = method_of(choice)
+    method = method_of(choice)
     if method.name in METHODS and METHODS[method.name] == method:
-        return str(method.name)
-    if method.name not in METHODS or type(METHODS[method.name]) is not type(method) or not is_dataclass(method):
+        return method.name
+    if method.name not in METHODS or type(METHODS[method.name]) is not type(method) or not is_part(method):
         raise ValueError(
             f"a method of an optimizer must be registered, and a dataclass if it has settings, so that it can be saved;"
             f" got {method!r}. Call htmuon.linalg.METHODS.register({method.name!r})(...) first."

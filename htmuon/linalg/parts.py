@@ -8,6 +8,11 @@ PartDict = dict[str, Any]
 Part = TypeVar("Part")
 
 
+def is_part(value: object) -> bool:
+    """Whether a value is an object of a dataclass, whose fields say all of it."""
+    return is_dataclass(value) and not isinstance(value, type)
+
+
 def as_dict(name: str, part: Any, left_out: Container[str] = ()) -> PartDict:
     """`{"name": name, **fields}`; a dataclass in a field becomes a dict of its own fields.
 

@@ -6,12 +6,11 @@ A group holds the exponent as its `power`, which a schedule or a user may change
     Knee(0.125, tau=0.02)  <->  {"name": "knee", "tau": 0.02, "sharpness": 4.0} and 0.125
 """
 
-from dataclasses import is_dataclass
-from typing import Any, cast
+from typing import cast
 
 from torch import Tensor
 
-from htmuon.linalg.parts import PartDict, as_dict, name_of, with_fields
+from htmuon.linalg.parts import PartDict, as_dict, is_part, name_of, with_fields
 from htmuon.spectral.base import MAPS, SpectralMap
 
 MapChoice = str | PartDict | SpectralMap
@@ -54,16 +53,10 @@ def map_setting(choice: MapChoice) -> str | PartDict:
     """
     if isinstance(choice, str | dict):
         return choice
-    function: Any = choice
-    if isinstance(function, type) or not hasattr(function, "at"):
-        raise TypeError(
-            f"spectral_map must be a name, a dict or a map; got {function!r} of type {type(function).__name__}. "
-            "Pass 'power', or an object such as htmuon.spectral.Knee(0.125)."
-        )
-    name, power = _registered_name(function), exponent(function)
-    setting = as_dict(name, function, NOT_IN_DICTS)
+    name, power = _registered_name(choice), exponent(choice)
+    setting = as_dict(name, choice, NOT_IN_DICTS)
     usual = MAPS[name](0.0 if power is None else power)
-    return name if is_dataclass(usual) and as_dict(name, usual, NOT_IN_DICTS) == setting else setting
+    return name if is_part(usual) and as_dict(name, usual, NOT_IN_DICTS) == setting else setting
 
 
 def exponent(function: SpectralMap) -> float | Tensor | None:
@@ -77,10 +70,16 @@ def exponent(function: SpectralMap) -> float | Tensor | None:
     return cast("float | Tensor | None", getattr(function, "exponent", function.power))
 
 
-def _registered_name(function: Any) -> str:
-    own = [name for name, factory in MAPS.items() if factory is type(function)]
+def _registered_name(function: object) -> str:
+    if isinstance(function, type) or not hasattr(function, "at"):
+        raise TypeError(
+            f"spectral_map must be a name, a dict or a map; got {function!r} of type {type(function).__name__}. "
+            "Pass 'power', or an object such as htmuon.spectral.Knee(0.125)."
+        )
+    kind: object = type(function)
+    own = [name for name, factory in MAPS.items() if factory is kind]
     name = own[0] if own else getattr(function, "name", None)
-    if name not in MAPS or not is_dataclass(function):
+    if name not in MAPS or not is_part(function):
         raise ValueError(
             f"a map of an optimizer must be registered by name, so that it can be saved; got {function!r}. Register a "
             "function of the power that returns it, @htmuon.spectral.MAPS.register('mine'), and pass "
