@@ -307,12 +307,6 @@ def test_a_wrong_keyword_names_the_class_that_was_called(name):
         kind([nn.Parameter(torch.eye(3))], mu=0.9)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "htmuon"])
-def test_a_misspelled_keyword_is_answered_by_the_right_one(name):
-    with pytest.raises(TypeError, match=r"'momentun'\. Did you mean 'momentum'"):
-        htmuon.OPTIMIZERS[name]([nn.Parameter(torch.eye(3))], momentun=0.9)
-
-
 # The update scale of torch's third name
 
 
