@@ -99,7 +99,7 @@ class Mapped(NamedTuple):
 
 
 class Accuracy(NamedTuple):
-    """Where a method keeps its promise.
+    """The error that a method promises, and the singular values for which it does.
 
     Attributes:
         tolerance: largest relative error of the weight of a direction, for the method's own `sigma_1` and beside the

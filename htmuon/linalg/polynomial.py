@@ -32,9 +32,8 @@ from htmuon.linalg.strips import multiplied, strips, total
 
 DEFAULT_LEVELS = 6
 LOWEST_POWER = -0.25
-# How many levels may follow each other on Gram matrices before the matrix itself is formed anew: what the rounding of a
-# Gram matrix hides has to be lifted above it before a level depends on it. A level lifts a squared singular value by
-# ten.
+# How many levels may follow each other on Gram matrices before the matrix is formed again: what the rounding of a Gram
+# matrix hides has to be lifted above it before a level depends on it. A level lifts a squared singular value by ten.
 LONGEST_SEGMENT: dict[Precision, int] = {"float32": 3, "float16": 2, "bfloat16": 1}
 # Folding makes one factor of all levels that is as large as 1 / smallest, and its rounding falls on the large singular
 # values too: a half precision cannot afford that, nor can float32 with more levels than these.
@@ -58,7 +57,7 @@ class Weights(NamedTuple):
 
     @classmethod
     def of(cls, flat: Tensor, dtype: torch.dtype) -> "Weights":
-        """From `[*batch, 3 L + 3]`, in the order of `Levels.features`."""
+        """The weights in `[*batch, 3 L + 3]`, in the order of `Levels.features`."""
         columns = flat.to(dtype).unbind(-1) if flat.ndim == 1 else flat.to(dtype)[..., None, None].unbind(-3)
         count = len(columns) // 3
         return cls(columns[:count], columns[count : 2 * count], columns[2 * count :])
@@ -99,7 +98,7 @@ def start(scaled: Tensor, dtype: torch.dtype) -> tuple[Start, Tensor]:
     # Rounding of A can push its eigenvalues up, by a few units in the last place of their largest.
     slack = 1 + 4 * torch.finfo(dtype).eps
     bound = safe_divisor(torch.linalg.vector_norm(square, dim=(-2, -1), keepdim=True, dtype=wide)).sqrt() * slack
-    begun = Start(
+    initial = Start(
         matrix=matrix,
         gram=(outer / bound).to(dtype),
         square=(square / bound**2).to(dtype),
@@ -107,7 +106,7 @@ def start(scaled: Tensor, dtype: torch.dtype) -> tuple[Start, Tensor]:
         sigma_1=top_eigenvalue(outer, square, wide).sqrt(),
         norm=target,
     )
-    return begun, scale
+    return initial, scale
 
 
 def top_eigenvalue(outer: Tensor, square: Tensor, dtype: torch.dtype) -> Tensor:
@@ -151,20 +150,20 @@ def add_to_diagonal(matrix: Tensor, value: float | Tensor) -> Tensor:
     return matrix
 
 
-def nested(begun: Start, levels: Levels, weights: Weights, plan: Plan) -> tuple[Tensor, Tensor]:
+def nested(initial: Start, levels: Levels, weights: Weights, plan: Plan) -> tuple[Tensor, Tensor]:
     """The nested form: levels upward, then weights downward.
 
     Returns:
         Y as `[batch, m, n]`, and the traces of all `A_k` and of `A_L^2` as `[batch, L + 2]`.
     """
-    wide = compute_dtype(begun.matrix.dtype)
-    lift = 1 / begun.bound
-    outers, steps, matrices = [begun.gram], [], {0: begun.matrix}
+    wide = compute_dtype(initial.matrix.dtype)
+    lift = 1 / initial.bound
+    outers, steps, matrices = [initial.gram], [], {0: initial.matrix}
     last = max(plan.restarts, default=0)
     for k, (a0, a1, a2) in enumerate(levels.coefficients):
         outer = outers[-1]
         if k == 0:
-            square = (outer * a1).add_(begun.square, alpha=a2)
+            square = (outer * a1).add_(initial.square, alpha=a2)
         else:
             square = symmetric_product(outer, outer, outer, alpha=a2, beta=a1)
         steps.append(add_to_diagonal(square, a0))
@@ -219,20 +218,20 @@ class Fitted:
 
     @property
     def power(self) -> float | Tensor | None:
-        """That of the function."""
+        """The exponent of the function, or None."""
         return self.function.power
 
     @property
     def family(self) -> Family | None:
-        """That of the function."""
+        """The family of the function."""
         return self.function.family
 
     def parameters(self, ratio: Tensor, stable_rank: Tensor) -> tuple[tuple[float | Tensor, ...], float | Tensor]:
-        """Those of the function."""
+        """Which member of its family the function is."""
         return self.function.parameters(ratio, stable_rank)
 
     def __call__(self, relative: Tensor) -> Tensor:
-        """The function itself."""
+        """Weights by the function itself."""
         return self.function(relative)
 
 
@@ -359,12 +358,12 @@ class Polynomial(Method):
         scaled, scale = unit_scale(
             wide.flatten(end_dim=-3) if wide.ndim > 2 else wide.unsqueeze(0), compute_dtype(dtype)
         )
-        begun, normalizer = start(scaled, dtype)
-        ratio = (begun.bound / safe_divisor(begun.sigma_1)).flatten()
-        stable_rank = (begun.norm / safe_divisor(begun.sigma_1)).square().flatten()
+        initial, normalizer = start(scaled, dtype)
+        ratio = (initial.bound / safe_divisor(initial.sigma_1)).flatten()
+        stable_rank = (initial.norm / safe_divisor(initial.sigma_1)).square().flatten()
         parameters, factor = fitted.parameters(ratio, stable_rank)
         weights = Weights.of(fitted.fit.weights(fitted.table, *parameters), dtype)
-        mapped, traces = nested(begun, LEVELS[self.levels], weights, self.plan(wide.shape, matrix.device))
+        mapped, traces = nested(initial, LEVELS[self.levels], weights, self.plan(wide.shape, matrix.device))
         mapped = mapped[:, : wide.shape[-2], : wide.shape[-1]]
         mapped *= factor[:, None, None] if isinstance(factor, Tensor) else factor
         rank = (traces @ fitted.rank_weights.to(traces.dtype)).round().clamp(max=wide.shape[-2])
@@ -373,7 +372,7 @@ class Polynomial(Method):
         mapped = mapped.to(result).reshape(wide.shape)
         return Mapped(
             mapped.mT if tall else mapped,
-            (begun.sigma_1 * normalizer * scale).to(result).reshape(*batch, 1, 1),
+            (initial.sigma_1 * normalizer * scale).to(result).reshape(*batch, 1, 1),
             rank.reshape(*batch, 1, 1),
         )
 
@@ -394,7 +393,7 @@ class Polynomial(Method):
         return self.precision or ("float32" if device.type == "cpu" else "float16")
 
     def _dtype(self, matrix: Tensor) -> torch.dtype:
-        """Of the products; float64 matrices stay float64 unless a half precision is asked for."""
+        """The dtype of the products; float64 matrices stay float64 unless a half precision is asked for."""
         precision = self._precision(matrix.device)
         return compute_dtype(matrix.dtype) if precision == "float32" else getattr(torch, precision)
 

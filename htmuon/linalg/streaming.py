@@ -143,7 +143,7 @@ def longest_first(matrix: Tensor) -> Tensor:
 
 
 def power_step(tall: Tensor, basis: Tensor) -> Tensor:
-    """`QR(M^T QR(M V))`: directions i and j are told apart better by `(sigma_i / sigma_j)^2`.
+    """`QR(M^T QR(M V))`: directions i and j are separated better by `(sigma_i / sigma_j)^2`.
 
     Between the two factorizations the columns are sorted. Power iteration would find this order by itself, but slowly,
     and errs a fifth more in training without it. It is not the columns of `M V` that are sorted, which errs more at
@@ -258,7 +258,7 @@ class Streaming(Method):
         return Mapped(mapped.mT if wide else mapped, sigma_1 * scale, rank), new_state
 
     def accuracy(self, matrix: Tensor, power: float) -> Accuracy:
-        """Of `__call__`: a column of `M V` is off by about `eps sigma_1`, so a direction at x by `eps / x`."""
+        """The error of `__call__`: a column of `M V` errs by `eps sigma_1`, so a direction at x by `eps / x`."""
         tolerance = 1e-2
         eps = torch.finfo(compute_dtype(matrix.dtype)).eps * min(matrix.shape[-2:]) ** 0.5
         return Accuracy(tolerance, 10 * eps / tolerance)

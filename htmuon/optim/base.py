@@ -114,7 +114,7 @@ class SpectralOptimizer(Optimizer):
         # Which parameters moved in the last step, of every rank; None where ranks must be compared first, for
         # parameters, settings or state are new.
         self._moved: bytes | None = None
-        self._told_idle = False
+        self._warned_idle = False
         self._seen: list[Seen] = []
         self._constructed = False
         super().__init__(params, defaults)
@@ -205,7 +205,7 @@ class SpectralOptimizer(Optimizer):
         with full_float32():
             finite, signals = self._agreed()
             if finite is None:
-                self._tell_idle()
+                self._warn_idle()
                 return loss
             ledger = LoadBalancer()
             work = [self._prepared(group, finite, signals, ledger) for group in self.param_groups]
@@ -273,11 +273,11 @@ class SpectralOptimizer(Optimizer):
             }
         return (finite if any(moving) else None), signals
 
-    def _tell_idle(self) -> None:
+    def _warn_idle(self) -> None:
         """Warn, once, of a step without any gradient."""
         parameters = [p for group in self.param_groups for p in group["params"] if p.numel() > 0]
-        if parameters and not self._told_idle:
-            self._told_idle = True
+        if parameters and not self._warned_idle:
+            self._warned_idle = True
             warnings.warn(idle(parameters), stacklevel=5)  # torch wraps `step` twice
 
     def _prepared(
@@ -354,7 +354,7 @@ class SpectralOptimizer(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
         # Ranks cannot be stored: what is loaded computes everything by itself.
-        alone = {"process_group": None, "_layouts": Layouts(None), "_moved": None, "_told_idle": False}
+        alone = {"process_group": None, "_layouts": Layouts(None), "_moved": None, "_warned_idle": False}
         own = {"other_defaults": self.other_defaults, "_seen": list(self._seen), "_constructed": True}
         return {**state, **own, **alone}
 

@@ -120,7 +120,7 @@ def compiled(
 ) -> Compiled:
     """The compiled form of an update, shared by all optimizers.
 
-    Everything after `update` tells forms apart for which torch would have to compile anew: the map, its power unless
+    Everything after `update` tells forms apart for which torch would have to compile again: the map, its power unless
     that comes in as a tensor, and what the stack looks like.
     """
     # Said here, because the decorator would import the compiler together with the library.

@@ -64,7 +64,7 @@ def _check_kind(saved: State, ours: Sequence[str], who: str) -> None:
     if saved and not set(ours) & saved.keys():
         raise ValueError(
             f"the state of {who} must have {' and '.join(ours)}; it has {', '.join(map(str, saved))}, as "
-            "another kind of optimizer has. Remove it from the state_dict to begin this parameter anew."
+            "another kind of optimizer has. Remove it from the state_dict to start this parameter from zero."
         )
 
 
@@ -74,7 +74,7 @@ def _group(saved: Group, mine: Group, optimizer: "SpectralOptimizer") -> Group:
         if saved.get(name) is other and not (name == "decoupled_weight_decay" and not saved.get("weight_decay")):
             raise ValueError(
                 f"a saved optimizer with {name}={other} takes steps that this one cannot take. Set it to {not other} "
-                "in the state_dict to go on without it."
+                "in the state_dict to continue without it."
             )
     if "steps_taken" not in saved and {"step", "skipped_steps"} <= saved.keys():  # as the counter was called once
         saved = {"steps_taken" if name == "step" else name: value for name, value in saved.items()}
@@ -186,7 +186,7 @@ def adamw_loaded(saved: dict[str, Any], parameter: Tensor, who: str) -> dict[str
         missing = ", ".join(key for key in ADAMW_KEYS if key not in saved)
         raise ValueError(
             f"the state of {who} must have {', '.join(ADAMW_KEYS)}, as that of torch.optim.AdamW has; {missing} is "
-            "missing. Add it, or remove the state of this parameter to begin anew."
+            "missing. Add it, or remove the state of this parameter to start it from zero."
         )
     state = copied_state({key: value for key, value in saved.items() if key != "step"}, parameter)
     for key in ("exp_avg", "exp_avg_sq"):

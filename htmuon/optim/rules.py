@@ -45,7 +45,7 @@ FADED = 1e-6
 
 @dataclass(frozen=True)
 class Rules:
-    """Of one group, in one step.
+    """The rules of one parameter group in one step: methods, brackets and shapes of its matrices.
 
     Attributes:
         group: with `use_muon=True`.
@@ -107,7 +107,7 @@ class Rules:
         return map_of(self.group["spectral_map"], self.group["power"])
 
     def _normalization(self) -> Normalization:
-        """What the group's stands for, over all powers of its schedule."""
+        """What the normalization of the group stands for, over all powers of its schedule."""
         group = self.group
         schedule = group["power_schedule"]
         powers = (group["power"],) if schedule is None else schedule_from_dict(schedule).powers

@@ -230,5 +230,5 @@ def check_step(groups: Iterable[Group]) -> None:
 
 
 def counters_device(group: Group) -> torch.device:
-    """Where the counters of a group live."""
+    """The device of the counters of a group."""
     return group["params"][0].device if group["params"] else torch.device("cpu")

@@ -82,7 +82,7 @@ class Function:
 
 
 class _Sampled:
-    """A function that equals another with the same values: maps are made anew at every step, and fitted once.
+    """A function that equals another with the same values: maps are made again at every step, and fitted once.
 
     Args:
         function: the function.

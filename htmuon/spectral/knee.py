@@ -62,7 +62,7 @@ class Knee:
         check_corner(self.tau, self.sharpness)
 
     def at(self, shape: tuple[int, ...]) -> Self:
-        """Bound to matrices `[*batch, m, n]`."""
+        """The map bound to matrices `[*batch, m, n]`."""
         last = (shape[-2], shape[-1])
         return self if self.shape == last else replace(self, shape=last)
 
