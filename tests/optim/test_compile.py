@@ -13,7 +13,7 @@ import htmuon
 from htmuon._typing import NORMALIZATIONS
 from htmuon.linalg import METHODS, Polynomial
 from htmuon.optim.bracket import compiled
-from htmuon.spectral import MAPS
+from htmuon.spectral import MAPS, Knee
 
 NAMES = list(htmuon.OPTIMIZERS)
 DOWN = htmuon.power_schedule("linear", start=0.5, end=0.0, total_steps=8)
@@ -72,6 +72,7 @@ def run_both(name, steps=4, **settings):
         ("htmuon", {"method": "streaming"}),
         ("htnormuon", {"method": "streaming", "normalization": "rms"}),
         ("htmuon", {"method": Polynomial(levels=4), "lr": torch.tensor(0.02)}),
+        ("htmuon", {"method": Polynomial(levels=4), "spectral_map": Knee(0.5, tau=0.05)}),
     ],
     ids=str,
 )
