@@ -10,8 +10,8 @@ import htmuon
 from htmuon.linalg import METHODS, Family, Polynomial
 from htmuon.linalg.fit import fit, minimax_weights
 from htmuon.linalg.levels import LEVELS, TOP
+from htmuon.linalg.nested import start
 from htmuon.linalg.plan import cheapest, count
-from htmuon.linalg.polynomial import start
 from htmuon.spectral import Function, Power
 from htmuon.spectral.power import POWERS
 
@@ -221,13 +221,13 @@ def test_float16_is_within_one_percent_at_condition_1e3(shape):
 def test_the_plan_counts_the_products(monkeypatch, shape, levels, precision):
     method, made = Polynomial(levels, precision), {"symmetric": 0, "gram": 0}
     for name in ("gram", "symmetric_product"):
-        original = getattr(htmuon.linalg.polynomial, name)
+        original = getattr(htmuon.linalg.nested, name)
 
         def counted(*arguments, original=original, name=name, **settings):
             made["gram" if name == "gram" else "symmetric"] += 1
             return original(*arguments, **settings)
 
-        monkeypatch.setattr(htmuon.linalg.polynomial, name, counted)
+        monkeypatch.setattr(htmuon.linalg.nested, name, counted)
     method(zoo_matrix("one over i", shape).to(torch.float32), Power(0.125))
     plan = method.plan(shape, torch.device("cpu"))
     assert made == {"symmetric": plan.symmetric, "gram": plan.grams}
