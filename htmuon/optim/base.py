@@ -42,6 +42,7 @@ from htmuon.layouts import Layouts, LoadBalancer, agree, check_alike
 from htmuon.linalg.base import widest
 from htmuon.optim.adamw import adamw_update
 from htmuon.optim.buckets import has_gradient, matrix_buckets, other_buckets
+from htmuon.optim.choices import check_one_power
 from htmuon.optim.description import describe, describe_gradients, idle, shown
 from htmuon.optim.edits import Seen
 from htmuon.optim.later_groups import divided, with_or_without_names
@@ -51,7 +52,6 @@ from htmuon.optim.rules import Rules
 from htmuon.optim.schedules import schedule_from_dict
 from htmuon.optim.settings import (
     COUNTERS,
-    check_one_power,
     check_parameters,
     check_settings,
     check_sides,

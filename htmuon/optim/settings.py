@@ -9,13 +9,13 @@ from htmuon._checks import check_flag, check_learning_rate, check_number, known,
 from htmuon._registry import unknown_name
 from htmuon._typing import ADJUST_LR_FNS, MATRIX_VIEWS, Group
 from htmuon.layouts import is_flattened, part
-from htmuon.linalg import check_method, method_setting
+from htmuon.linalg import check_method
+from htmuon.optim.choices import without_objects
 from htmuon.optim.memory import overlaps
 from htmuon.optim.schedules import schedule_from_dict
 from htmuon.routing.split import part_shapes
 from htmuon.routing.views import MINIMUM_DIMS, check_shaped, default_view
-from htmuon.spectral import check_normalization, check_power, map_of, map_setting
-from htmuon.spectral.choice import exponent
+from htmuon.spectral import check_normalization, check_power, map_of
 
 # What a group with `use_muon=False` uses; all else it holds too, unused, so that every key is in every group.
 ADAMW_SETTINGS = ("use_muon", "lr", "betas", "eps", "weight_decay")
@@ -32,7 +32,7 @@ def make_plain(group: Group, defaults: Group) -> None:
 
     Two may be tensors: a learning rate, as in torch, and on an accelerator a power, which the host does not read.
     """
-    group.update(_without_objects(group))
+    group.update(without_objects(group))
     for name in {*defaults, *OF_VARIANTS}:
         value = group.get(name)
         if type(value) in (float, int, bool, str) or value is None:
@@ -40,38 +40,6 @@ def make_plain(group: Group, defaults: Group) -> None:
         if isinstance(value, Tensor) and (name == "lr" or (name == "power" and _moves(group, value))):
             continue
         group[name] = plain(value)
-
-
-def _without_objects(group: Group) -> Group:
-    """The method and the map of a group as they are stored."""
-    stored: Group = {"method": method_setting(group["method"])} if "method" in group else {}
-    if "spectral_map" in group:
-        stored["spectral_map"] = map_setting(group["spectral_map"])
-        power = _own_power(group)
-        stored |= {} if power is None else {"power": power}
-    return stored
-
-
-def _own_power(group: Group) -> float | Tensor | None:
-    """The exponent of a map that is an object; None where a group has a name or a dict, or the object has none."""
-    function = group.get("spectral_map")
-    return None if function is None or isinstance(function, str | dict) else exponent(function)
-
-
-def check_one_power(group: Group, usual: object = None) -> None:
-    """Raise ValueError if a map that is an object has another exponent than the power that is given with it.
-
-    Args:
-        group: settings as they are given.
-        usual: the default of `power`, which counts as not given.
-    """
-    map_setting(group.get("spectral_map", "power"))  # raises where it is none
-    own = _own_power(group)
-    if own is not None and "power" in group and plain(group["power"]) not in (usual, plain(own)):
-        raise ValueError(
-            f"power must be that of the spectral map, {plain(own)}, or be left out; got power={group['power']!r} with "
-            f"spectral_map={group['spectral_map']!r}. Leave power out: the map holds it."
-        )
 
 
 def _moves(group: Group, power: Tensor) -> bool:
