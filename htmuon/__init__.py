@@ -4,6 +4,9 @@ groups = htmuon.param_groups(model)             # hidden matrices -> spectral, t
 optimizer = htmuon.HTMuon(groups, lr=0.02)      # one torch.optim.Optimizer for all parameters
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from htmuon import linalg, optim, spectral
 from htmuon.optim import (
     OPTIMIZERS,
@@ -20,6 +23,9 @@ from htmuon.optim import (
 )
 from htmuon.spectral import spectral_map, spectral_power
 
+if TYPE_CHECKING:
+    from htmuon import analysis
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -30,6 +36,7 @@ __all__ = [
     "HTNorMuon",
     "Muon",
     "NorMuon",
+    "analysis",
     "linalg",
     "matrix_view",
     "optim",
@@ -40,3 +47,13 @@ __all__ = [
     "spectral_map",
     "spectral_power",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "analysis":  # imported when it is first used: no training step needs it
+        return importlib.import_module("htmuon.analysis")
+    raise AttributeError(f"module 'htmuon' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import htmuon
 
 PACKAGE = Path(htmuon.__file__).parent
@@ -44,3 +46,22 @@ def test_matplotlib_is_imported_by_the_plots_and_the_report_alone():
 def test_public_names_exist_and_are_documented():
     for name in htmuon.__all__:
         assert getattr(htmuon, name).__doc__, name
+
+
+def test_analysis_is_there_after_the_import_and_loaded_when_it_is_used():
+    code = (
+        "import htmuon, sys; assert 'analysis' in dir(htmuon) and 'htmuon.analysis' not in sys.modules;"
+        "print(htmuon.analysis.stable_rank.__name__)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert said == "stable_rank"
+    with pytest.raises(AttributeError, match="no attribute 'analyses'"):
+        _ = htmuon.analyses
+
+
+@pytest.mark.parametrize("room", ["linalg", "spectral", "optim"])
+def test_every_module_of_a_room_that_registers_parts_is_imported(room):
+    code = f"import htmuon, sys; print(*(name for name in sys.modules if name.startswith('htmuon.{room}.')))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    there = {f"htmuon.{room}.{path.stem}" for path in (PACKAGE / room).glob("*.py") if path.stem != "__init__"}
+    assert there == set(loaded)

@@ -13,11 +13,11 @@ from htmuon.baselines import build_optimizer, optimizer_info
 from htmuon.bench.bench_config import BenchConfig
 from htmuon.bench.peers import BASELINE, PEERS, Peer, Rates
 from htmuon.bench.shapes import Shape
-from htmuon.linalg import METHODS, select_method
+from htmuon.linalg import METHODS, MethodChoice, method_of, select_method
 from htmuon.optim.base import SpectralOptimizer
 from htmuon.optim.rules import update_scale
 from htmuon.optim.slots import Identity, Unadapted
-from htmuon.spectral import MAPS, Power, SpectralMap, spectral_map
+from htmuon.spectral import Power, SpectralMap, map_of, spectral_map
 
 # Muon as torch has it, among the methods of this library: what the step loop itself costs.
 PUBLISHED_MUON = "muon:method=newton_schulz"
@@ -65,7 +65,7 @@ class SpecCandidate:
         group = optimizer.param_groups[0]
         bare = isinstance(optimizer.precondition(group), Identity)
         bare = bare and isinstance(optimizer.adaptation(group), Unadapted)
-        return MAPS[group["spectral_map"]](group["power"]) if bare else None
+        return map_of(group["spectral_map"], group["power"]) if bare else None
 
     def mapped(self, matrices: list[Tensor]) -> list[Tensor]:
         """Taken from a step without momentum; from the map alone where a method carries a state, which is then new."""
@@ -73,7 +73,7 @@ class SpecCandidate:
         optimizer = build_optimizer(self.name, as_layers(parameters), lr=1.0, adamw_lr=1.0, weight_decay=0.0)
         group = optimizer.param_groups[0]
         if self.keeps_state():
-            function = MAPS[group["spectral_map"]](group["power"])
+            function = map_of(group["spectral_map"], group["power"])
             return [spectral_map(matrix, function, method=group["method"]) for matrix in matrices]
         group.update(momentum=0.0, normalization="none", adjust_lr_fn="original")
         return first_updates(optimizer, parameters, matrices)
@@ -81,20 +81,21 @@ class SpecCandidate:
     def keeps_state(self) -> bool:
         """Whether its method remembers something from step to step."""
         method = self._method()
-        return method in METHODS and bool(METHODS[method].state_shapes((2, 2)))
+        return method not in ("auto", "") and bool(method_of(method).state_shapes((2, 2)))
 
     def picks(self, shapes: Sequence[Shape], device: torch.device) -> str:
         """What "auto" stands for on these shapes."""
         if self._method() != "auto":
             return ""
         group: Group = self.optimizer([nn.Parameter(torch.eye(2))]).param_groups[0]
-        one, function = torch.empty(1, device=device), MAPS[group["spectral_map"]](group["power"])
+        one, function = torch.empty(1, device=device), map_of(group["spectral_map"], group["power"])
         methods = [select_method(one.expand(shape.count, shape.rows, shape.columns), function) for shape in shapes]
         return ", ".join(dict.fromkeys(str(method) for method in methods))
 
-    def _method(self) -> str:
+    def _method(self) -> MethodChoice:
         group: Group = self.optimizer([nn.Parameter(torch.eye(2))]).param_groups[0]
-        return str(group.get("method", ""))
+        method: MethodChoice = group.get("method", "")
+        return method
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """How a function of the singular values is computed: pure functions on stacks `[*batch, m, n]`."""
 
+from htmuon._registry import import_all
 from htmuon.linalg.base import METHODS, Accuracy, Axis, Family, Mapped, Method, ScalarFunction
+from htmuon.linalg.choice import MethodChoice, method_of, method_setting
 from htmuon.linalg.eigh import Eigh
 from htmuon.linalg.newton_schulz import NewtonSchulz
 from htmuon.linalg.polynomial import Polynomial
@@ -17,10 +19,15 @@ __all__ = [
     "Family",
     "Mapped",
     "Method",
+    "MethodChoice",
     "NewtonSchulz",
     "Polynomial",
     "ScalarFunction",
     "Streaming",
     "check_method",
+    "method_of",
+    "method_setting",
     "select_method",
 ]
+
+import_all(__name__)

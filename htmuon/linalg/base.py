@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from htmuon._registry import Registry
-from htmuon._typing import Precision, State
+from htmuon._typing import State
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Mapped(NamedTuple):
 
 
 class Accuracy(NamedTuple):
-    """Where a method keeps its promise.
+    """The error that a method promises, and the singular values for which it does.
 
     Attributes:
         tolerance: largest relative error of the weight of a direction, for the method's own `sigma_1` and beside the
@@ -116,13 +116,17 @@ class Method(ABC):
     """One way of computing `U g(S / sigma_1) V^T` on finite real matrices `[*batch, m, n]`.
 
     Most methods forget one matrix before they see the next. A method that carries something from step to step declares
-    it in `state_shapes` and implements `advance`.
+    it in `state_shapes` and implements `advance`. Settings of a method are the fields of a frozen dataclass.
     """
 
     name: ClassVar[str]
     # How many elements a stack has at most on a CPU, unless the user says: what is computed matrix by matrix anyway, or
     # keeps many matrices of the short side, gains nothing by more, and a step takes the memory of a few stacks.
     stack_elements: ClassVar[int] = 2**19
+    # Whether a compiler has something to gain: where calls into LAPACK or cuSOLVER take all the time it has not.
+    compiles: ClassVar[bool] = True
+    # Whether the host computes with the exponent, so that a compiled form knows only the one it was compiled for.
+    reads_power: ClassVar[bool] = False
 
     def __str__(self) -> str:
         return self.name
@@ -143,11 +147,6 @@ class Method(ABC):
     def accuracy(self, matrix: Tensor, power: float) -> Accuracy:
         """The error that this method promises for matrices like `matrix` (its shape and dtype) at exponent `power`."""
 
-    def configured(self, levels: int | None, precision: Precision | None) -> "Method":
-        """The method with other settings than its defaults (None); most have none."""
-        refuse_settings(self.name, levels, precision)
-        return self
-
     def require(self, function: ScalarFunction) -> None:  # noqa: B027 - most methods compute every function
         """Raise ValueError if the method has no recipe for the function."""
 
@@ -163,6 +162,10 @@ class Method(ABC):
         """What can be computed once for a function, before it is applied; the result takes its place."""
         return function
 
+    def constants(self) -> tuple[Callable[..., object], ...]:
+        """Functions that depend on shapes alone: a compiler calls them once, as it cannot trace what is in them."""
+        return ()
+
     def fading(self, function: ScalarFunction, eps: float) -> tuple["Method", float]:
         """The method for matrices that fade below a Frobenius norm of `eps`, and the floor that it leaves to others.
 
@@ -172,16 +175,6 @@ class Method(ABC):
 
 
 METHODS: Registry[Method] = Registry("method")
-
-
-def refuse_settings(method: str, levels: int | None, precision: Precision | None) -> None:
-    """Raise ValueError if a setting is given that the method does not have."""
-    for name, value in (("levels", levels), ("precision", precision)):
-        if value is not None:
-            raise ValueError(
-                f"{name} is a setting of method='polynomial'; got {name}={value!r} with method={method!r}. "
-                f"Leave {name} out, or use method='polynomial'."
-            )
 
 
 def widest(device: torch.device) -> torch.dtype:

@@ -1,5 +1,8 @@
 """The CPU default: an eigendecomposition of the Gram matrix on the short side."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -20,6 +23,7 @@ from htmuon.linalg.base import (
 from htmuon.linalg.strips import multiplied, overwritten, strips, total
 
 
+@dataclass(frozen=True)
 class Eigh(Method):
     """Eigendecomposition of the short-side Gram matrix in float64: about half the price of an SVD in it.
 
@@ -36,7 +40,8 @@ class Eigh(Method):
     Not for directions below 1e-6 of the largest: use `svd`, in float64 for what float32 cannot hold.
     """
 
-    name = "eigh"
+    name: ClassVar[str] = "eigh"
+    compiles: ClassVar[bool] = False
 
     def __call__(self, matrix: Tensor, function: ScalarFunction) -> Mapped:
         """Apply `function` to the relative singular values."""

@@ -125,10 +125,11 @@ class NewtonSchulz(Method):
 
     Args:
         eps: at p = 0 what the Frobenius norm is at least taken for, so that smaller matrices fade as they do in
-            `torch.optim.Muon`; 0 maps a matrix of any scale.
+            `torch.optim.Muon`; 0 maps a matrix of any scale, and in an optimizer stands for the optimizer's own `eps`.
     """
 
     name: ClassVar[str] = "newton_schulz"
+    reads_power: ClassVar[bool] = True
     stack_elements: ClassVar[int] = 2**20  # bfloat16 products of stacks take half the time of single ones
     eps: float = 0.0
 
@@ -173,7 +174,7 @@ class NewtonSchulz(Method):
     def fading(self, function: ScalarFunction, eps: float) -> tuple[Method, float]:
         """At p = 0 the published recipe fades by itself."""
         power = known(function.power)
-        return (replace(self, eps=eps), 0.0) if power == 0 else (self, eps)
+        return (replace(self, eps=self.eps or eps), 0.0) if power == 0 else (self, eps)
 
     def _root(self, wide: Tensor, roots: int) -> Mapped:
         """The recipe at p = 2^(1 - roots)."""

@@ -38,7 +38,7 @@ class Plan:
         return list(zip(starts, (*self.restarts, self.levels), strict=True))
 
     def cost(self, aspect: float, *, halved: bool = True) -> float:
-        """In units of one whole n x n x n product, for an n x (aspect n) matrix.
+        """The cost in units of one whole n x n x n product, for an n x (aspect n) matrix.
 
         Args:
             aspect: long side by short side.
@@ -48,7 +48,7 @@ class Plan:
         return half * self.symmetric + aspect * (half * self.grams + self.rectangular)
 
     def __str__(self) -> str:
-        where = "no restart" if not self.restarts else f"X formed anew at level {', '.join(map(str, self.restarts))}"
+        where = "no restart" if not self.restarts else f"X formed again at level {', '.join(map(str, self.restarts))}"
         return (
             f"{self.levels} levels, {where}: {self.symmetric} symmetric and {self.rectangular} rectangular products, "
             f"{self.grams} Gram matrices"

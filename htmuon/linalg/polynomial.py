@@ -2,8 +2,9 @@
 
 import functools
 import warnings
-from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from htmuon._checks import known
 from htmuon._registry import unknown_name
 from htmuon._typing import PRECISIONS, Precision
-from htmuon.kernels import aligned, aligned_sides, computes_half, gram, multiplies_float16, symmetric_product
+from htmuon.kernels import aligned_sides, computes_half, multiplies_float16
 from htmuon.linalg.base import (
     METHODS,
     Accuracy,
@@ -26,14 +27,13 @@ from htmuon.linalg.base import (
 )
 from htmuon.linalg.fit import Fit, fit, member_error, minimax_weights
 from htmuon.linalg.levels import LEVELS, Levels
+from htmuon.linalg.nested import Weights, nested, start
 from htmuon.linalg.plan import Plan, cheapest
-from htmuon.linalg.strips import multiplied, strips, total
 
 DEFAULT_LEVELS = 6
 LOWEST_POWER = -0.25
-# How many levels may follow each other on Gram matrices before the matrix itself is formed anew: what the rounding of a
-# Gram matrix hides has to be lifted above it before a level depends on it. A level lifts a squared singular value by
-# ten.
+# How many levels may follow each other on Gram matrices before the matrix is formed again: what the rounding of a Gram
+# matrix hides has to be lifted above it before a level depends on it. A level lifts a squared singular value by ten.
 LONGEST_SEGMENT: dict[Precision, int] = {"float32": 3, "float16": 2, "bfloat16": 1}
 # Folding makes one factor of all levels that is as large as 1 / smallest, and its rounding falls on the large singular
 # values too: a half precision cannot afford that, nor can float32 with more levels than these.
@@ -42,162 +42,6 @@ FOLDED_LEVELS: dict[Precision, int] = {"float32": 7, "float16": 0, "bfloat16": 0
 ROUNDING: dict[Precision, float] = {"float32": 5e-3, "float16": 0.02, "bfloat16": 0.1}
 # The smallest `sigma / sigma_1` for which that holds; below it rounding of the input hides singular values.
 RESOLVED: dict[Precision, float] = {"float32": 0.0, "float16": 1e-3, "bfloat16": 4e-3}
-POWER_STEPS = 2
-CHEBYSHEV_STEPS = 4
-# The reciprocal of the plastic number: irrational, and far from fractions of small numbers.
-CHIRP = 0.7548776662466927
-
-
-class Weights(NamedTuple):
-    """The weights of the nested form, `L + 1` each, as 0-d tensors or `[batch, 1, 1]`."""
-
-    c: tuple[Tensor, ...]
-    u: tuple[Tensor, ...]
-    v: tuple[Tensor, ...]
-
-    @classmethod
-    def of(cls, flat: Tensor, dtype: torch.dtype) -> "Weights":
-        """From `[*batch, 3 L + 3]`, in the order of `Levels.features`."""
-        columns = flat.to(dtype).unbind(-1) if flat.ndim == 1 else flat.to(dtype)[..., None, None].unbind(-3)
-        count = len(columns) // 3
-        return cls(columns[:count], columns[count : 2 * count], columns[2 * count :])
-
-
-class Start(NamedTuple):
-    """A stack of matrices at the scale on which the levels work.
-
-    `X_0 = matrix / bound`, with `bound` never below the largest singular value: `norm_F(A^2)^(1/4)`, which costs a
-    product that the first level needs anyway, and is close to it unless many singular values are.
-
-    Attributes:
-        matrix: `[batch, m, n]` in the dtype of the products, `aligned`.
-        gram: `A_0`, of X_0.
-        square: `A_0^2`.
-        bound: `[batch, 1, 1]`.
-        sigma_1: `[batch, 1, 1]`, the largest singular value of `matrix`, to two percent.
-        norm: the Frobenius norm of `matrix`.
-    """
-
-    matrix: Tensor
-    gram: Tensor
-    square: Tensor
-    bound: Tensor
-    sigma_1: Tensor
-    norm: float
-
-
-def start(scaled: Tensor, dtype: torch.dtype) -> tuple[Start, Tensor]:
-    """Normalize a stack with entries of moderate size, in its memory; the second result is what it was divided by."""
-    # With this norm the entries of A and of A^2 are in the range of float16 for every spectrum, a flat one included.
-    target = scaled.shape[-2] ** 0.25
-    scale = safe_divisor(torch.linalg.matrix_norm(scaled, keepdim=True)) / target
-    matrix = aligned((scaled / scale if scaled.requires_grad else scaled.div_(scale)).to(dtype))
-    outer = gram(matrix)
-    square = symmetric_product(outer, outer)
-    wide = compute_dtype(dtype)
-    # Rounding of A can push its eigenvalues up, by a few units in the last place of their largest.
-    slack = 1 + 4 * torch.finfo(dtype).eps
-    bound = safe_divisor(torch.linalg.vector_norm(square, dim=(-2, -1), keepdim=True, dtype=wide)).sqrt() * slack
-    begun = Start(
-        matrix=matrix,
-        gram=(outer / bound).to(dtype),
-        square=(square / bound**2).to(dtype),
-        bound=bound.sqrt(),
-        sigma_1=top_eigenvalue(outer, square, wide).sqrt(),
-        norm=target,
-    )
-    return begun, scale
-
-
-def top_eigenvalue(outer: Tensor, square: Tensor, dtype: torch.dtype) -> Tensor:
-    """The largest eigenvalue of `A = outer` from `square = A^2`: `[batch, 1, 1]`, to four percent.
-
-    Power iteration, and then a Chebyshev polynomial that is small up to what that found and grows above. From two
-    starts: a unit vector where A^2 has its largest diagonal entry, near a direction that lives in few coordinates; and
-    a chirp, which is as far from every constant, alternating or local direction as from any other.
-    """
-    place = torch.arange(square.shape[-1], dtype=torch.float32, device=square.device)
-    chirp = torch.cos(2 * torch.pi * (place * (place * CHIRP).frac()).frac())
-    local = place == square.diagonal(dim1=-2, dim2=-1).argmax(-1, keepdim=True)
-    vectors = torch.stack([local.to(dtype), chirp.to(dtype).expand_as(local)], dim=-1)
-
-    def quotient(product: Tensor) -> Tensor:
-        """The larger Rayleigh quotient of the two vectors."""
-        shares = (vectors * product).sum(-2, keepdim=True) / safe_divisor(vectors.square().sum(-2, keepdim=True))
-        return shares.amax(-1, keepdim=True)
-
-    for _ in range(POWER_STEPS):
-        vectors = times(square, vectors)
-        vectors = vectors / safe_divisor(vectors.norm(dim=-2, keepdim=True))
-    product = times(square, vectors)
-    edge = safe_divisor(quotient(product))
-    before, vectors = vectors, (2 / edge) * product - vectors
-    for _ in range(CHEBYSHEV_STEPS - 1):
-        following = (4 / edge) * times(square, vectors) - 2 * vectors - before
-        size = safe_divisor(following.norm(dim=-2, keepdim=True))
-        before, vectors = vectors / size, following / size
-    return quotient(times(outer, vectors))
-
-
-def times(matrix: Tensor, vectors: Tensor) -> Tensor:
-    """A product in the dtype of the matrix, for vectors of a wider one."""
-    return (matrix @ vectors.to(matrix.dtype)).to(vectors.dtype)
-
-
-def add_to_diagonal(matrix: Tensor, value: float | Tensor) -> Tensor:
-    """`matrix + value I`, in place."""
-    matrix.diagonal(dim1=-2, dim2=-1).add_(value if isinstance(value, float) else value.squeeze(-1))
-    return matrix
-
-
-def nested(begun: Start, levels: Levels, weights: Weights, plan: Plan) -> tuple[Tensor, Tensor]:
-    """The nested form: levels upward, then weights downward.
-
-    Returns:
-        Y as `[batch, m, n]`, and the traces of all `A_k` and of `A_L^2` as `[batch, L + 2]`.
-    """
-    wide = compute_dtype(begun.matrix.dtype)
-    lift = 1 / begun.bound
-    outers, steps, matrices = [begun.gram], [], {0: begun.matrix}
-    last = max(plan.restarts, default=0)
-    for k, (a0, a1, a2) in enumerate(levels.coefficients):
-        outer = outers[-1]
-        if k == 0:
-            square = (outer * a1).add_(begun.square, alpha=a2)
-        else:
-            square = symmetric_product(outer, outer, outer, alpha=a2, beta=a1)
-        steps.append(add_to_diagonal(square, a0))
-        if k + 1 in plan.restarts:
-            first = max(matrices)
-            product = functools.reduce(symmetric_product, steps[first:])
-            if first == 0:
-                product = product * lift.to(product.dtype)
-            if plan.folded and k + 1 == last:  # nothing but its Gram matrix is needed
-                outers.append(total(gram(product @ piece) for piece in strips(matrices[first])))
-            else:
-                matrices[k + 1] = product @ matrices[first]
-                outers.append(gram(matrices[k + 1]))
-        else:
-            outers.append(symmetric_product(symmetric_product(steps[k], outer), steps[k]))
-
-    inner = symmetric_product(outers[-1], outers[-1]).mul_(weights.v[-1])
-    inner = add_to_diagonal(inner.addcmul_(outers[-1], weights.u[-1]), weights.c[-1])
-    parts = []
-    for k in reversed(range(plan.levels)):
-        if k + 1 in plan.restarts and not plan.folded:
-            parts.append(inner @ matrices[k + 1])
-            inner = outers[k] * weights.v[k]
-        else:
-            inner = inner.addcmul_(outers[k], weights.v[k])
-        inner = symmetric_product(steps[k], inner).addcmul_(outers[k], weights.u[k])
-        inner = add_to_diagonal(inner, weights.c[k])
-    # In the dtype of lift, the wider one. Of X_0 nothing is needed any more.
-    result = multiplied(inner, matrices[0]).to(wide).mul_(lift)
-    for part in parts:
-        result += part
-    traces = [outer.diagonal(dim1=-2, dim2=-1).sum(-1, dtype=wide) for outer in outers]
-    traces.append(torch.linalg.vector_norm(outers[-1], dim=(-2, -1), dtype=wide).square())
-    return result, torch.stack(traces, dim=-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,20 +62,20 @@ class Fitted:
 
     @property
     def power(self) -> float | Tensor | None:
-        """That of the function."""
+        """The exponent of the function, or None."""
         return self.function.power
 
     @property
     def family(self) -> Family | None:
-        """That of the function."""
+        """The family of the function."""
         return self.function.family
 
     def parameters(self, ratio: Tensor, stable_rank: Tensor) -> tuple[tuple[float | Tensor, ...], float | Tensor]:
-        """Those of the function."""
+        """Which member of its family the function is."""
         return self.function.parameters(ratio, stable_rank)
 
     def __call__(self, relative: Tensor) -> Tensor:
-        """The function itself."""
+        """Weights by the function itself."""
         return self.function(relative)
 
 
@@ -294,10 +138,6 @@ class Polynomial(Method):
         if self.precision is not None and self.precision not in PRECISIONS:
             raise unknown_name("precision", self.precision, list(PRECISIONS))
 
-    def configured(self, levels: int | None, precision: Precision | None) -> "Polynomial":
-        """With other settings."""
-        return replace(self, levels=self.levels if levels is None else levels, precision=precision or self.precision)
-
     def require(self, function: ScalarFunction) -> None:
         """Raise ValueError unless the function has a family, and its exponent, if it has one, is at least -1/4."""
         if function.family is None:
@@ -334,6 +174,10 @@ class Polynomial(Method):
             halved=computes_half((*batch, side, side), dtype, device),
         )
 
+    def constants(self) -> tuple[Callable[..., object], ...]:
+        """The plan, a search in Python."""
+        return (Polynomial.plan,)
+
     def fit_error(self, function: ScalarFunction) -> float:
         """The largest relative error within the range, before rounding: of a power, or of all members of a family.
 
@@ -358,12 +202,12 @@ class Polynomial(Method):
         scaled, scale = unit_scale(
             wide.flatten(end_dim=-3) if wide.ndim > 2 else wide.unsqueeze(0), compute_dtype(dtype)
         )
-        begun, normalizer = start(scaled, dtype)
-        ratio = (begun.bound / safe_divisor(begun.sigma_1)).flatten()
-        stable_rank = (begun.norm / safe_divisor(begun.sigma_1)).square().flatten()
+        initial, normalizer = start(scaled, dtype)
+        ratio = (initial.bound / safe_divisor(initial.sigma_1)).flatten()
+        stable_rank = (initial.norm / safe_divisor(initial.sigma_1)).square().flatten()
         parameters, factor = fitted.parameters(ratio, stable_rank)
         weights = Weights.of(fitted.fit.weights(fitted.table, *parameters), dtype)
-        mapped, traces = nested(begun, LEVELS[self.levels], weights, self.plan(wide.shape, matrix.device))
+        mapped, traces = nested(initial, LEVELS[self.levels], weights, self.plan(wide.shape, matrix.device))
         mapped = mapped[:, : wide.shape[-2], : wide.shape[-1]]
         mapped *= factor[:, None, None] if isinstance(factor, Tensor) else factor
         rank = (traces @ fitted.rank_weights.to(traces.dtype)).round().clamp(max=wide.shape[-2])
@@ -372,7 +216,7 @@ class Polynomial(Method):
         mapped = mapped.to(result).reshape(wide.shape)
         return Mapped(
             mapped.mT if tall else mapped,
-            (begun.sigma_1 * normalizer * scale).to(result).reshape(*batch, 1, 1),
+            (initial.sigma_1 * normalizer * scale).to(result).reshape(*batch, 1, 1),
             rank.reshape(*batch, 1, 1),
         )
 
@@ -393,7 +237,7 @@ class Polynomial(Method):
         return self.precision or ("float32" if device.type == "cpu" else "float16")
 
     def _dtype(self, matrix: Tensor) -> torch.dtype:
-        """Of the products; float64 matrices stay float64 unless a half precision is asked for."""
+        """The dtype of the products; float64 matrices stay float64 unless a half precision is asked for."""
         precision = self._precision(matrix.device)
         return compute_dtype(matrix.dtype) if precision == "float32" else getattr(torch, precision)
 

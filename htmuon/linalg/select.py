@@ -3,22 +3,12 @@
 import torch
 from torch import Tensor
 
-from htmuon._registry import unknown_name
-from htmuon._typing import Precision
-from htmuon.linalg.base import METHODS, Method, ScalarFunction, refuse_settings
-
-AUTO = "auto"
+from htmuon.linalg.base import METHODS, Method, ScalarFunction
+from htmuon.linalg.choice import AUTO, MethodChoice, method_of
 
 
-def select_method(
-    matrix: Tensor,
-    function: ScalarFunction,
-    name: str = AUTO,
-    *,
-    levels: int | None = None,
-    precision: Precision | None = None,
-) -> Method:
-    """The method that computes a function for a stack of matrices; what it answers for `auto` is what `auto` does.
+def select_method(matrix: Tensor, function: ScalarFunction, method: MethodChoice = AUTO) -> Method:
+    """The method that computes a function for a stack of matrices; what it returns for `auto` is what `auto` does.
 
     `auto` looks at dtype, device and function. float64 matrices hold more than any other method resolves: `svd`. On an
     accelerator, where a decomposition waits for the host: `polynomial`, if the function is one of each singular value
@@ -27,11 +17,10 @@ def select_method(
     Args:
         matrix: `[*batch, m, n]`.
         function: the scalar function.
-        name: a name in `htmuon.linalg.METHODS`, or `auto`.
-        levels: setting of `polynomial`.
-        precision: setting of `polynomial`.
+        method: a name in `htmuon.linalg.METHODS`, an object, a dict, or `auto`.
 
     Raises:
+        TypeError: `method` is none of these.
         ValueError: the method does not exist, has no such setting, or no recipe for the function.
 
     Example:
@@ -39,25 +28,19 @@ def select_method(
         >>> p = htmuon.spectral.Power(0.125)
         >>> select_method(torch.ones(4, 6, dtype=torch.float64), p).name
         'svd'
-        >>> select_method(torch.ones(4, 6), p, "polynomial", levels=8)
+        >>> select_method(torch.ones(4, 6), p, htmuon.linalg.Polynomial(levels=8))
         Polynomial(levels=8, precision=None)
     """
-    check_method(name, function, levels=levels, precision=precision)
-    if name != AUTO:
-        return METHODS[name].configured(levels, precision)
+    check_method(method, function)
+    if method != AUTO:
+        return method_of(method)
     if matrix.dtype == torch.float64:
         return METHODS["svd"]
     polynomial = METHODS["polynomial"]
     return polynomial if matrix.device.type != "cpu" and polynomial.can(function) else METHODS["eigh"]
 
 
-def check_method(
-    name: str, function: ScalarFunction, *, levels: int | None = None, precision: Precision | None = None
-) -> None:
-    """Raise ValueError unless `name` is `auto` or a method with these settings that can compute the function."""
-    if name == AUTO:
-        refuse_settings(AUTO, levels, precision)
-        return
-    if name not in METHODS:
-        raise unknown_name("method", name, [AUTO, *METHODS])
-    METHODS[name].configured(levels, precision).require(function)
+def check_method(method: MethodChoice, function: ScalarFunction) -> None:
+    """Raise TypeError or ValueError unless `method` is `auto` or a method that can compute the function."""
+    if method != AUTO:
+        method_of(method).require(function)

@@ -8,6 +8,9 @@ basis, a power-iteration step in two QR factorizations is
 for V is square and orthogonal: only `M V` touches the long side, everything else is of the size of the short side.
 """
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -140,7 +143,7 @@ def longest_first(matrix: Tensor) -> Tensor:
 
 
 def power_step(tall: Tensor, basis: Tensor) -> Tensor:
-    """`QR(M^T QR(M V))`: directions i and j are told apart better by `(sigma_i / sigma_j)^2`.
+    """`QR(M^T QR(M V))`: directions i and j are separated better by `(sigma_i / sigma_j)^2`.
 
     Between the two factorizations the columns are sorted. Power iteration would find this order by itself, but slowly,
     and errs a fifth more in training without it. It is not the columns of `M V` that are sorted, which errs more at
@@ -193,6 +196,7 @@ def mapped_in(basis: Tensor, tall: Tensor, function: ScalarFunction) -> Mapped:
     return Mapped(mapped * (allowed / safe_divisor(norm)).clamp(max=1), sigma_1, rank)
 
 
+@dataclass(frozen=True)
 class Streaming(Method):
     """Power iteration on a carried right basis, after Su Jianlin (kexue.fm 11654, 11673, 11697, 11710): any function.
 
@@ -217,7 +221,7 @@ class Streaming(Method):
         tensor([1.0000, 0.5000])
     """
 
-    name = "streaming"
+    name: ClassVar[str] = "streaming"
 
     def __call__(self, matrix: Tensor, function: ScalarFunction) -> Mapped:
         """Apply `function` to the relative singular values, from an exact basis."""
@@ -254,7 +258,7 @@ class Streaming(Method):
         return Mapped(mapped.mT if wide else mapped, sigma_1 * scale, rank), new_state
 
     def accuracy(self, matrix: Tensor, power: float) -> Accuracy:
-        """Of `__call__`: a column of `M V` is off by about `eps sigma_1`, so a direction at x by `eps / x`."""
+        """The error of `__call__`: a column of `M V` errs by `eps sigma_1`, so a direction at x by `eps / x`."""
         tolerance = 1e-2
         eps = torch.finfo(compute_dtype(matrix.dtype)).eps * min(matrix.shape[-2:]) ** 0.5
         return Accuracy(tolerance, 10 * eps / tolerance)

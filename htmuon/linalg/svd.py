@@ -1,5 +1,8 @@
 """The oracle: a singular value decomposition in the widest precision."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -16,6 +19,7 @@ from htmuon.linalg.base import (
 )
 
 
+@dataclass(frozen=True)
 class SVD(Method):
     """Singular value decomposition in float64: exact for every function, and the dearest.
 
@@ -24,7 +28,8 @@ class SVD(Method):
     as `eigh` (`htmuon bench`), and on a GPU it waits for the host.
     """
 
-    name = "svd"
+    name: ClassVar[str] = "svd"
+    compiles: ClassVar[bool] = False
 
     def __call__(self, matrix: Tensor, function: ScalarFunction) -> Mapped:
         """Apply `function` to the relative singular values."""

@@ -1,5 +1,6 @@
 """The order of things: one step loop, its slots, the named optimizers, parameter groups, power schedules."""
 
+from htmuon._registry import import_all
 from htmuon.optim.adamuon import AdaMuon, HTAdaMuon
 from htmuon.optim.base import SpectralOptimizer
 from htmuon.optim.htmuon import OPTIMIZERS, HTMuon, Muon
@@ -25,3 +26,5 @@ __all__ = [
     "power_schedule",
     "route",
 ]
+
+import_all(__name__)

@@ -1,18 +1,23 @@
 """AdaMuon and HTAdaMuon: the sign of the momentum is mapped, and elements are adapted by their own statistics."""
 
 from dataclasses import dataclass
-from typing import Unpack
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from htmuon._checks import check_number, plain
-from htmuon._typing import AdjustLrFn, Group, State
+from htmuon._typing import AdjustLrFn, Group, Normalization, State
+from htmuon.linalg import MethodChoice
 from htmuon.linalg.base import safe_divisor
 from htmuon.optim.htmuon import OPTIMIZERS, HTMuon
 from htmuon.optim.rules import FADED
-from htmuon.optim.settings import ScaledSettings, Settings, refuse_unknown
+from htmuon.optim.schedules import ScheduleDict
+from htmuon.spectral import MapChoice
+
+if TYPE_CHECKING:
+    from htmuon.layouts.base import ProcessGroup
 
 # The constant of the paper's algorithm, added to a root mean square.
 EPS = 1e-8
@@ -76,7 +81,8 @@ class AdaMuon(HTMuon):
         power: the exponent p, in [-0.5, 1].
         beta2: decay of the element statistics, in [0, 1).
         adjust_lr_fn: as for `HTMuon`.
-        **settings: every other argument of `HTMuon`.
+
+    Every other argument is as for `HTMuon`.
 
     Raises:
         TypeError: as for `HTMuon`.
@@ -103,13 +109,46 @@ class AdaMuon(HTMuon):
         *,
         power: float = 0.0,
         beta2: float = 0.95,
+        power_schedule: ScheduleDict | None = None,
+        spectral_map: MapChoice = "power",
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        weight_decay: float = 0.1,
+        normalization: Normalization = "auto",
+        eps: float = 1e-7,
         adjust_lr_fn: AdjustLrFn | None = "match_rms_adamw",
-        **settings: Unpack[ScaledSettings],
+        method: MethodChoice = "auto",
+        compile: bool = False,  # noqa: A002 - the word of torch
+        stack_elements: int | None = None,
+        adamw_lr: float | Tensor = 3e-4,
+        adamw_betas: tuple[float, float] = (0.9, 0.95),
+        adamw_eps: float = 1e-10,
+        adamw_weight_decay: float = 0.1,
+        process_group: "ProcessGroup | None" = None,
     ) -> None:
-        refuse_unknown(type(self).__name__, settings, Settings.__annotations__)
         beta2 = plain(beta2)
         check_number("beta2", beta2, below=1.0, remedy="Pass a float such as 0.95.")
-        super().__init__(params, lr, power=power, adjust_lr_fn=adjust_lr_fn, **settings)
+        super().__init__(
+            params,
+            lr,
+            power=power,
+            power_schedule=power_schedule,
+            spectral_map=spectral_map,
+            momentum=momentum,
+            nesterov=nesterov,
+            weight_decay=weight_decay,
+            normalization=normalization,
+            eps=eps,
+            adjust_lr_fn=adjust_lr_fn,
+            method=method,
+            compile=compile,
+            stack_elements=stack_elements,
+            adamw_lr=adamw_lr,
+            adamw_betas=adamw_betas,
+            adamw_eps=adamw_eps,
+            adamw_weight_decay=adamw_weight_decay,
+            process_group=process_group,
+        )
         self._add_setting("beta2", beta2)
 
     def precondition(self, group: Group) -> Sign:
@@ -132,7 +171,42 @@ class HTAdaMuon(AdaMuon):
         *,
         power: float = 0.125,
         beta2: float = 0.95,
+        power_schedule: ScheduleDict | None = None,
+        spectral_map: MapChoice = "power",
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        weight_decay: float = 0.1,
+        normalization: Normalization = "auto",
+        eps: float = 1e-7,
         adjust_lr_fn: AdjustLrFn | None = "match_rms_adamw",
-        **settings: Unpack[ScaledSettings],
+        method: MethodChoice = "auto",
+        compile: bool = False,  # noqa: A002 - the word of torch
+        stack_elements: int | None = None,
+        adamw_lr: float | Tensor = 3e-4,
+        adamw_betas: tuple[float, float] = (0.9, 0.95),
+        adamw_eps: float = 1e-10,
+        adamw_weight_decay: float = 0.1,
+        process_group: "ProcessGroup | None" = None,
     ) -> None:
-        super().__init__(params, lr, power=power, beta2=beta2, adjust_lr_fn=adjust_lr_fn, **settings)
+        super().__init__(
+            params,
+            lr,
+            power=power,
+            beta2=beta2,
+            power_schedule=power_schedule,
+            spectral_map=spectral_map,
+            momentum=momentum,
+            nesterov=nesterov,
+            weight_decay=weight_decay,
+            normalization=normalization,
+            eps=eps,
+            adjust_lr_fn=adjust_lr_fn,
+            method=method,
+            compile=compile,
+            stack_elements=stack_elements,
+            adamw_lr=adamw_lr,
+            adamw_betas=adamw_betas,
+            adamw_eps=adamw_eps,
+            adamw_weight_decay=adamw_weight_decay,
+            process_group=process_group,
+        )

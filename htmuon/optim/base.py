@@ -26,6 +26,7 @@ import warnings
 import zlib
 from collections.abc import Callable
 from functools import partial
+from inspect import signature
 from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -41,7 +42,8 @@ from htmuon.layouts import Layouts, LoadBalancer, agree, check_alike
 from htmuon.linalg.base import widest
 from htmuon.optim.adamw import adamw_update
 from htmuon.optim.buckets import has_gradient, matrix_buckets, other_buckets
-from htmuon.optim.description import describe, describe_gradients, idle
+from htmuon.optim.choices import check_one_power
+from htmuon.optim.description import describe, describe_gradients, idle, shown
 from htmuon.optim.edits import Seen
 from htmuon.optim.later_groups import divided, with_or_without_names
 from htmuon.optim.loading import loaded
@@ -54,7 +56,6 @@ from htmuon.optim.settings import (
     check_settings,
     check_sides,
     check_step,
-    completed,
     counters_device,
     make_plain,
 )
@@ -83,7 +84,7 @@ class SpectralOptimizer(Optimizer):
     Args:
         params: tensors, named tensors, or dict groups; a group with `use_muon=False` takes AdamW.
         defaults: every setting of a group, with its default.
-        other_defaults: what replaces `lr`, `weight_decay` and `eps` in groups with `use_muon=False`.
+        other_defaults: what replaces `lr`, `betas`, `eps` and `weight_decay` in groups with `use_muon=False`.
         process_group: ranks that hold the same parameters and divide the work on the matrices among them.
     """
 
@@ -102,6 +103,7 @@ class SpectralOptimizer(Optimizer):
                 f"params must be parameters or groups; got the model {type(params).__name__}. Pass "
                 "htmuon.param_groups(model)."
             )
+        check_one_power(defaults, usual=self._usual_power())
         make_plain(defaults, defaults)
         make_plain(other_defaults, other_defaults)
         check_sides(defaults, wait=True)
@@ -112,11 +114,16 @@ class SpectralOptimizer(Optimizer):
         # Which parameters moved in the last step, of every rank; None where ranks must be compared first, for
         # parameters, settings or state are new.
         self._moved: bytes | None = None
-        self._told_idle = False
+        self._warned_idle = False
         self._seen: list[Seen] = []
         self._constructed = False
         super().__init__(params, defaults)
         self._constructed = True
+
+    def __repr__(self) -> str:
+        groups = [(f"Parameter Group {i}", shown(g, self.defaults)) for i, g in enumerate(self.param_groups)]
+        lines = [line for title, settings in groups for line in (title, *(f"    {k}: {v}" for k, v in settings))]
+        return "\n".join([f"{type(self).__name__} (", *lines, ")"])
 
     def precondition(self, group: Group) -> Precondition:
         """Slot: what happens to the momentum direction before the map."""
@@ -156,10 +163,11 @@ class SpectralOptimizer(Optimizer):
 
     def _add_group(self, param_group: Group) -> None:
         given = dict(param_group)
+        check_one_power(given)
         make_plain(given, self.defaults)
         if given.get("use_muon", self.defaults["use_muon"]) is False:
             given = {**self.other_defaults, **given}
-        given = completed(given, self.defaults)
+        given = {**self.defaults, **given}
         check_settings(given, sets_size=self.sets_size, wait=True)
         if isinstance(given["lr"], Tensor):
             given["lr"] = given["lr"].clone()  # a scheduler that changes it in place must find one for each group
@@ -197,7 +205,7 @@ class SpectralOptimizer(Optimizer):
         with full_float32():
             finite, signals = self._agreed()
             if finite is None:
-                self._tell_idle()
+                self._warn_idle()
                 return loss
             ledger = LoadBalancer()
             work = [self._prepared(group, finite, signals, ledger) for group in self.param_groups]
@@ -242,7 +250,7 @@ class SpectralOptimizer(Optimizer):
         if groups and self._moved is None:
             for parameter in parameters:
                 self._layouts.of(parameter, 0)  # raises where it is held in a way that no parameter can be
-            check_alike(describe(self.param_groups), groups, UNLIKE)
+            check_alike(describe(self.param_groups, self.defaults), groups, UNLIKE)
             check_alike(describe_gradients(self.param_groups), groups, UNLIKE_GRADIENTS)
             self._allocate()
             self._moved = moving
@@ -265,11 +273,11 @@ class SpectralOptimizer(Optimizer):
             }
         return (finite if any(moving) else None), signals
 
-    def _tell_idle(self) -> None:
+    def _warn_idle(self) -> None:
         """Warn, once, of a step without any gradient."""
         parameters = [p for group in self.param_groups for p in group["params"] if p.numel() > 0]
-        if parameters and not self._told_idle:
-            self._told_idle = True
+        if parameters and not self._warned_idle:
+            self._warned_idle = True
             warnings.warn(idle(parameters), stacklevel=5)  # torch wraps `step` twice
 
     def _prepared(
@@ -325,9 +333,9 @@ class SpectralOptimizer(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned; tensors are copied, those of matrices in the dtype in which they were saved.
 
-        Settings that an older or another optimizer's state_dict does not name stay as they are; those of a method don't
-        follow into another method. Parameters are matched by name where both sides have names, with a warning if their
-        order differs. The hooks of `register_load_state_dict_pre_hook` and `..._post_hook` are called as by torch.
+        Settings that an older or another optimizer's state_dict does not name stay as they are. Parameters are matched
+        by name where both sides have names, with a warning if their order differs. The hooks of
+        `register_load_state_dict_pre_hook` and `..._post_hook` are called as by torch.
 
         Raises:
             TypeError: a saved setting has the wrong type; nothing was changed.
@@ -346,7 +354,7 @@ class SpectralOptimizer(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
         # Ranks cannot be stored: what is loaded computes everything by itself.
-        alone = {"process_group": None, "_layouts": Layouts(None), "_moved": None, "_told_idle": False}
+        alone = {"process_group": None, "_layouts": Layouts(None), "_moved": None, "_warned_idle": False}
         own = {"other_defaults": self.other_defaults, "_seen": list(self._seen), "_constructed": True}
         return {**state, **own, **alone}
 
@@ -356,6 +364,12 @@ class SpectralOptimizer(Optimizer):
         other.__setstate__(copy.deepcopy(self.__getstate__(), memo))
         other.process_group, other._layouts = self.process_group, Layouts(self.process_group)
         return other
+
+    @classmethod
+    def _usual_power(cls) -> object:
+        """The default of `power` in the constructor of the class, or of the nearest one above that names it."""
+        found = (signature(kind).parameters.get("power") for kind in cls.__mro__ if issubclass(kind, Optimizer))
+        return next((parameter.default for parameter in found if parameter is not None), None)
 
     def _add_setting(self, name: str, value: float) -> None:
         """A setting that one variant alone has: in the defaults, and in every group that does not bring its own."""

@@ -18,16 +18,10 @@ from htmuon._typing import MatrixView, Normalization, State
 from htmuon.layouts import Bracket
 from htmuon.linalg import Method, ScalarFunction
 from htmuon.linalg.base import widest
-from htmuon.linalg.polynomial import Polynomial
 from htmuon.optim.slots import Adaptation, Precondition
 from htmuon.routing.views import matrix_shape, matrix_view, undo_matrix_view
-from htmuon.spectral import MAPS, SpectralMap
+from htmuon.spectral import MapChoice, SpectralMap, map_of
 from htmuon.spectral.apply import advance_map
-
-# Calls into LAPACK or cuSOLVER take all the time of these: there is nothing to fuse with.
-DECOMPOSITIONS = ("svd", "eigh")
-# Computes with the exponent on the host, so that a compiled form knows only the one it was compiled for.
-READS_POWER = "newton_schulz"
 
 Compiled = Callable[[Tensor, State, SpectralMap, ScalarFunction], tuple[Tensor, State]]
 _numbers = count()
@@ -76,7 +70,7 @@ class MatrixUpdate:
 
 def bracket(
     update: MatrixUpdate,
-    spectral_map: str,
+    spectral_map: MapChoice,
     power: float | Tensor,
     device: torch.device,
     *,
@@ -87,7 +81,7 @@ def bracket(
 
     Args:
         update: what it does.
-        spectral_map: the name of the map.
+        spectral_map: the name or the dict of the map.
         power: of this step.
         device: of the parameters.
         compiling: with `torch.compile`, if the method gains by it.
@@ -95,14 +89,16 @@ def bracket(
     """
     method = update.method
     compiling = compiling and compilable(method, power)
-    if compiling and scheduled and method.name != READS_POWER and not isinstance(power, Tensor):
+    if compiling and scheduled and not method.reads_power and not isinstance(power, Tensor):
         power = torch.full((), power, dtype=widest(device), device=device)
-    function = MAPS[spectral_map](power).at(matrix_shape(update.shape, update.view))
+    function = map_of(spectral_map, power).at(matrix_shape(update.shape, update.view))
     prepared = method.prepare(function, device)
     fixed = None if isinstance(power, Tensor) else power
 
     def run(direction: Tensor, state: State) -> tuple[Tensor, State]:
-        form = compiled(update, spectral_map, fixed, direction.shape, direction.dtype, device) if compiling else update
+        if not compiling:
+            return update(direction, state, function, prepared)
+        form = compiled(update, str(spectral_map), fixed, direction.shape, direction.dtype, device)
         return form(direction, state, function, prepared)
 
     return run
@@ -110,7 +106,7 @@ def bracket(
 
 def compilable(method: Method, power: float | Tensor) -> bool:
     """Whether a compiled bracket can be made, and be better than the eager one, which takes its place where not."""
-    return method.name not in DECOMPOSITIONS and not (method.name == READS_POWER and isinstance(power, Tensor))
+    return method.compiles and not (method.reads_power and isinstance(power, Tensor))
 
 
 @lru_cache(maxsize=1024)
@@ -124,12 +120,12 @@ def compiled(
 ) -> Compiled:
     """The compiled form of an update, shared by all optimizers.
 
-    Everything after `update` tells forms apart for which torch would have to compile anew: the map, its power unless
+    Everything after `update` tells forms apart for which torch would have to compile again: the map, its power unless
     that comes in as a tensor, and what the stack looks like.
     """
-    # A search in Python, through which torch cannot trace; but the plan depends on shapes alone. Said here, because the
-    # decorator would import the compiler together with the library.
-    torch.compiler.assume_constant_result(Polynomial.plan)  # type: ignore[no-untyped-call]
+    # Said here, because the decorator would import the compiler together with the library.
+    for constant in update.method.constants():
+        torch.compiler.assume_constant_result(constant)  # type: ignore[no-untyped-call]
 
     def run(direction: Tensor, state: State, function: SpectralMap, prepared: ScalarFunction) -> tuple[Tensor, State]:
         return update(direction, state, function, prepared)

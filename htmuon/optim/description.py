@@ -1,15 +1,27 @@
 """What an optimizer says of itself: its groups, its gradients, and why a step does nothing."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from torch import Tensor
 
 from htmuon._typing import Group
 from htmuon.layouts import is_distributed, several_processes
-from htmuon.optim.settings import NOT_SETTINGS
+from htmuon.optim.settings import ADAMW_SETTINGS, NOT_SETTINGS, OF_VARIANTS
 
 
-def describe(groups: Iterable[Group]) -> list[str]:
+def shown(group: Group, defaults: Group) -> list[tuple[str, Any]]:
+    """The settings that a group uses, by name, with its counters and what others, such as schedulers, keep in it.
+
+    Args:
+        group: with every key; one with `use_muon=False` uses only the settings of AdamW.
+        defaults: the settings of an optimizer.
+    """
+    unused = () if group["use_muon"] else {*defaults, *OF_VARIANTS}.difference(ADAMW_SETTINGS)
+    return sorted((key, value) for key, value in group.items() if key not in (*NOT_SETTINGS, *unused))
+
+
+def describe(groups: Iterable[Group], defaults: Group) -> list[str]:
     """One line for each setting and counter of each group, and for each parameter.
 
     The host waits for the counters: not for every step.
@@ -17,12 +29,12 @@ def describe(groups: Iterable[Group]) -> list[str]:
     lines = []
     for index, group in enumerate(groups):
         # Of matrices betas[0] is the momentum, which has a line of its own.
-        left_out = (*NOT_SETTINGS, "betas") if group["use_muon"] else NOT_SETTINGS
-        settings = {k: v.item() if isinstance(v, Tensor) else v for k, v in group.items() if k not in left_out}
+        left_out = "betas" if group["use_muon"] else ""
+        settings = [(k, v.item() if isinstance(v, Tensor) else v) for k, v in shown(group, defaults) if k != left_out]
         for name, p in _named(group):
             placed = f" {tuple(p.placements)} on {tuple(p.device_mesh.shape)}" if is_distributed(p) else ""
             lines.append(f"parameter {name} of group {index}: {tuple(p.shape)} {p.dtype}{placed}")
-        lines += [f"{key}={value!r} in group {index}" for key, value in sorted(settings.items())]
+        lines += [f"{key}={value!r} in group {index}" for key, value in settings]
     return lines
 
 

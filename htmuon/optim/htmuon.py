@@ -1,15 +1,16 @@
 """HTMuon and Muon: the step loop with nothing but the spectral map in its slots."""
 
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from htmuon._registry import Registry
-from htmuon._typing import AdjustLrFn, Normalization, Precision
+from htmuon._typing import AdjustLrFn, Normalization
+from htmuon.linalg import MethodChoice
 from htmuon.optim.base import SpectralOptimizer
 from htmuon.optim.schedules import ScheduleDict
-from htmuon.optim.settings import Settings, refuse_unknown
+from htmuon.spectral import MapChoice
 
 if TYPE_CHECKING:
     from htmuon.layouts.base import ProcessGroup
@@ -42,10 +43,12 @@ class HTMuon(SpectralOptimizer):
         params: tensors or named tensors of two or more dimensions, or dict groups with `use_muon: bool`;
             `htmuon.param_groups(model)` makes them. Groups may override every setting below.
         lr: learning rate of the matrices.
-        power: the exponent p, in [-0.5, 1].
+        power: the exponent p, in [-0.5, 1]; with a `spectral_map` that is an object, which brings its own, to be left
+            out.
         power_schedule: a dict made by `htmuon.power_schedule`, which then sets `group["power"]` at every step.
         spectral_map: a name in `htmuon.spectral.MAPS`: `power` (sigma^p), `rank_power` (i^-p), `knee`, `soft_clip`,
-            `hard_clip`, `soren`, or one of your own.
+            `hard_clip`, `soren`, or one of your own; or an object, `htmuon.spectral.Knee(0.125, tau=0.02)`, of which
+            groups hold the exponent as `power` and the rest as a plain dict.
         momentum: beta, in [0, 1).
         nesterov: look one step ahead.
         weight_decay: decoupled, times `lr`.
@@ -58,10 +61,9 @@ class HTMuon(SpectralOptimizer):
         adjust_lr_fn: the scale a by the names of `torch.optim.Muon`: `original`, or `match_rms_adamw`
             (`0.2 max(rows, columns)^0.5`; needs `normalization="rms"`), `spectral_unclamped`
             (`(rows / columns)^0.5`).
-        method: how the map is computed, a name in `htmuon.linalg.METHODS`, or `auto`
+        method: how the map is computed: a name in `htmuon.linalg.METHODS`; an object,
+            `htmuon.linalg.Polynomial(levels=8)`, which groups hold as a plain dict; or `auto`
             (`htmuon.linalg.select_method` says what that picks).
-        levels: of `method="polynomial"`: 3 to 8, more are exact further down; None for its default.
-        precision: of `method="polynomial"`: `float32`, `float16` or `bfloat16` products; None for its default.
         compile: run the part of the step that works on whole matrices through `torch.compile`: once for each shape,
             whatever schedules do to power and learning rate, and for each power that is set by hand. For methods made
             of products; `svd` and `eigh` decompose, and stay as they are, as does `newton_schulz` with a power that
@@ -70,7 +72,8 @@ class HTMuon(SpectralOptimizer):
             parameter at least. A step needs the memory of a few stacks in float32, not of the model. None is what the
             method gains by on a CPU (1 to 4 MiB) and `2**26` elsewhere (256 MiB), where smaller stacks are computed
             faster than launched.
-        adamw_lr: learning rate of groups with `use_muon=False` that name none.
+        adamw_lr: learning rate of groups with `use_muon=False` that name none; the prefix is that of these groups,
+            whose keys are `lr`, `betas`, `eps` and `weight_decay` as in every other.
         adamw_betas: AdamW's betas.
         adamw_eps: AdamW's epsilon.
         adamw_weight_decay: decay of groups with `use_muon=False` that name none.
@@ -107,16 +110,14 @@ class HTMuon(SpectralOptimizer):
         *,
         power: float = 0.125,
         power_schedule: ScheduleDict | None = None,
-        spectral_map: str = "power",
+        spectral_map: MapChoice = "power",
         momentum: float = 0.95,
         nesterov: bool = True,
         weight_decay: float = 0.1,
         normalization: Normalization = "auto",
         eps: float = 1e-7,
         adjust_lr_fn: AdjustLrFn | None = "original",
-        method: str = "auto",
-        levels: int | None = None,
-        precision: Precision | None = None,
+        method: MethodChoice = "auto",
         compile: bool = False,  # noqa: A002 - the word of torch
         stack_elements: int | None = None,
         adamw_lr: float | Tensor = 3e-4,
@@ -137,8 +138,6 @@ class HTMuon(SpectralOptimizer):
             "normalization": normalization,
             "adjust_lr_fn": adjust_lr_fn,
             "method": method,
-            "levels": levels,
-            "precision": precision,
             "compile": compile,
             "stack_elements": stack_elements,
             "matrix_view": None,
@@ -146,7 +145,7 @@ class HTMuon(SpectralOptimizer):
             "betas": adamw_betas,
             "eps": eps,
         }
-        others = {"lr": adamw_lr, "weight_decay": adamw_weight_decay, "eps": adamw_eps}
+        others = {"lr": adamw_lr, "betas": adamw_betas, "eps": adamw_eps, "weight_decay": adamw_weight_decay}
         super().__init__(params, defaults, others, process_group)
 
 
@@ -166,7 +165,46 @@ class Muon(HTMuon):
     """
 
     def __init__(
-        self, params: ParamsT, lr: float | Tensor = 0.02, *, power: float = 0.0, **settings: Unpack[Settings]
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.02,
+        *,
+        power: float = 0.0,
+        power_schedule: ScheduleDict | None = None,
+        spectral_map: MapChoice = "power",
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        weight_decay: float = 0.1,
+        normalization: Normalization = "auto",
+        eps: float = 1e-7,
+        adjust_lr_fn: AdjustLrFn | None = "original",
+        method: MethodChoice = "auto",
+        compile: bool = False,  # noqa: A002 - the word of torch
+        stack_elements: int | None = None,
+        adamw_lr: float | Tensor = 3e-4,
+        adamw_betas: tuple[float, float] = (0.9, 0.95),
+        adamw_eps: float = 1e-10,
+        adamw_weight_decay: float = 0.1,
+        process_group: "ProcessGroup | None" = None,
     ) -> None:
-        refuse_unknown(type(self).__name__, settings, Settings.__annotations__)
-        super().__init__(params, lr, power=power, **settings)
+        super().__init__(
+            params,
+            lr,
+            power=power,
+            power_schedule=power_schedule,
+            spectral_map=spectral_map,
+            momentum=momentum,
+            nesterov=nesterov,
+            weight_decay=weight_decay,
+            normalization=normalization,
+            eps=eps,
+            adjust_lr_fn=adjust_lr_fn,
+            method=method,
+            compile=compile,
+            stack_elements=stack_elements,
+            adamw_lr=adamw_lr,
+            adamw_betas=adamw_betas,
+            adamw_eps=adamw_eps,
+            adamw_weight_decay=adamw_weight_decay,
+            process_group=process_group,
+        )

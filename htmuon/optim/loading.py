@@ -18,7 +18,7 @@ from torch import Tensor
 
 from htmuon._typing import Group
 from htmuon.linalg.base import compute_dtype
-from htmuon.optim.settings import COUNTERS, check_parameters, check_settings, completed, counters_device, make_plain
+from htmuon.optim.settings import COUNTERS, check_parameters, check_settings, counters_device, make_plain
 from htmuon.optim.state import State, check_state, copied
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _check_kind(saved: State, ours: Sequence[str], who: str) -> None:
     if saved and not set(ours) & saved.keys():
         raise ValueError(
             f"the state of {who} must have {' and '.join(ours)}; it has {', '.join(map(str, saved))}, as "
-            "another kind of optimizer has. Remove it from the state_dict to begin this parameter anew."
+            "another kind of optimizer has. Remove it from the state_dict to start this parameter from zero."
         )
 
 
@@ -74,12 +74,11 @@ def _group(saved: Group, mine: Group, optimizer: "SpectralOptimizer") -> Group:
         if saved.get(name) is other and not (name == "decoupled_weight_decay" and not saved.get("weight_decay")):
             raise ValueError(
                 f"a saved optimizer with {name}={other} takes steps that this one cannot take. Set it to {not other} "
-                "in the state_dict to go on without it."
+                "in the state_dict to continue without it."
             )
     if "steps_taken" not in saved and {"step", "skipped_steps"} <= saved.keys():  # as the counter was called once
         saved = {"steps_taken" if name == "step" else name: value for name, value in saved.items()}
-    group = completed(saved, {name: value for name, value in mine.items() if name != "params"})
-    group["params"] = mine["params"]
+    group = {**mine, **saved, "params": mine["params"]}
     make_plain(group, optimizer.defaults)
     check_settings(group, sets_size=optimizer.sets_size, wait=True)
     check_parameters(group)
@@ -187,7 +186,7 @@ def adamw_loaded(saved: dict[str, Any], parameter: Tensor, who: str) -> dict[str
         missing = ", ".join(key for key in ADAMW_KEYS if key not in saved)
         raise ValueError(
             f"the state of {who} must have {', '.join(ADAMW_KEYS)}, as that of torch.optim.AdamW has; {missing} is "
-            "missing. Add it, or remove the state of this parameter to begin anew."
+            "missing. Add it, or remove the state of this parameter to start it from zero."
         )
     state = copied_state({key: value for key, value in saved.items() if key != "step"}, parameter)
     for key in ("exp_avg", "exp_avg_sq"):

@@ -18,10 +18,10 @@ from htmuon.routing.split import parts_of_state
 
 
 def run_staggered(pieces: Iterable[Generator[None, None, None]]) -> None:
-    """Start each piece before the one before it goes on, so that what one waits for travels while another computes.
+    """Start each piece before the one before it continues: what one waits for is sent while another computes.
 
-    A piece stops (yields) where it has asked others for something, and goes on when its turn comes again. The order is
-    the same on every rank as long as all pieces stop equally often there.
+    A piece stops (yields) where it has asked other ranks for something, and continues when its turn comes again. The
+    order is the same on every rank as long as all pieces stop equally often there.
 
     Example:
         >>> def piece(name):

@@ -1,17 +1,22 @@
 """NorMuon and HTNorMuon: after the map, rows with a history of large updates are damped."""
 
 from dataclasses import dataclass
-from typing import Unpack
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from htmuon._checks import check_number, plain
-from htmuon._typing import Group, State
+from htmuon._typing import AdjustLrFn, Group, Normalization, State
+from htmuon.linalg import MethodChoice
 from htmuon.linalg.base import safe_divisor
 from htmuon.optim.htmuon import OPTIMIZERS, HTMuon
-from htmuon.optim.settings import Settings, refuse_unknown
+from htmuon.optim.schedules import ScheduleDict
+from htmuon.spectral import MapChoice
+
+if TYPE_CHECKING:
+    from htmuon.layouts.base import ProcessGroup
 
 # The constant of the authors' code (https://github.com/zichongli5/NorMuon), added to a mean square.
 EPS = 1e-10
@@ -59,7 +64,8 @@ class NorMuon(HTMuon):
         lr: learning rate of the matrices.
         power: the exponent p, in [-0.5, 1].
         beta2: decay of the row statistics, in [0, 1).
-        **settings: every other argument of `HTMuon`.
+
+    Every other argument is as for `HTMuon`.
 
     Raises:
         TypeError: as for `HTMuon`.
@@ -84,12 +90,46 @@ class NorMuon(HTMuon):
         *,
         power: float = 0.0,
         beta2: float = 0.95,
-        **settings: Unpack[Settings],
+        power_schedule: ScheduleDict | None = None,
+        spectral_map: MapChoice = "power",
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        weight_decay: float = 0.1,
+        normalization: Normalization = "auto",
+        eps: float = 1e-7,
+        adjust_lr_fn: AdjustLrFn | None = "original",
+        method: MethodChoice = "auto",
+        compile: bool = False,  # noqa: A002 - the word of torch
+        stack_elements: int | None = None,
+        adamw_lr: float | Tensor = 3e-4,
+        adamw_betas: tuple[float, float] = (0.9, 0.95),
+        adamw_eps: float = 1e-10,
+        adamw_weight_decay: float = 0.1,
+        process_group: "ProcessGroup | None" = None,
     ) -> None:
-        refuse_unknown(type(self).__name__, settings, Settings.__annotations__)
         beta2 = plain(beta2)
         check_number("beta2", beta2, below=1.0, remedy="Pass a float such as 0.95.")
-        super().__init__(params, lr, power=power, **settings)
+        super().__init__(
+            params,
+            lr,
+            power=power,
+            power_schedule=power_schedule,
+            spectral_map=spectral_map,
+            momentum=momentum,
+            nesterov=nesterov,
+            weight_decay=weight_decay,
+            normalization=normalization,
+            eps=eps,
+            adjust_lr_fn=adjust_lr_fn,
+            method=method,
+            compile=compile,
+            stack_elements=stack_elements,
+            adamw_lr=adamw_lr,
+            adamw_betas=adamw_betas,
+            adamw_eps=adamw_eps,
+            adamw_weight_decay=adamw_weight_decay,
+            process_group=process_group,
+        )
         self._add_setting("beta2", beta2)
 
     def adaptation(self, group: Group) -> RowStatistics:
@@ -108,6 +148,42 @@ class HTNorMuon(NorMuon):
         *,
         power: float = 0.125,
         beta2: float = 0.95,
-        **settings: Unpack[Settings],
+        power_schedule: ScheduleDict | None = None,
+        spectral_map: MapChoice = "power",
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        weight_decay: float = 0.1,
+        normalization: Normalization = "auto",
+        eps: float = 1e-7,
+        adjust_lr_fn: AdjustLrFn | None = "original",
+        method: MethodChoice = "auto",
+        compile: bool = False,  # noqa: A002 - the word of torch
+        stack_elements: int | None = None,
+        adamw_lr: float | Tensor = 3e-4,
+        adamw_betas: tuple[float, float] = (0.9, 0.95),
+        adamw_eps: float = 1e-10,
+        adamw_weight_decay: float = 0.1,
+        process_group: "ProcessGroup | None" = None,
     ) -> None:
-        super().__init__(params, lr, power=power, beta2=beta2, **settings)
+        super().__init__(
+            params,
+            lr,
+            power=power,
+            beta2=beta2,
+            power_schedule=power_schedule,
+            spectral_map=spectral_map,
+            momentum=momentum,
+            nesterov=nesterov,
+            weight_decay=weight_decay,
+            normalization=normalization,
+            eps=eps,
+            adjust_lr_fn=adjust_lr_fn,
+            method=method,
+            compile=compile,
+            stack_elements=stack_elements,
+            adamw_lr=adamw_lr,
+            adamw_betas=adamw_betas,
+            adamw_eps=adamw_eps,
+            adamw_weight_decay=adamw_weight_decay,
+            process_group=process_group,
+        )

@@ -6,13 +6,14 @@ from torch import Tensor
 
 from htmuon._typing import AdjustLrFn, Group, MatrixView, Normalization
 from htmuon.layouts import Bracket, Layout
-from htmuon.linalg import METHODS, Method, select_method
+from htmuon.linalg import Method, method_of, select_method
+from htmuon.linalg.choice import AUTO
 from htmuon.optim.bracket import MatrixUpdate, bracket
 from htmuon.optim.schedules import schedule_from_dict
 from htmuon.optim.slots import Adaptation, Precondition
 from htmuon.routing.split import part_shapes, split_bracket, state_name
 from htmuon.routing.views import default_view, matrix_shape
-from htmuon.spectral import MAPS
+from htmuon.spectral import SpectralMap, map_of
 from htmuon.spectral.normalization import settled
 
 
@@ -44,7 +45,7 @@ FADED = 1e-6
 
 @dataclass(frozen=True)
 class Rules:
-    """Of one group, in one step.
+    """The rules of one parameter group in one step: methods, brackets and shapes of its matrices.
 
     Attributes:
         group: with `use_muon=True`.
@@ -83,9 +84,9 @@ class Rules:
     def floor(self) -> float:
         """The Frobenius norm below which a gradient counts as zero; 0 where the method fades by itself."""
         group = self.group
-        if group["method"] not in METHODS:
+        if group["method"] == AUTO:
             return float(group["eps"])
-        _, floor = METHODS[group["method"]].fading(MAPS[group["spectral_map"]](group["power"]), group["eps"])
+        _, floor = method_of(group["method"]).fading(self._map(), group["eps"])
         return floor
 
     def stack_elements(self, parameter: Tensor) -> int:
@@ -99,25 +100,26 @@ class Rules:
 
     def _method(self, parameter: Tensor) -> Method:
         """How the map is computed for a parameter."""
-        group = self.group
-        function = MAPS[group["spectral_map"]](group["power"])
-        return select_method(parameter, function, group["method"], levels=group["levels"], precision=group["precision"])
+        return select_method(parameter, self._map(), self.group["method"])
+
+    def _map(self) -> SpectralMap:
+        """The map at the power of this step."""
+        return map_of(self.group["spectral_map"], self.group["power"])
 
     def _normalization(self) -> Normalization:
-        """What the group's stands for, over all powers of its schedule."""
+        """What the normalization of the group stands for, over all powers of its schedule."""
         group = self.group
         schedule = group["power_schedule"]
         powers = (group["power"],) if schedule is None else schedule_from_dict(schedule).powers
         if group["normalization"] != "auto" or any(isinstance(power, Tensor) for power in powers):
             normalization: Normalization = group["normalization"]
             return normalization
-        return settled("auto", [float(MAPS[group["spectral_map"]](power).degree) for power in powers])
+        return settled("auto", [float(map_of(group["spectral_map"], power).degree) for power in powers])
 
     def _bracket_of(self, parameter: Tensor, shape: tuple[int, ...], view: MatrixView) -> Bracket:
         """A bracket for stacks `[stack, *shape]` on the device of a parameter and in its dtype."""
         group = self.group
-        function = MAPS[group["spectral_map"]](group["power"])
-        method, floor = self._method(parameter).fading(function, group["eps"])
+        method, floor = self._method(parameter).fading(self._map(), group["eps"])
         update = MatrixUpdate(
             precondition=self.precondition,
             method=method,

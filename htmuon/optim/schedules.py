@@ -1,7 +1,7 @@
 """How the power changes over training: pure functions of the number of steps taken.
 
 A group holds its schedule as a plain dict, so that it is saved and loaded like every other setting; `group["power"]` is
-the value of the moment. A step that was masked is not counted, and a resumed run goes on exactly.
+the value of the moment. A step that was masked is not counted, and a resumed run continues exactly.
 """
 
 from dataclasses import MISSING, asdict, dataclass, fields

@@ -1,72 +1,38 @@
 """The settings of an optimizer: their names, types and ranges, checked before anything is stored."""
 
-import difflib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, TypedDict
 
 import torch
 from torch import Tensor
 
 from htmuon._checks import check_flag, check_learning_rate, check_number, known, plain
 from htmuon._registry import unknown_name
-from htmuon._typing import ADJUST_LR_FNS, MATRIX_VIEWS, AdjustLrFn, Group, Normalization, Precision
+from htmuon._typing import ADJUST_LR_FNS, MATRIX_VIEWS, Group
 from htmuon.layouts import is_flattened, part
 from htmuon.linalg import check_method
+from htmuon.optim.choices import without_objects
 from htmuon.optim.memory import overlaps
-from htmuon.optim.schedules import ScheduleDict, schedule_from_dict
+from htmuon.optim.schedules import schedule_from_dict
 from htmuon.routing.split import part_shapes
 from htmuon.routing.views import MINIMUM_DIMS, check_shaped, default_view
-from htmuon.spectral import MAPS, check_normalization, check_power
+from htmuon.spectral import check_normalization, check_power, map_of
 
-if TYPE_CHECKING:
-    from htmuon.layouts.base import ProcessGroup
-
-
-# The settings that say how a method computes; None is its default.
-METHOD_SETTINGS = ("levels", "precision")
+# What a group with `use_muon=False` uses; all else it holds too, unused, so that every key is in every group.
+ADAMW_SETTINGS = ("use_muon", "lr", "betas", "eps", "weight_decay")
 # What a group holds that is no setting.
 NOT_SETTINGS = ("params", "param_names")
 # What a variant adds to the defaults when groups are already there.
 OF_VARIANTS = ("beta2",)
 # What a step counts in every group. `step` is left to wrappers, some of which count there.
 COUNTERS = ("steps_taken", "skipped_steps")
-# The settings that groups with `use_muon=False` take from arguments of their own, `adamw_lr` and so on.
-OF_EACH_SIDE = ("lr", "weight_decay", "eps")
-
-
-class ScaledSettings(TypedDict, total=False):
-    """The keyword arguments of optimizers that choose their own update scale; `HTMuon` documents them."""
-
-    power_schedule: ScheduleDict | None
-    spectral_map: str
-    momentum: float
-    nesterov: bool
-    weight_decay: float
-    normalization: Normalization
-    eps: float
-    method: str
-    levels: int | None
-    precision: Precision | None
-    compile: bool
-    stack_elements: int | None
-    adamw_lr: float | Tensor
-    adamw_betas: tuple[float, float]
-    adamw_eps: float
-    adamw_weight_decay: float
-    process_group: "ProcessGroup | None"
-
-
-class Settings(ScaledSettings, total=False):
-    """The keyword arguments that all other optimizers share."""
-
-    adjust_lr_fn: AdjustLrFn | None
 
 
 def make_plain(group: Group, defaults: Group) -> None:
-    """Write the settings of a group in Python's own types.
+    """Write the settings of a group in Python's own types; a map that is an object leaves its exponent as the power.
 
     Two may be tensors: a learning rate, as in torch, and on an accelerator a power, which the host does not read.
     """
+    group.update(without_objects(group))
     for name in {*defaults, *OF_VARIANTS}:
         value = group.get(name)
         if type(value) in (float, int, bool, str) or value is None:
@@ -114,16 +80,14 @@ def _check_count(name: str, value: object, remedy: str) -> None:
 
 def _check_spectral_settings(group: Group, *, sets_size: bool) -> None:
     """The settings of a group of matrices that depend on each other."""
-    if group["spectral_map"] not in MAPS:
-        raise unknown_name("spectral_map", group["spectral_map"], list(MAPS))
     if group["adjust_lr_fn"] is not None and group["adjust_lr_fn"] not in ADJUST_LR_FNS:
         raise unknown_name("adjust_lr_fn", group["adjust_lr_fn"], list(ADJUST_LR_FNS))
     schedule = group["power_schedule"]
     powers = [group["power"]] if schedule is None else list(schedule_from_dict(schedule).powers)
     for power in powers:
         check_power(power)
-        function = MAPS[group["spectral_map"]](power)
-        check_method(group["method"], function, levels=group["levels"], precision=group["precision"])
+        function = map_of(group["spectral_map"], power)
+        check_method(group["method"], function)
         check_normalization(group["normalization"], power=function.power)
         polar = schedule is None and not isinstance(power, Tensor) and function.power == 0
         known_size = sets_size or polar or group["normalization"] == "rms"
@@ -233,22 +197,6 @@ def check_step(groups: Iterable[Group]) -> None:
                 )
 
 
-def refuse_unknown(who: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Raise TypeError, as Python does, for a keyword argument that an optimizer does not have."""
-    known = list(known)
-    for name in given:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise TypeError(f"{who} got an unexpected keyword argument {name!r}.{hint} It takes {', '.join(known)}.")
-
-
-def completed(given: Group, defaults: Group) -> Group:
-    """A group with the defaults of what it leaves out; settings of a method don't follow into another method."""
-    other = given.get("method", defaults["method"]) != defaults["method"]
-    return {**defaults, **(dict.fromkeys(METHOD_SETTINGS) if other else {}), **given}
-
-
 def counters_device(group: Group) -> torch.device:
-    """Where the counters of a group live."""
+    """The device of the counters of a group."""
     return group["params"][0].device if group["params"] else torch.device("cpu")

@@ -38,7 +38,7 @@ class Flags(NamedTuple):
 
     @classmethod
     def of(cls, group: Group, parameter: Tensor) -> "Flags":
-        """Those of a parameter of a group of matrices."""
+        """The flags of a parameter of a group of matrices."""
         view = group["matrix_view"] or default_view(parameter.ndim)
         rows = matrix_shape(tuple(parameter.shape), view)[-2]
         sizes = () if group["split"] is None else tuple(part_sizes(rows, group["split"]))
@@ -115,7 +115,7 @@ def part_of_row(sizes: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 class Signals(NamedTuple):
-    """What one look at the gradients tells.
+    """What one look at the gradients shows.
 
     Attributes:
         finite: 0-d bool, for all that this rank holds of all gradients.

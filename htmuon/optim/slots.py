@@ -2,7 +2,7 @@
 
 A *precondition* changes the momentum direction before the map. An *adaptation* changes the mapped, normalized matrix by
 statistics that it keeps, and hands back a matrix whose size it has fixed itself. Both see whole matrices in stacks and
-know neither parameters nor ranks. Both are values (frozen dataclasses): made anew at every step, and equal to those of
+know neither parameters nor ranks. Both are values (frozen dataclasses): made again at every step, and equal to those of
 the step before while the settings are, which is how a compiled bracket is found again.
 """
 

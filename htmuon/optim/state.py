@@ -23,7 +23,7 @@ def spectral_state(state: State, parameter: Tensor, shapes: dict[str, tuple[int,
     if "momentum_buffer" not in state:
         state["momentum_buffer"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
     for name, whole in shapes.items():
-        # A parameter that is now seen as other matrices begins anew.
+        # The state of a parameter that is now seen as other matrices starts from zero.
         if name not in state or tuple(state[name].shape) != whole:
             state[name] = allocate(parameter, whole, compute_dtype(parameter.dtype), batch_dims)
     return {name: part(state[name]) for name in shapes}
@@ -60,7 +60,7 @@ def check_state(saved: dict[str, Any], parameter: Tensor, shapes: dict[str, tupl
             raise ValueError(
                 f"{name} of {who} must be placed on the ranks as the parameter is ({own}); that of the state_dict is "
                 f"{theirs}. Load it by set_optimizer_state_dict of torch.distributed.checkpoint.state_dict, which lays "
-                "it out anew."
+                "it out again."
             )
 
 

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Which parameters of a model are matrices for the spectral side, and how each of them stores its matrices."""

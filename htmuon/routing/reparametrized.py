@@ -1,4 +1,4 @@
-"""Parameters of which a layer makes its weight anew at each call: which weight that is, and what they are in it.
+"""Parameters of which a layer makes its weight at each call: which weight that is, and what they are in it.
 
 Parametrizations (`torch.nn.utils.parametrize`) keep them in `layer.parametrizations.weight`, as `original` or as
 `original0`, `original1`, ...; hooks (`prune`, and the older `weight_norm` and `spectral_norm` of `torch.nn.utils`) in

@@ -57,7 +57,10 @@ def stored_view(module: nn.Module, attribute: str) -> MatrixView | None:
 
 
 def _is_conv1d_of_transformers(module: nn.Module) -> bool:
-    """Told by name, for the library need not be installed; a parametrized module is of a class made from its own."""
+    """Whether the class of a module, or one that it is made from (a parametrized module has such a class), is Conv1D.
+
+    By its name, for the library need not be installed.
+    """
     return any(
         kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers.") for kind in type(module).__mro__
     )

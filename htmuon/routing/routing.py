@@ -136,7 +136,7 @@ def route(
     spectral side go the weights of linear and convolution layers (transposed ones and transformers' `Conv1D` in their
     own orientation).
 
-    A weight that is made anew at each call, by a parametrization or by a hook such as `prune`, counts as the weight: to
+    A weight that is made at each call, by a parametrization or by a hook such as `prune`, counts as the weight: to
     the spectral side goes the parameter of its shape, while gains, factors and the coordinates of `orthogonal` take
     AdamW.
 

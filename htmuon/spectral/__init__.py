@@ -1,7 +1,9 @@
 """Which function of the singular values becomes the update: spectral maps and normalizations."""
 
+from htmuon._registry import import_all
 from htmuon.spectral.apply import spectral_map, spectral_power
 from htmuon.spectral.base import MAPS, POWER_RANGE, SpectralMap, check_power
+from htmuon.spectral.choice import MapChoice, map_of, map_setting
 from htmuon.spectral.edge import Quantile
 from htmuon.spectral.function import Function
 from htmuon.spectral.knee import Knee
@@ -16,6 +18,7 @@ __all__ = [
     "Clip",
     "Function",
     "Knee",
+    "MapChoice",
     "Power",
     "Quantile",
     "RankPower",
@@ -23,6 +26,10 @@ __all__ = [
     "SpectralMap",
     "check_normalization",
     "check_power",
+    "map_of",
+    "map_setting",
     "spectral_map",
     "spectral_power",
 ]
+
+import_all(__name__)

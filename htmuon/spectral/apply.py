@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from htmuon._typing import Normalization, Precision, State
+from htmuon._typing import Normalization, State
 from htmuon.kernels import full_float32
-from htmuon.linalg import Method, ScalarFunction, select_method
+from htmuon.linalg import Method, MethodChoice, ScalarFunction, select_method
 from htmuon.spectral.base import SpectralMap
 from htmuon.spectral.normalization import check_normalization, normalized
 from htmuon.spectral.power import Power
@@ -58,21 +58,18 @@ def spectral_map(
     matrix: Tensor,
     function: SpectralMap,
     *,
-    method: str = "auto",
+    method: MethodChoice = "auto",
     normalization: Normalization = "none",
-    levels: int | None = None,
-    precision: Precision | None = None,
 ) -> Tensor:
     """Apply a spectral map: `U g(S) V^T` for `M = U S V^T`.
 
     Args:
         matrix: `[*batch, m, n]`, real floating point, any scale and rank; the batch is computed as one stack.
         function: `Power(p)`, `RankPower(p)`, `Knee(p)`, `Clip()`, `Soren()` or `Function(f)`.
-        method: how it is computed, a name in `htmuon.linalg.METHODS` or `auto`.
+        method: how it is computed: a name in `htmuon.linalg.METHODS`, an object such as
+            `htmuon.linalg.Polynomial(levels=8)`, a dict of the two, or `auto`.
         normalization: what fixes the size of the result: `none`, `spectral`, `rms`, `lmo`; `auto` is `rms` for p < 0
             and else `none`.
-        levels: of `method="polynomial"`: 3 to 8, more are exact further down.
-        precision: of `method="polynomial"`: `float32`, `float16` or `bfloat16` products.
 
     Not to be traced: inside of a `torch.compile` of your own call `torch.compiler.disable(htmuon.spectral_map)`. The
     optimizers compile their own step (`compile=True`).
@@ -82,7 +79,7 @@ def spectral_map(
         to NaN and leaves the others of its batch alone.
 
     Raises:
-        TypeError: `matrix` is not a dense real floating-point tensor.
+        TypeError: `matrix` is not a dense real floating-point tensor, or `method` none of the above.
         ValueError: it has fewer than two dimensions, or method, normalization and map don't fit together.
 
     Example:
@@ -93,7 +90,7 @@ def spectral_map(
     """
     check_matrix(matrix)
     function = function.at(tuple(matrix.shape))
-    chosen = select_method(matrix, function, method, levels=levels, precision=precision)
+    chosen = select_method(matrix, function, method)
     check_normalization(normalization, power=function.power)
     if matrix.numel() == 0:
         return matrix.clone()
@@ -108,10 +105,8 @@ def spectral_power(
     matrix: Tensor,
     power: float | Tensor,
     *,
-    method: str = "auto",
+    method: MethodChoice = "auto",
     normalization: Normalization = "none",
-    levels: int | None = None,
-    precision: Precision | None = None,
 ) -> Tensor:
     """A power of the singular values: `U S^p V^T` for `M = U S V^T`.
 
@@ -121,13 +116,12 @@ def spectral_power(
     Args:
         matrix: `[*batch, m, n]`, real floating point, any scale and rank; the batch is computed as one stack.
         power: the exponent p in [-0.5, 1]: 0 polar factor (Muon), 0.125 HTMuon, 1 the matrix itself.
-        method: how it is computed, a name in `htmuon.linalg.METHODS` or `auto`.
+        method: how it is computed: a name in `htmuon.linalg.METHODS`, an object such as
+            `htmuon.linalg.Polynomial(levels=8)`, a dict of the two, or `auto`.
         normalization: what fixes the size of the result:
             `none` (`U S^p V^T`, as in the paper), `spectral` (largest singular value 1), `rms` (Frobenius norm
             `sqrt(rank)`), `lmo` (unit Schatten norm of exponent `1 + 1/p`, p in [0, 1]); `auto` is `rms` for p < 0 and
             else `none`.
-        levels: as for `spectral_map`.
-        precision: as for `spectral_map`.
 
     Not to be traced: inside of a `torch.compile` of your own call `torch.compiler.disable(htmuon.spectral_power)`.
 
@@ -147,6 +141,4 @@ def spectral_power(
     Reference:
         Pang et al., HTMuon, arXiv 2603.10067. Not for hermitian or complex matrix powers: this acts on singular values.
     """
-    return spectral_map(
-        matrix, Power(power), method=method, normalization=normalization, levels=levels, precision=precision
-    )
+    return spectral_map(matrix, Power(power), method=method, normalization=normalization)

@@ -1,7 +1,7 @@
 """Where the noise begins: the relative singular value below which a direction counts as noise."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -39,6 +39,11 @@ class Quantile:
     def edge(self, relative: Tensor) -> Tensor:
         """`[*batch, 1]` from all relative singular values, `[*batch, r]`, interpolated between neighbours."""
         return torch.quantile(relative, self.share, dim=-1, keepdim=True)
+
+
+def quantile_from_dict(tau: Any) -> Any:
+    """The quantile that `{"share": share}` describes, as files hold it; every other edge as it is."""
+    return Quantile(tau["share"]) if isinstance(tau, dict) and tau.keys() == {"share"} else tau
 
 
 def noise_edge(stable_rank: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -21,7 +21,8 @@ LEAST_SHARE = 1e-5
 class Function:
     """The map of a Python function `f`: `U f(S / sigma_1) V^T`.
 
-    Not part of the registry by itself: state_dicts hold names, not functions. To train with it, give it a name,
+    Not part of the registry by itself: state_dicts hold numbers and names, not functions. To train with it, give it a
+    name,
 
         @htmuon.spectral.MAPS.register("soft_sign")
         def soft_sign(power):
@@ -81,7 +82,7 @@ class Function:
 
 
 class _Sampled:
-    """A function that equals another with the same values: maps are made anew at every step, and fitted once.
+    """A function that equals another with the same values: maps are made again at every step, and fitted once.
 
     Args:
         function: the function.

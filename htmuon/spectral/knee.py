@@ -11,7 +11,7 @@ from torch import Tensor
 from htmuon._checks import check_real
 from htmuon.linalg import Axis, Family
 from htmuon.spectral.base import MAPS, check_power
-from htmuon.spectral.edge import LOWEST_EDGE, MarchenkoPastur, Quantile, noise_edge
+from htmuon.spectral.edge import LOWEST_EDGE, MarchenkoPastur, Quantile, noise_edge, quantile_from_dict
 
 
 @MAPS.register("knee")
@@ -21,18 +21,14 @@ class Knee:
 
         g(x) = (1 + (tau / x)^s)^(-p / s),   x = sigma / sigma_1
 
-    p = 0 is the polar factor for every tau. To train with another tau, give it a name:
-
-        @htmuon.spectral.MAPS.register("low_knee")
-        def low_knee(power):
-            return htmuon.spectral.Knee(power, tau=0.02)
+    p = 0 is the polar factor for every tau. To train with another tau: `spectral_map=Knee(0.125, tau=0.02)`.
 
     Args:
         exponent: p, in [0, 1]; what an optimizer calls `power`.
         tau: where the noise begins, relative to `sigma_1`. A number in [1e-4, 1] is the same for all matrices;
             `"marchenko_pastur"` is the edge that noise of the same norm and shape would have, for every matrix its own;
             `Quantile(0.5)` lets a share of the singular values lie below, and needs all of them: method `svd`, `eigh`
-            or `streaming`.
+            or `streaming`. A file holds the last one as `{"share": 0.5}`.
         sharpness: s, at least 1, of the corner, which is about `1 / s` wide in log x; infinity is a corner without
             rounding. Methods that are made of products fit sharper corners less well.
         shape: `(m, n)` of the matrix, filled by `at`.
@@ -56,6 +52,7 @@ class Knee:
     degree = 0.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "tau", quantile_from_dict(self.tau))
         check_power(self.exponent)
         if not isinstance(self.exponent, Tensor) and self.exponent < 0:
             raise ValueError(
@@ -65,7 +62,7 @@ class Knee:
         check_corner(self.tau, self.sharpness)
 
     def at(self, shape: tuple[int, ...]) -> Self:
-        """Bound to matrices `[*batch, m, n]`."""
+        """The map bound to matrices `[*batch, m, n]`."""
         last = (shape[-2], shape[-1])
         return self if self.shape == last else replace(self, shape=last)
 

@@ -47,12 +47,18 @@ class Clip:
     sharpness: float = 2.0
 
     power = None
+    exponent = 1.0
     degree = 0.0
 
     def __post_init__(self) -> None:
         if isinstance(self.tau, str | Quantile):
             raise ValueError(f"a clip needs tau as a number; got {self.tau!r}. Use Knee(1.0, tau={self.tau!r}).")
         check_corner(self.tau, self.sharpness)
+
+    @property
+    def name(self) -> str:
+        """Under which it is registered."""
+        return "hard_clip" if math.isinf(self.sharpness) else "soft_clip"
 
     def at(self, shape: tuple[int, ...]) -> Self:
         """The same for all shapes."""
@@ -93,7 +99,9 @@ class Soren:
 
     lam: float = 0.4
 
+    name = "soren"
     power = None
+    exponent = 0.0
     degree = 0.0
 
     def __post_init__(self) -> None:

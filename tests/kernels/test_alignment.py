@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from htmuon.kernels import aligned, aligned_sides, computes_half
-from htmuon.linalg import METHODS, Polynomial, newton_schulz, polynomial
+from htmuon.linalg import METHODS, Polynomial, nested, newton_schulz
 from htmuon.spectral import Power
 
 SHAPES = [(5, 7), (7, 5), (16, 24), (3, 9, 16), (2, 2, 33, 12), (1, 9)]
@@ -64,7 +64,7 @@ def padded(matrix):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize(
     ("module", "method", "power"),
-    [(polynomial, Polynomial(levels=6), 0.125), (polynomial, Polynomial(levels=8), -0.25), (newton_schulz, None, 0.0)],
+    [(nested, Polynomial(levels=6), 0.125), (nested, Polynomial(levels=8), -0.25), (newton_schulz, None, 0.0)],
     ids=["6 levels", "8 levels", "newton_schulz"],
 )
 def test_no_method_sees_them(module, method, power, shape, monkeypatch):

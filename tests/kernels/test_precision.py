@@ -176,10 +176,10 @@ def test_maps_and_steps_are_the_same_to_the_bit_under_every_setting():
     results = []
     for precision in ("highest", "medium"):
         torch.set_float32_matmul_precision(precision)
-        mapped = htmuon.spectral_power(matrix, 0.125, method="polynomial", precision="float32")
+        mapped = htmuon.spectral_power(matrix, 0.125, method=htmuon.linalg.Polynomial(precision="float32"))
         weight = torch.nn.Parameter(torch.zeros(512, 512))
         weight.grad = matrix.clone()
-        htmuon.HTMuon([weight], method="polynomial", precision="float32").step()
+        htmuon.HTMuon([weight], method=htmuon.linalg.Polynomial(precision="float32")).step()
         results.append((mapped, weight.detach()))
         assert torch.get_float32_matmul_precision() == precision
     for one, other in zip(*results, strict=True):

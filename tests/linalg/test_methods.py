@@ -1,14 +1,19 @@
 """The contract of every method in the registry, against a float64 SVD."""
 
+import dataclasses
+
 import pytest
 import torch
 from matrices import SHAPES, SPECTRA, mapped_by_svd, matrix_with, relative_error, zoo_matrix
 
-from htmuon.linalg import METHODS, check_method, select_method
+from htmuon.linalg import METHODS, check_method, method_of, method_setting, select_method
 from htmuon.linalg.newton_schulz import spectral_norm_of_gram
+from htmuon.linalg.parts import as_dict
 from htmuon.spectral import Power, RankPower
 
 POWERS = [-0.5, -0.25, 0.0, 0.125, 0.5, 1.0]
+# Of every field that a method has, a value that is not its default.
+OTHER_SETTINGS = {"levels": 8, "precision": "bfloat16", "eps": 1e-3}
 
 
 CASES = [(name, power) for name in METHODS for power in POWERS if METHODS[name].can(Power(power))]
@@ -178,3 +183,21 @@ def test_auto_can_be_asked():
     assert select_method(accelerator, Power(0.125)).name == "polynomial"
     assert select_method(accelerator, Power(-0.5)).name == "eigh"
     assert select_method(accelerator, RankPower(0.125)).name == "eigh"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_becomes_a_setting_and_itself_again(name):
+    method = METHODS[name]
+    assert method_setting(method) == name
+    assert method_of(name) is method_of(method) is method
+    assert method_of(as_dict(name, method)) == method
+    for field in dataclasses.fields(method):
+        other = dataclasses.replace(method, **{field.name: OTHER_SETTINGS[field.name]})
+        setting = method_setting(other)
+        assert setting == {"name": name, **dataclasses.asdict(other)}
+        assert method_of(setting) == other
+
+
+def test_methods_say_what_a_compiler_may_do():
+    assert {name for name, method in METHODS.items() if not method.compiles} == {"eigh", "svd"}
+    assert {name for name, method in METHODS.items() if method.reads_power} == {"newton_schulz"}

@@ -10,8 +10,8 @@ import htmuon
 from htmuon.linalg import METHODS, Family, Polynomial
 from htmuon.linalg.fit import fit, minimax_weights
 from htmuon.linalg.levels import LEVELS, TOP
+from htmuon.linalg.nested import start
 from htmuon.linalg.plan import cheapest, count
-from htmuon.linalg.polynomial import start
 from htmuon.spectral import Function, Power
 from htmuon.spectral.power import POWERS
 
@@ -223,13 +223,13 @@ def test_float16_is_within_one_percent_at_condition_1e3(shape):
 def test_the_plan_counts_the_products(monkeypatch, shape, levels, precision):
     method, made = Polynomial(levels, precision), {"symmetric": 0, "gram": 0}
     for name in ("gram", "symmetric_product"):
-        original = getattr(htmuon.linalg.polynomial, name)
+        original = getattr(htmuon.linalg.nested, name)
 
         def counted(*arguments, original=original, name=name, **settings):
             made["gram" if name == "gram" else "symmetric"] += 1
             return original(*arguments, **settings)
 
-        monkeypatch.setattr(htmuon.linalg.polynomial, name, counted)
+        monkeypatch.setattr(htmuon.linalg.nested, name, counted)
     method(zoo_matrix("one over i", shape).to(torch.float32), Power(0.125))
     plan = method.plan(shape, torch.device("cpu"))
     assert made == {"symmetric": plan.symmetric, "gram": plan.grams}
@@ -306,12 +306,13 @@ def test_the_rank_is_counted_from_traces(rank):
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda m: htmuon.spectral_power(m, 0.1, method="polynomial", levels=2), "from 3 to 8; got 2"),
-        (lambda m: htmuon.spectral_power(m, 0.1, method="polynomial", levels=True), "got True"),
-        (lambda m: htmuon.spectral_power(m, 0.1, method="polynomial", precision="fp8"), "precision must be one of"),
+        (lambda m: htmuon.spectral_power(m, 0.1, method={"name": "polynomial", "levels": 2}), "from 3 to 8; got 2"),
+        (lambda m: htmuon.spectral_power(m, 0.1, method={"name": "polynomial", "levels": True}), "got True"),
         (lambda m: htmuon.spectral_power(m, -0.5, method="polynomial"), "at least -0.25; got power=-0.5.*'eigh'"),
-        (lambda m: htmuon.spectral_power(m, 0.1, method="eigh", levels=6), "setting of method='polynomial'.*'eigh'"),
-        (lambda m: htmuon.spectral_power(m, 0.1, precision="float16"), "with method='auto'"),
+        (
+            lambda m: htmuon.spectral_power(m, 0.1, method={"name": "eigh", "levels": 6}),
+            "takes no settings; got levels",
+        ),
         (
             lambda m: htmuon.spectral_map(m, htmuon.spectral.RankPower(0.1), method="polynomial"),
             "each singular value alone",
@@ -360,7 +361,7 @@ def test_large_matrices_are_computed_in_halves_and_as_exactly():
 def test_every_setting_reaches_the_optimizer():
     parameters = [torch.nn.Parameter(zoo_matrix("condition 1e2", (12, 20)).to(torch.float32)) for _ in range(2)]
     optimizers = [
-        htmuon.HTMuon([p], method="polynomial", levels=levels, precision="float32", momentum=0.0, weight_decay=0.0)
+        htmuon.HTMuon([p], method=Polynomial(levels, "float32"), momentum=0.0, weight_decay=0.0)
         for p, levels in zip(parameters, (3, 8), strict=True)
     ]
     start_ = parameters[0].detach().clone()

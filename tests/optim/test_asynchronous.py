@@ -9,13 +9,14 @@ from problems import network
 from torch import nn
 
 import htmuon
+from htmuon.linalg import Polynomial
 
 NAMES = list(htmuon.OPTIMIZERS)
 SHAPES = [(16, 8), (8, 8), (8, 8), (8, 24), (6, 4, 3, 3), (2, 8, 12)]
 # Everything but decompositions, and newton_schulz under a schedule, which reads the exponent.
 METHODS = [
     {"method": "auto"},
-    *({"method": "polynomial", "precision": precision} for precision in ("float32", "float16", "bfloat16")),
+    *({"method": Polynomial(precision=precision)} for precision in ("float32", "float16", "bfloat16")),
     {"method": "streaming"},
 ]
 DOWN = htmuon.power_schedule("linear", start=0.5, end=0.0, total_steps=8)

@@ -11,9 +11,9 @@ from torch import nn
 
 import htmuon
 from htmuon._typing import NORMALIZATIONS
-from htmuon.linalg import METHODS
+from htmuon.linalg import METHODS, Polynomial
 from htmuon.optim.bracket import compiled
-from htmuon.spectral import MAPS
+from htmuon.spectral import MAPS, Knee
 
 NAMES = list(htmuon.OPTIMIZERS)
 DOWN = htmuon.power_schedule("linear", start=0.5, end=0.0, total_steps=8)
@@ -75,11 +75,12 @@ def run_both(name, steps=4, **settings):
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        *((name, {"method": "polynomial", "levels": 4}) for name in NAMES),
-        *(("htmuon", {"method": "polynomial", "levels": 4, "normalization": n}) for n in NORMALIZATIONS[1:]),
+        *((name, {"method": Polynomial(levels=4)}) for name in NAMES),
+        *(("htmuon", {"method": Polynomial(levels=4), "normalization": n}) for n in NORMALIZATIONS[1:]),
         ("htmuon", {"method": "streaming"}),
         ("htnormuon", {"method": "streaming", "normalization": "rms"}),
-        ("htmuon", {"method": "polynomial", "levels": 4, "lr": torch.tensor(0.02)}),
+        ("htmuon", {"method": Polynomial(levels=4), "lr": torch.tensor(0.02)}),
+        ("htmuon", {"method": Polynomial(levels=4), "spectral_map": Knee(0.5, tau=0.05)}),
     ],
     ids=str,
 )
@@ -93,7 +94,7 @@ def test_a_compiled_step_is_the_eager_one_and_follows_schedules_without_compilin
 @pytest.mark.parametrize(("precision", "atol"), [("float16", 2e-4), ("bfloat16", 2e-3)])
 def test_half_precisions_compile(precision, atol):
     # A few units of the narrow dtype, times lr: compiled operations may keep more digits between them.
-    for eager, other in run_both("htmuon", power_schedule=DOWN, method="polynomial", precision=precision, levels=4):
+    for eager, other in run_both("htmuon", power_schedule=DOWN, method=Polynomial(4, precision)):
         torch.testing.assert_close(eager, other, rtol=0, atol=atol)
     assert compiled.cache_info().misses == len(SHAPES)
 
@@ -101,7 +102,7 @@ def test_half_precisions_compile(precision, atol):
 @pytest.mark.usefixtures("captured")
 def test_more_shapes_than_torch_compiles_of_one_function():
     weights = [nn.Parameter(torch.randn(n, 4)) for n in range(2, 12)]
-    optimizer = htmuon.HTMuon(weights, method="polynomial", levels=3, compile=True)
+    optimizer = htmuon.HTMuon(weights, method=Polynomial(levels=3), compile=True)
     for step in range(3):
         for weight in weights:
             weight.grad = torch.randn_like(weight)
@@ -113,7 +114,7 @@ def test_more_shapes_than_torch_compiles_of_one_function():
 @pytest.mark.usefixtures("captured")
 def test_a_power_set_by_hand_is_compiled_once_for_each_value():
     weights = [nn.Parameter(torch.eye(6, 4)) for _ in range(2)]
-    optimizers = [htmuon.HTMuon([w], method="polynomial", levels=3, compile=w is weights[0]) for w in weights]
+    optimizers = [htmuon.HTMuon([w], method=Polynomial(levels=3), compile=w is weights[0]) for w in weights]
     for step in range(6):
         weights[0].grad = torch.randn(6, 4)
         weights[1].grad = weights[0].grad.clone()
@@ -136,8 +137,8 @@ def test_every_map_compiles(spectral_map, method):
             continue  # the maps that are published for one exponent
         if not METHODS[method].can(function):
             continue
-        levels = {"levels": 3} if method == "polynomial" else {}
-        for eager, other in run_both("htmuon", 2, spectral_map=spectral_map, power=power, method=method, **levels):
+        method = Polynomial(levels=3) if method == "polynomial" else method
+        for eager, other in run_both("htmuon", 2, spectral_map=spectral_map, power=power, method=method):
             torch.testing.assert_close(eager, other, rtol=0, atol=ROUNDING)
         assert compiled.cache_info().misses == len(SHAPES)
         return
@@ -172,7 +173,7 @@ def test_inductor_compiles_the_bracket():
     weight = nn.Parameter(torch.randn(2, 12, 20))
     other = nn.Parameter(weight.detach().clone())
     optimizers = [
-        htmuon.HTNorMuon([p], power_schedule=DOWN, method="polynomial", levels=3, compile=p is other)
+        htmuon.HTNorMuon([p], power_schedule=DOWN, method=Polynomial(levels=3), compile=p is other)
         for p in (weight, other)
     ]
     for _ in range(3):

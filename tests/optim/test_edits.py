@@ -225,19 +225,19 @@ def fused():
         (0, {"matrix_view": "conv"}, ValueError, r"needs parameters of 3 or more dimensions"),
         (0, {"matrix_view": "rows"}, ValueError, "matrix_view must be one of"),
         (2, {"use_muon": True}, ValueError, r"needs parameters of 2 or more dimensions; got a parameter of shape \(8,"),
-        (0, {"lr": torch.tensor(-0.1)}, ValueError, r"lr must be in \[0, inf\)"),
-        (1, {"lr": torch.tensor(math.nan)}, ValueError, r"lr must be in \[0, inf\)"),
-        (2, {"lr": torch.tensor(math.inf)}, ValueError, r"lr must be in \[0, inf\)"),
+        (0, {"lr": torch.tensor(-0.1)}, ValueError, r"lr must be a finite number at least 0"),
+        (1, {"lr": torch.tensor(math.nan)}, ValueError, r"lr must be a finite number at least 0"),
+        (2, {"lr": torch.tensor(math.inf)}, ValueError, r"lr must be a finite number at least 0"),
         (2, {"lr": torch.tensor([0.1, 0.1])}, TypeError, "tensor of one element"),
         (2, {"lr": torch.tensor(1)}, TypeError, "floating-point tensor"),
         (2, {"lr": None}, TypeError, "lr must be a number"),
         (0, {"betas": None}, TypeError, "betas must be a pair of numbers; got None"),
         (2, {"betas": None}, TypeError, "betas must be a pair of numbers; got None"),
         (0, {"betas": (0.9,)}, TypeError, "betas must be a pair"),
-        (2, {"betas": (0.9, 1.0)}, ValueError, r"betas must be in \[0, 1\)"),
-        (0, {"momentum": 1.0}, ValueError, r"momentum must be in \[0, 1\)"),
-        (0, {"eps": -1}, ValueError, r"eps must be in \[0, inf\); got -1"),
-        (2, {"eps": -1}, ValueError, r"eps must be in \[0, inf\); got -1"),
+        (2, {"betas": (0.9, 1.0)}, ValueError, r"betas must be a finite number at least 0 and less than 1"),
+        (0, {"momentum": 1.0}, ValueError, r"momentum must be a finite number at least 0 and less than 1"),
+        (0, {"eps": -1}, ValueError, r"eps must be a finite number at least 0; got -1"),
+        (2, {"eps": -1}, ValueError, r"eps must be a finite number at least 0; got -1"),
         (2, {"eps": math.nan}, ValueError, "eps must be"),
         (2, {"weight_decay": -1}, ValueError, "weight_decay must be"),
         (1, {"beta2": 1.0}, ValueError, "beta2 must be"),
@@ -283,14 +283,14 @@ def test_a_good_edit_of_split_or_view_begins_the_statistics_anew():
 @pytest.mark.parametrize(
     ("settings", "error", "words"),
     [
-        ({"adamw_lr": -1}, ValueError, r"^adamw_lr must be in \[0, inf\); got -1"),
-        ({"adamw_lr": torch.tensor(-0.1)}, ValueError, r"^adamw_lr must be in"),
+        ({"adamw_lr": -1}, ValueError, r"^adamw_lr must be a finite number at least 0; got -1"),
+        ({"adamw_lr": torch.tensor(-0.1)}, ValueError, r"^adamw_lr must be a finite"),
         ({"adamw_lr": None}, TypeError, "^adamw_lr must be a number"),
-        ({"adamw_weight_decay": -1}, ValueError, r"^adamw_weight_decay must be in \[0, inf\); got -1"),
-        ({"adamw_eps": math.nan}, ValueError, r"^adamw_eps must be in \[0, inf\); got nan"),
+        ({"adamw_weight_decay": -1}, ValueError, r"^adamw_weight_decay must be a finite number at least 0; got -1"),
+        ({"adamw_eps": math.nan}, ValueError, r"^adamw_eps must be a finite number at least 0; got nan"),
         ({"adamw_eps": "small"}, TypeError, "^adamw_eps must be a number; got 'small'"),
-        ({"lr": torch.tensor(-0.1)}, ValueError, r"^lr must be in \[0, inf\)"),
-        ({"lr": torch.tensor(math.nan)}, ValueError, r"^lr must be in \[0, inf\)"),
+        ({"lr": torch.tensor(-0.1)}, ValueError, r"^lr must be a finite number at least 0"),
+        ({"lr": torch.tensor(math.nan)}, ValueError, r"^lr must be a finite number at least 0"),
         ({"eps": -1}, ValueError, "^eps must be"),
     ],
 )
@@ -305,12 +305,6 @@ def test_a_wrong_keyword_names_the_class_that_was_called(name):
     kind = htmuon.OPTIMIZERS[name]
     with pytest.raises(TypeError, match=rf"\b{kind.__name__}(\.__init__\(\))? got an unexpected keyword argument 'mu'"):
         kind([nn.Parameter(torch.eye(3))], mu=0.9)
-
-
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "htmuon"])
-def test_a_misspelled_keyword_is_answered_by_the_right_one(name):
-    with pytest.raises(TypeError, match=r"'momentun'\. Did you mean 'momentum'"):
-        htmuon.OPTIMIZERS[name]([nn.Parameter(torch.eye(3))], momentun=0.9)
 
 
 # The update scale of torch's third name

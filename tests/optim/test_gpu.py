@@ -6,6 +6,7 @@ from kernels.products import needs_gpu
 from torch import nn
 
 import htmuon
+from htmuon.linalg import Polynomial
 
 pytestmark = [
     pytest.mark.gpu,
@@ -17,7 +18,7 @@ NAMES = list(htmuon.OPTIMIZERS)
 SHAPES = [(64, 32), (32, 32), (32, 32), (320, 512), (16, 4, 3, 3), (2, 24, 40)]
 METHODS = [
     {"method": "auto"},
-    *({"method": "polynomial", "precision": precision} for precision in ("float32", "float16", "bfloat16")),
+    *({"method": Polynomial(precision=precision)} for precision in ("float32", "float16", "bfloat16")),
     {"method": "streaming"},
 ]
 SCHEDULES = {
@@ -117,7 +118,7 @@ def test_a_captured_step_is_an_eager_one(name, settings, compiling):
         graph.replay()
         for one, other in zip(*runs, strict=True):
             # The kernels are the same but for fused ones: a few units of float16 or bfloat16 products, times lr.
-            atol = 1e-5 if settings.get("precision") == "float32" or settings["method"] == "streaming" else 2e-3
+            atol = 1e-5 if settings["method"] in (Polynomial(precision="float32"), "streaming") else 2e-3
             torch.testing.assert_close(one, other, rtol=0, atol=atol)
     assert captured.skipped_steps.item() == 1
     assert captured.param_groups[0]["steps_taken"].item() == 9
@@ -127,10 +128,10 @@ def test_a_captured_step_is_an_eager_one(name, settings, compiling):
 @pytest.mark.parametrize("precision", ["high", "medium"])
 def test_tf32_outside_is_float32_inside(precision):
     matrix = torch.randn(512, 512, device="cuda")
-    expected = htmuon.spectral_power(matrix, 0.125, method="polynomial", precision="float32")
+    expected = htmuon.spectral_power(matrix, 0.125, method=Polynomial(precision="float32"))
     torch.set_float32_matmul_precision(precision)
     try:
-        mapped = htmuon.spectral_power(matrix, 0.125, method="polynomial", precision="float32")
+        mapped = htmuon.spectral_power(matrix, 0.125, method=Polynomial(precision="float32"))
     finally:
         torch.set_float32_matmul_precision("highest")
     assert torch.equal(mapped, expected)

@@ -184,7 +184,7 @@ def test_bad_groups_leave_everything_as_it_was(named):
     table = optimizer.param_groups[0]["params"][0]
     expanded = nn.Parameter(torch.ones(1).expand(3))
     cases = [
-        ({"params": [weight(), gain()], "lr": -1.0}, ValueError, "^lr must be in"),
+        ({"params": [weight(), gain()], "lr": -1.0}, ValueError, "^lr must be a finite number"),
         ({"params": [weight(), gain()], "lr": "fast"}, TypeError, "^lr must be a number; got 'fast'"),
         ({"params": [weight(), gain()], "lr": None}, TypeError, "^lr must be a number; got None"),
         ({"params": [gain()], "lr": [0.1]}, TypeError, "^lr must be a number"),

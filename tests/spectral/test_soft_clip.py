@@ -28,7 +28,8 @@ CASES = [(name, formula) for name, formulas in PUBLISHED.items() for formula in 
 def test_they_are_the_published_functions(method, shape, spectrum, name, formula):
     function = MAPS[name](EXPONENT[name])
     matrix = 3 * zoo_matrix(spectrum, shape).to(torch.float32)
-    result = htmuon.spectral_map(matrix, function, method=method, **({"levels": 8} if method == "polynomial" else {}))
+    chosen = htmuon.linalg.Polynomial(levels=8) if method == "polynomial" else method
+    result = htmuon.spectral_map(matrix, function, method=chosen)
     expected = mapped_by_svd(matrix, lambda sigma: formula(sigma / sigma.max()))
     # A relative error of weights is one of the Frobenius norm at most. Half a percent: sigma_1 by power iteration, and
     # the rounding of the products; 1e-4 is the promise of eigh.
