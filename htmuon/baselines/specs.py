@@ -1,6 +1,7 @@
 """Optimizers from a short text: `htmuon`, `htmuon:power=0.25,normalization=rms`, `adamw`, `lion:beta1=0.95`."""
 
 import inspect
+from dataclasses import fields, is_dataclass
 from glob import escape
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -11,8 +12,11 @@ from htmuon._registry import unknown_name
 from htmuon._typing import Group
 from htmuon.baselines.info import RunInputs
 from htmuon.baselines.registry import optimizer_info
+from htmuon.linalg import METHODS
 from htmuon.optim import POWER_SCHEDULES
 from htmuon.routing.views import default_view
+from htmuon.spectral import MAPS
+from htmuon.spectral.choice import NOT_IN_DICTS
 
 if TYPE_CHECKING:
     from htmuon.layouts.base import ProcessGroup
@@ -61,8 +65,8 @@ def build_optimizer(
 
     `lr` is the learning rate of the hidden matrices and `adamw_lr` that of the rest, or `lr` of all where an optimizer
     has one rate (`has_separate_rates`). All decay the same parameters by `weight_decay` (Lion by `decay_scale` times
-    that). A power schedule is written with its settings: "htmuon:schedule=interval,power=0.125,every=5", and which
-    parameters are matrices with "htmuon:matrices=all".
+    that). A power schedule is written with its settings, "htmuon:schedule=interval,power=0.125,every=5", and so is a
+    method, "htmuon:method=polynomial,levels=8", or a map; "htmuon:matrices=all" says which parameters are matrices.
 
     Args:
         spec: see `parse_spec`.
@@ -92,6 +96,10 @@ def build_optimizer(
         schedule = _take_schedule(settings, default_power=info.settings["power"])
     else:
         schedule = {}
+    if "method" in info.settings and settings.get("method") in METHODS:
+        _take_fields(settings, "method", METHODS[settings["method"]])
+    if "spectral_map" in info.settings and settings.get("spectral_map") in MAPS:
+        _take_fields(settings, "spectral_map", MAPS[settings["spectral_map"]](0.0))
     for key in settings:
         if key not in info.settings:
             raise unknown_name(f"a setting of {name}", key, list(info.settings))
@@ -141,6 +149,14 @@ def _take_schedule(settings: dict[str, Any], default_power: float) -> dict[str, 
     if "power" in fields:
         values.setdefault("power", default_power)
     return {"power_schedule": {"name": name, **values}}
+
+
+def _take_fields(settings: dict[str, Any], key: str, part: Any) -> None:
+    """Take the fields of a method or a map out of the settings of a spec, into the argument that names it."""
+    names = [field.name for field in fields(part) if field.name not in NOT_IN_DICTS] if is_dataclass(part) else []
+    given = {name: settings.pop(name) for name in names if name in settings}
+    if given:
+        settings[key] = {"name": settings[key], **given}
 
 
 def _value(text: str) -> bool | int | float | str | None:
