@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 
 import htmuon
-from htmuon._registry import unknown_name
+from htmuon._registry import Registry, unknown_name
 from htmuon._typing import Group
 from htmuon.baselines.info import RunInputs
 from htmuon.baselines.registry import optimizer_info
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from htmuon.layouts.base import ProcessGroup
 
 Matrices = Literal["hidden", "all"]
+Part = Literal["method", "spectral_map"]
+# What an optimizer is made of that has settings of its own, by the argument that takes it.
+PARTS: dict[Part, Registry[Any]] = {"method": METHODS, "spectral_map": MAPS}
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
@@ -96,10 +99,10 @@ def build_optimizer(
         schedule = _take_schedule(settings, default_power=info.settings["power"])
     else:
         schedule = {}
-    if "method" in info.settings and settings.get("method") in METHODS:
-        _take_fields(settings, "method", METHODS[settings["method"]])
-    if "spectral_map" in info.settings and settings.get("spectral_map") in MAPS:
-        _take_fields(settings, "spectral_map", MAPS[settings["spectral_map"]](0.0))
+    for kind, names in PARTS.items():
+        if kind in info.settings and settings.get(kind) in names:
+            given = {field: settings.pop(field) for field in part_settings(kind, settings[kind]) if field in settings}
+            settings |= {kind: {"name": settings[kind], **given}} if given else {}
     for key in settings:
         if key not in info.settings:
             raise unknown_name(f"a setting of {name}", key, list(info.settings))
@@ -151,12 +154,17 @@ def _take_schedule(settings: dict[str, Any], default_power: float) -> dict[str, 
     return {"power_schedule": {"name": name, **values}}
 
 
-def _take_fields(settings: dict[str, Any], key: str, part: Any) -> None:
-    """Take the fields of a method or a map out of the settings of a spec, into the argument that names it."""
-    names = [field.name for field in fields(part) if field.name not in NOT_IN_DICTS] if is_dataclass(part) else []
-    given = {name: settings.pop(name) for name in names if name in settings}
-    if given:
-        settings[key] = {"name": settings[key], **given}
+def part_settings(kind: Part, name: str) -> dict[str, Any]:
+    """What a spec may set of a method or a spectral map, with the defaults; words of the optimizer mean its own.
+
+    Example:
+        >>> part_settings("method", "polynomial"), part_settings("spectral_map", "power")
+        ({'levels': 6, 'precision': None}, {})
+    """
+    part: Any = PARTS[kind][name]
+    taken = {*NOT_IN_DICTS, *optimizer_info("htmuon").settings}
+    own = fields(part) if is_dataclass(part) else ()
+    return {field.name: field.default for field in own if field.name not in taken}
 
 
 def _value(text: str) -> bool | int | float | str | None:

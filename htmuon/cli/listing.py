@@ -1,12 +1,13 @@
 """`htmuon list`: everything that can be chosen by name."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from htmuon._registry import Registry
 from htmuon._typing import NORMALIZATIONS
 from htmuon.baselines import optimizer_info, optimizer_names
 from htmuon.baselines.info import ADAMW, first_line
+from htmuon.baselines.specs import PARTS, part_settings
 from htmuon.linalg import METHODS
 from htmuon.optim import OPTIMIZERS, POWER_SCHEDULES
 from htmuon.recipes import RECIPES
@@ -41,6 +42,7 @@ def listing() -> str:
         _section("Normalizations", [(name, _NORMALIZATION_LINES[name]) for name in NORMALIZATIONS]),
         _section("Power schedules (htmuon:schedule=interval,power=0.125,every=5)", _entries(POWER_SCHEDULES)),
         _section("Settings of an optimizer (htmuon:power=0.25,normalization=rms)", map(_settings, (*own, *others))),
+        _section("Settings of a method or a map (htmuon:method=polynomial,levels=8)", _part_settings()),
     ]
     return "\n\n".join(sections)
 
@@ -50,8 +52,16 @@ def _rule(name: str) -> tuple[str, str]:
 
 
 def _settings(name: str) -> tuple[str, str]:
-    settings = optimizer_info(name).settings
-    return name, ", ".join(f"{key}={_word(value)}" for key, value in settings.items())
+    return name, _written(optimizer_info(name).settings)
+
+
+def _part_settings() -> list[tuple[str, str]]:
+    found = [(name, part_settings(kind, name)) for kind, names in PARTS.items() for name in names]
+    return [(name, _written(settings)) for name, settings in found if settings]
+
+
+def _written(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={_word(value)}" for key, value in settings.items())
 
 
 def _word(value: object) -> str:

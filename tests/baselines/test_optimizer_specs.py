@@ -154,3 +154,22 @@ def test_an_unknown_choice_of_matrices_is_refused():
         build_optimizer("muon:matrices=most", make_model(), **RATES)
     with pytest.raises(ValueError, match="matrices must be one of"):
         OptimizerConfig(matrices="most")
+
+
+@pytest.mark.parametrize(
+    ("spec", "key", "stored"),
+    [
+        ("htmuon:method=polynomial,levels=8", "method", {"name": "polynomial", "levels": 8}),
+        ("htmuon:method=polynomial", "method", "polynomial"),
+        ("muon:method=newton_schulz", "method", "newton_schulz"),
+        ("normuon:spectral_map=knee,tau=0.02,power=0.25", "spectral_map", {"name": "knee", "tau": 0.02}),
+    ],
+)
+def test_the_settings_of_a_method_or_a_map_are_written_behind_it(spec, key, stored):
+    assert build_optimizer(spec, make_model(), **RATES).param_groups[0][key] == stored
+
+
+@pytest.mark.parametrize("settings", ["levels=8", "method=eigh,levels=8", "method=polynomial,tau=0.02"])
+def test_a_setting_of_another_method_is_refused(settings):
+    with pytest.raises(ValueError, match="a setting of htmuon must be one of"):
+        build_optimizer(f"htmuon:{settings}", make_model(), **RATES)
