@@ -147,7 +147,7 @@ def table(result: dict[str, Any]) -> str:
     [baseline] = [row for row in result["optimizers"] if row["spec"] == result["baseline"]]
     quality = "accuracy, %" if on_images(result) else "perplexity"
     baseline_name, _, _ = label(result["baseline"]).partition(" (")
-    head = ["optimizer", "lr", "validation loss", quality, f"minus {baseline_name} (95 % interval)", "judgement"]
+    head = ["optimizer", "lr", "test loss", quality, f"minus {baseline_name} (95 % interval)", "judgement"]
     timed = "equal_time" in result
     rows = [[*head, "time of a step"] if timed else head]
     for row in result["optimizers"]:

@@ -3,7 +3,7 @@
     python benchmarks/heavy_tails.py --out runs/heavy-tails
 
 Trains AdamW, Muon and HTMuon at several powers with several seeds (about half an hour on two cores; given again, the
-command goes on where it stopped), stores the numbers in benchmarks/results/heavy_tails.json, draws
+command resumes where it stopped), stores the numbers in benchmarks/results/heavy_tails.json, draws
 docs/images/heavy_tails.png and fills the tables of the page. `--read` trains nothing and takes the runs as they are.
 """
 
@@ -144,7 +144,7 @@ def weight_cells(runs: Sequence[dict[str, Any]]) -> list[str]:
 
 def alpha_table(result: dict[str, Any]) -> str:
     """Alpha, stable rank and loss of the final weights."""
-    rows = [["optimizer", "lr", "alpha (KS)", "fitted", "alpha (Hill)", "fitted", "stable rank", "validation loss"]]
+    rows = [["optimizer", "lr", "alpha (KS)", "fitted", "alpha (Hill)", "fitted", "stable rank", "test loss"]]
     before = result["before"]
     rows.append(["before training", "", *weight_cells(before), ""])
     rows += [
