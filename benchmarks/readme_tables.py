@@ -34,7 +34,8 @@ def cost_table(result: BenchResult) -> str:
     where = result.conditions
     how = f"{where['device']}, {where['threads']} threads, torch {where['torch']}, {where['date']}"
     on = "momentum recorded in training" if "median" in result.columns else "matrices by their condition"
-    title = f"One step over {result.matrices}; errors on {on}:"
+    matrices = result.matrices.replace("*", r"\*")
+    title = f"One step over {matrices}; errors on {on}:"
     return f"{title}\n\n{table}\n\nMedian ratios of one run, `{where['command']}` ({how})."
 
 
