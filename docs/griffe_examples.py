@@ -1,4 +1,4 @@
-"""What the reference shows of a docstring: doctests under `Example:` as code, which Griffe expects under `Examples:`."""
+"""Show the doctests of a docstring as code: Griffe expects them under `Examples:`, and here they are under `Example:`."""
 
 import re
 from typing import Any

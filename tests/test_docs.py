@@ -31,7 +31,11 @@ def test_there_are_pages():
 
 @pytest.mark.parametrize(
     ("page", "block"),
-    [pytest.param(page, block, id=f"{page.name}-{i}") for page in PAGES[1:] for i, block in enumerate(python_blocks(page))],
+    [
+        pytest.param(page, block, id=f"{page.name}-{i}")
+        for page in PAGES[1:]
+        for i, block in enumerate(python_blocks(page))
+    ],
 )
 def test_a_block_runs(page, block, monkeypatch):
     run_block(block, page, monkeypatch)

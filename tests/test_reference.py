@@ -1,4 +1,4 @@
-"""The reference of docs/: every public name has an entry, every entry names something, every page is in the navigation."""
+"""The reference of docs/: every public name has an entry, and every page is in the navigation."""
 
 import importlib
 import re
@@ -40,9 +40,7 @@ def test_every_public_name_has_an_entry(room):
     documented = {id(resolved(entry)) for entry in ENTRIES}
     module = importlib.import_module(room)
     public = {name: getattr(module, name) for name in module.__all__}
-    missing = [
-        name for name, it in public.items() if not isinstance(it, types.ModuleType) and id(it) not in documented
-    ]
+    missing = [name for name, it in public.items() if not isinstance(it, types.ModuleType) and id(it) not in documented]
     assert missing == [], f"write `::: {room}.NAME` into a page of docs/reference"
 
 
