@@ -1,4 +1,4 @@
-"""Show the doctests of a docstring as code: Griffe expects them under `Examples:`, and here they are under `Example:`."""
+"""Show the doctests of a docstring as code: Griffe expects them under `Examples:`, here they are under `Example:`."""
 
 import re
 from typing import Any
