@@ -61,7 +61,7 @@ def train(out: Path) -> None:
 
 def read(out: Path) -> dict[str, list[RunRecord]]:
     """The runs of each optimizer, by seed."""
-    folders = {spec: out.glob(f"runs/report/{slug(spec)}-lr*-seed*") for spec in SPECS}
+    folders = {spec: out.glob(f"runs/test/{slug(spec)}-lr*-seed*") for spec in SPECS}
     records = {
         spec: [RunRecord(path) for path in paths if (path / "result.json").exists()] for spec, paths in folders.items()
     }

@@ -9,6 +9,7 @@ from htmuon.data.text.text_config import TextConfig
 from htmuon.training.run_config import OptimizerConfig, RunConfig
 from htmuon.training.run_result import Observer
 
+STATE = ["nation", "people", "congress", "year", "war", "peace", "law", "public", "great", "good"]
 WORDS = ["the", "of", "and", "to", "in", "that", "it", "is", "was", "for", "on", "are", "as", "with", "his", "they"]
 
 
@@ -47,6 +48,33 @@ def with_optimizer(config):
         return dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, name=spec, **settings))
 
     return change
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve documents of 200 words each."""
+    draw = random.Random(0)
+    path = tmp_path_factory.mktemp("text") / "words.txt"
+    path.write_text("<|endoftext|>".join(" ".join(draw.choices(STATE, k=200)) for _ in range(12)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_run(text: Path) -> RunConfig:
+    """Settings of a run that takes a fraction of a second."""
+    return RunConfig(
+        recipe="llama-tiny",
+        data=TextConfig(path=str(text), vocab_size=300, sequence_length=16),
+        model=LlamaConfig(hidden_size=16, intermediate_size=24, num_layers=2, num_heads=2),
+        optimizer=OptimizerConfig(weight_decay=0.05),
+        steps=6,
+        batch_size=2,
+        eval_interval=2,
+        log_interval=1,
+        checkpoint_interval=2,
+        monitor_every=3,
+        device="cpu",
+    )
 
 
 class Recorder(Observer):

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from htmuon._files import write_json
+from htmuon.data.text.language_models import LlamaConfig
 from htmuon.data.text.text_config import TextConfig
 from htmuon.training.run_config import OptimizerConfig, RunConfig
 from htmuon.training.run_result import RunResult
@@ -52,6 +53,7 @@ def write_run(
     config = RunConfig(
         recipe="llama-tiny",
         data=TextConfig(sequence_length=100),
+        model=LlamaConfig(),
         optimizer=OptimizerConfig(name=optimizer, lr=lr, adamw_lr=0.004),
         seed=seed,
         steps=steps,

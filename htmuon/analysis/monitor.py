@@ -29,7 +29,7 @@ class SpectralMonitor:
     `status`, `alpha_ks` and `alpha_hill` (with `status_ks`, `status_hill` where there is no fit, and `ks_distance` of
     the first), `stable_rank`, `spectral_entropy`, `spectral_norm`, `frobenius_norm`, `spikes`, and quantiles
     `sigma_q0` ... `sigma_q100` of the singular values. The updates are
-    `(W_before (1 - lr weight_decay) - W_after) / lr`. A new run begins with the weights before its first step, as
+    `(W_before (1 - lr weight_decay) - W_after) / lr`. A new run starts with the weights before its first step, as
     step 0.
 
     With `every="auto"` a record is taken when it can be afforded: when all records, this one included, take at most the
@@ -46,7 +46,7 @@ class SpectralMonitor:
         names: shell-style patterns over parameter names, to look at these instead of the hidden matrices.
         tensorboard: a `SummaryWriter`, or the folder for a new one (`pip install "htmuon[tensorboard]"`).
         step: how many steps a resumed run has done: what was recorded of later steps is dropped, because the run will
-            record it again. None begins a new run, whose file must not hold one.
+            record it again. None starts a new run, whose file must not hold one.
         attach: listen to the optimizer's steps. If False, call `before_step` and `after_step` around each that is
             taken.
 
@@ -108,7 +108,7 @@ class SpectralMonitor:
         self.latest: list[Record] = []
         self._every = every
         self._budget = _Budget(cost, self.matrices[0].parameter.device)
-        self._begun = self._steps.at_most > 0
+        self._started = self._steps.at_most > 0
         self._before: LastUpdate | None = None
         self._stepping = False
         self._resources = ExitStack()
@@ -135,8 +135,8 @@ class SpectralMonitor:
     def before_step(self) -> None:
         """What must be seen before the optimizer's step: called by its hook, or by you with `attach=False`."""
         self._budget.start()
-        if not self._begun:
-            self._begun = True
+        if not self._started:
+            self._started = True
             self.matrices = self._followed.current()
             self._record({"weights": {matrix.name: matrix.parameter for matrix in self.matrices}})
         # A step that calls its parent's step may run the hooks of both: the inner one sees the same weights again.
@@ -174,7 +174,7 @@ class SpectralMonitor:
         )
 
     def sync(self) -> None:
-        """Wait until all lines are on the disk: before a checkpoint from which the run may go on."""
+        """Wait until all lines are on the disk: before a checkpoint from which the run may resume."""
         if self._log is not None:
             self._log.sync()
 
@@ -223,7 +223,7 @@ class _Budget:
         self._matrices = 0
 
     def start(self) -> None:
-        """The training begins, if it has not."""
+        """The training starts, if it has not."""
         if self._began is None:
             self._began = time.perf_counter()
 
@@ -241,9 +241,9 @@ class _Budget:
         """Count the time inside as spent, on as many matrices."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)  # what the training has put into the queue is no cost of the record
-        began = time.perf_counter()
+        start = time.perf_counter()
         yield
-        self.spent += time.perf_counter() - began
+        self.spent += time.perf_counter() - start
         self._matrices += matrices
 
 

@@ -1,4 +1,4 @@
-"""A log of JSON lines, in the order of their steps, that outlives a kill and goes on after a resume."""
+"""A log of JSON lines, in the order of their steps, that outlives a kill and continues after a resume."""
 
 import json
 import os

@@ -1,7 +1,7 @@
 """What rounding makes of a spectrum: zeros that are not zero, and equal singular values that differ.
 
-A power law would be fitted to both. How far rounding goes is told by the dtype in which a matrix was stored, which is
-that of its tensor or, if it has been converted to a wider one since, the narrowest that holds all its entries.
+A power law would be fitted to both. How far rounding goes is known from the dtype in which a matrix was stored, that
+of its tensor or, if it has been converted to a wider one since, the narrowest that holds all its entries.
 """
 
 import math

@@ -26,14 +26,14 @@ MOST_SECONDS = 30.0
 
 
 def bench(
-    config: BenchConfig, *, command: str | None = None, report: Callable[[str], None] = lambda _: None
+    config: BenchConfig, *, command: str | None = None, progress: Callable[[str], None] = lambda _: None
 ) -> BenchResult:
     """Time a step of every candidate and measure its errors.
 
     Args:
         config: all settings.
         command: what was typed; that of this process if None.
-        report: told what is being done.
+        progress: called with what is being done.
 
     Raises:
         ValueError: a setting is not usable.
@@ -51,8 +51,8 @@ def bench(
     probes = _probes(config, model, device)  # a file that cannot be read is an error of the first second
     failed: dict[str, str] = {}
     with current(device):
-        seconds = _Steps(config, model, device, failed).seconds(candidates, report)
-        errors = _errors([c for c in candidates if c.name in seconds], probes, failed, report)
+        seconds = _Steps(config, model, device, failed).seconds(candidates, progress)
+        errors = _errors([c for c in candidates if c.name in seconds], probes, failed, progress)
     ran = [candidate for candidate in candidates if candidate.name not in failed]
     seconds = {candidate.name: seconds[candidate.name] for candidate in ran}
     ratio = ratios(seconds, BASELINE.name)
@@ -101,15 +101,15 @@ class _Steps:
             for scale in (0.02, 0.01)
         )
 
-    def seconds(self, candidates: Sequence[Candidate], report: Callable[[str], None]) -> dict[str, list[float]]:
+    def seconds(self, candidates: Sequence[Candidate], progress: Callable[[str], None]) -> dict[str, list[float]]:
         """Of every candidate that runs, in every round."""
         optimizers: dict[str, Optimizer] = {}
         for candidate in candidates:
-            report(f"first step of {candidate.name}")
+            progress(f"first step of {candidate.name}")
             optimizer = _attempt(candidate, partial(self._first_step, candidate), self.failed)
             if optimizer is not None:
                 optimizers[candidate.name] = optimizer
-        report(f"timing {self.config.rounds} rounds of {len(optimizers)} candidates")
+        progress(f"timing {self.config.rounds} rounds of {len(optimizers)} candidates")
         with guest():
             return side_by_side(
                 {name: optimizer.step for name, optimizer in optimizers.items()},
@@ -162,18 +162,18 @@ def _probes(config: BenchConfig, model: Model, device: torch.device) -> list[Pro
 
 
 def _errors(
-    candidates: Sequence[Candidate], probes: Sequence[Probe], failed: dict[str, str], report: Callable[[str], None]
+    candidates: Sequence[Candidate], probes: Sequence[Probe], failed: dict[str, str], progress: Callable[[str], None]
 ) -> dict[str, dict[str, dict[str, float]]]:
     """By candidate, shape and column."""
     found: dict[str, dict[str, dict[str, float]]] = {candidate.name: {} for candidate in candidates}
     for probe in probes:
-        report(f"float64 decompositions of {probe.shape} matrices")
+        progress(f"float64 decompositions of {probe.shape} matrices")
         oracle = Oracle(probe)
         for candidate in candidates:
             function = candidate.function()
             if function is None or candidate.name in failed:
                 continue
-            report(f"errors of {candidate.name} on {probe.shape} matrices")
+            progress(f"errors of {candidate.name} on {probe.shape} matrices")
             errors = _attempt(candidate, partial(oracle.errors, candidate, function), failed)
             if errors is not None:
                 found[candidate.name][probe.shape] = errors
@@ -217,11 +217,11 @@ def _notes(
 
 
 def _busy(load: float, device: torch.device) -> list[str]:
-    """A warning where other processes wanted much of the CPU when the bench began."""
+    """A warning where other processes wanted much of the CPU when the bench started."""
     cores = os.cpu_count() or 1
     if device.type == "cuda" or load < 0.5 * cores:
         return []
-    return [f"The machine was busy when this began (load {load:.1f} on {cores} cores): measure again when it is not."]
+    return [f"The machine was busy when this started (load {load:.1f} on {cores} cores): measure again when it is not."]
 
 
 def _check_memory(model: Model, dtype: torch.dtype, candidates: int, device: torch.device) -> None:

@@ -72,8 +72,8 @@ _REMEDIES = {
     "no_numbers": "Save a model that has its weights in memory.",
 }
 
-# Told after each stack: work done, all work, the name of what was measured last. Work is m n min(m, n), as for an SVD.
-Report = Callable[[float, float, str], None]
+# Called after each stack with work done, all work (m n min(m, n) for a matrix, as for an SVD), and the last name.
+Progress = Callable[[float, float, str], None]
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,14 @@ class _Selected:
         return [matrix for matrix in self.matrices if matrix.status == "ok"]
 
 
-def analyze(config: AnalyzeConfig, report: Report | None = None) -> Analysis:
+def analyze(config: AnalyzeConfig, progress: Progress | None = None) -> Analysis:
     """Measure the spectra of all matrices of one or two checkpoints.
 
     The memory that is needed is that of the largest matrix, several times over, not that of the checkpoint.
 
     Args:
         config: all settings.
-        report: told how far it is.
+        progress: called with the work done, all work, and the name of what was measured last.
 
     Raises:
         ValueError: a path has no checkpoint, or one that is damaged, has no matrices, or a pickle that is not allowed;
@@ -115,8 +115,8 @@ def analyze(config: AnalyzeConfig, report: Report | None = None) -> Analysis:
         for stack in _stacks(part.measurable):
             found |= _measure(part.checkpoint, stack, config, device)
             done += sum(map(_work, stack))
-            if report is not None:
-                report(done, total, stack[-1].name)
+            if progress is not None:
+                progress(done, total, stack[-1].name)
         measured.append(_together(part, prefix, found))
     return Analysis(
         checkpoints=tuple(measured),

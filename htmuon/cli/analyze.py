@@ -19,7 +19,7 @@ from htmuon.analysis import ESTIMATORS, Estimator
 from htmuon.checkpoints import Analysis, AnalyzeConfig, analyze
 from htmuon.checkpoints.alpha_summary import reasons, sentences
 from htmuon.checkpoints.alpha_table import layer_table, short_name, type_table
-from htmuon.checkpoints.analyze import Report
+from htmuon.checkpoints.analyze import Progress as Callback
 from htmuon.checkpoints.output import write_analysis_csv, write_analysis_json
 from htmuon.cli.arguments import parse
 from htmuon.recipes import RECIPES
@@ -102,8 +102,8 @@ def run(arguments: Sequence[str]) -> None:
         allow_pickle=given.allow_pickle,
     )
     _prepare(given)
-    with _progress() as report:
-        analysis = analyze(config, report)
+    with _progress() as progress:
+        analysis = analyze(config, progress)
     _show(analysis)
     for path in _written(given, analysis, shlex.join(["htmuon", "analyze", *arguments])):
         print(f"written: {path}")
@@ -124,7 +124,7 @@ def _prepare(given: AnalyzeArguments) -> None:
 
 
 @contextmanager
-def _progress() -> Iterator[Report]:
+def _progress() -> Iterator[Callback]:
     """A bar in a terminal, else a line now and then; on standard error, so that the tables can be piped."""
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:
@@ -145,7 +145,7 @@ def _progress() -> Iterator[Report]:
 
 
 class _Lines:
-    """Tells how far it is every few seconds."""
+    """Prints how far it is every few seconds."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()

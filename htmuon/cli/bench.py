@@ -94,7 +94,7 @@ def run(arguments: Sequence[str]) -> None:
     console = Console(file=sys.stdout, highlight=False)
     with console.status("") as status:
         command = shlex.join(["htmuon", "bench", *arguments])
-        result = bench(config, command=command, report=lambda text: status.update(f"{text} ..."))
+        result = bench(config, command=command, progress=lambda text: status.update(f"{text} ..."))
     _show(console, result)
     if given.json is not None:
         write_json(given.json, result.to_dict())

@@ -19,7 +19,7 @@ from htmuon.training.run_config import RunConfig
 class CompareArguments:
     """Train a recipe with several optimizers, each with its own learning rate and several seeds, and report.
 
-    The same command goes on where an interrupted one stopped. Results: FOLDER/report.html, summary.json, figures/.
+    The same command resumes where an interrupted one stopped. Results: FOLDER/report.html, summary.json, figures/.
 
     Examples:
       htmuon compare llama-tiny

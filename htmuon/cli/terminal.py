@@ -64,6 +64,7 @@ class PlainDisplay(Display):
         self._runs = 0
         self._run = 0
         self._steps = 0
+        self._split = ""
 
     def on_plan(self, runs: int, steps_per_run: int) -> None:
         """Remember the number of runs."""
@@ -76,7 +77,7 @@ class PlainDisplay(Display):
 
     def on_start(self, run: RunConfig, first_step: int) -> None:
         """Say where an interrupted run resumes."""
-        self._steps = run.steps
+        self._steps, self._split = run.steps, run.split
         self._last_line = self._clock()
         if first_step:
             self._write(f"  resumes at step {first_step} of {run.steps}")
@@ -89,9 +90,9 @@ class PlainDisplay(Display):
             self._write(f"  step {step}/{self._steps}, training loss {loss:.4f}, {left} left")
 
     def on_evaluation(self, step: int, loss: float) -> None:
-        """Say the validation loss."""
+        """Say the loss on the held-out data."""
         self._last_line = self._clock()
-        self._write(f"  step {step}/{self._steps}, validation loss {loss:.4f}")
+        self._write(f"  step {step}/{self._steps}, {self._split} loss {loss:.4f}")
 
     def on_message(self, text: str) -> None:
         """Pass it on."""
@@ -122,6 +123,7 @@ class LiveDisplay(Display):
         self._runs = 0
         self._steps = 0
         self._losses = ["", ""]
+        self._split = ""
         self.live = Live(self._drawing(), console=console, refresh_per_second=4)
 
     def on_plan(self, runs: int, steps_per_run: int) -> None:
@@ -145,7 +147,7 @@ class LiveDisplay(Display):
         """Put the lower bar to where the run starts."""
         if self._run_task is not None:
             self._current.remove_task(self._run_task)
-        self._losses = ["", ""]
+        self._losses, self._split = ["", ""], run.split
         self._run_task = self._current.add_task(self._title, total=run.steps, completed=first_step, note="")
 
     def on_step(self, step: int, loss: float, seconds: float) -> None:
@@ -156,9 +158,9 @@ class LiveDisplay(Display):
         self._all.update(self._all_task, completed=max(self._runs_started - 1, 0) * self._steps + step)
 
     def on_evaluation(self, step: int, loss: float) -> None:
-        """Show the validation loss."""
+        """Show the loss on the held-out data."""
         assert self._run_task is not None, "on_evaluation before on_start"
-        self._losses[1] = f"validation {loss:.3f}"
+        self._losses[1] = f"{self._split} {loss:.3f}"
         self._current.update(self._run_task, completed=step, note=", ".join(filter(None, self._losses)))
 
     def on_message(self, text: str) -> None:

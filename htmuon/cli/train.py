@@ -23,7 +23,7 @@ class TrainArguments:
     Attributes:
         out: the folder of the run; it gets the settings, the log, checkpoints, weights and spectra. Of text that
             is held in memory, such as llama-tiny's, the tokens are kept beside it, for other runs on the same text.
-        resume: go on with the unfinished run in that folder, as a run does by itself that torchrun restarts.
+        resume: continue the unfinished run in that folder, as a run does by itself that torchrun restarts.
     """
 
     out: Path
@@ -44,7 +44,7 @@ def run(arguments: Sequence[str]) -> int:
     resuming = given.resume or was_restarted()
     if (given.out / "config.json").exists() and not resuming and not finished:
         raise ValueError(
-            f"{given.out} holds an unfinished run; add --resume to go on with it, or choose another folder with --out."
+            f"{given.out} holds an unfinished run; add --resume to continue it, or choose another folder with --out."
         )
     with terminal_display() as display:
         result = train(config, given.out, display)

@@ -106,12 +106,12 @@ def columns(baseline: str, *, images: bool = False) -> tuple[Column, ...]:
     name = baseline.partition(" (")[0]
     unit, data = ("image", "images") if images else ("token", "documents")
     quality = (
-        Column("accuracy [%]", "Share of the report images classified rightly, likewise.", _accuracy)
+        Column("accuracy [%]", "Share of the test images classified rightly, likewise.", _accuracy)
         if images
         else Column("perplexity", "Exponential of the mean loss.", lambda s: number(s.perplexity, ".2f"))
     )
     return (
-        Column("validation loss", f"Nats per {unit}, report {data}: mean ± standard deviation over seeds.", _loss),
+        Column("test loss", f"Nats per {unit}, test {data}: mean ± standard deviation over seeds.", _loss),
         quality,
         Column(f"vs {name}", f"Loss minus {baseline}'s, paired by seed: mean ± standard deviation.", _difference),
         Column(
@@ -145,6 +145,6 @@ def columns(baseline: str, *, images: bool = False) -> tuple[Column, ...]:
             lambda s: number(s.alpha_hill, ".2f"),
             brief=False,
         ),
-        Column(f"steps to {name}", f"Steps to reach {baseline}'s final validation loss, at most.", _steps, brief=False),
+        Column(f"steps to {name}", f"Steps to reach {baseline}'s final test loss, at most.", _steps, brief=False),
         Column(f"{unit}s to {name}", f"The same in training {unit}s.", _tokens, brief=False),
     )

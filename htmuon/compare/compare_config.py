@@ -120,9 +120,8 @@ class CompareConfig:
         Raises:
             ValueError: it is something else.
         """
-        settings: dict[str, Any] = json.loads(
-            json.dumps({k: v for k, v in asdict(self).items() if k not in _NOT_STORED})
-        )
+        plain = {name: value for name, value in asdict(self).items() if name not in _NOT_STORED}
+        settings: dict[str, Any] = json.loads(json.dumps(plain | {"run": self.run.to_dict()}))
         path = self.out / CONFIG
         if path.exists():
             different = _differences(path, settings)
@@ -130,7 +129,7 @@ class CompareConfig:
             if different and any(self.out.glob("runs/*/*/config.json")):
                 raise ValueError(
                     f"{self.out} holds a comparison with other settings ({'; '.join(different)}). Choose another "
-                    "folder, or the same settings to go on with that comparison."
+                    "folder, or the same settings to resume that comparison."
                 )
         elif self.out.exists():
             if not self.out.is_dir():
@@ -153,6 +152,8 @@ def _differences(path: Path, settings: dict[str, Any]) -> list[str]:
     except (OSError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} is not the settings of a comparison ({error}). Choose another folder.") from error
     here = flat_settings(settings)
+    if "run.data.kind" not in there:
+        return ["a version before 0.1.0 made it"]
     recipes = there.get("run.recipe"), here["run.recipe"]
     if recipes[0] != recipes[1]:
         return [f"its recipe is {recipes[0]!r} there and {recipes[1]!r} here"]

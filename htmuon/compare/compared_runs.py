@@ -23,7 +23,7 @@ class Runs:
 
     Attributes:
         config: what is compared.
-        display: told what happens.
+        display: notified of the events.
         jobs: what trains.
         planned: how many runs are known to be needed.
     """

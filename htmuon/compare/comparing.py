@@ -26,13 +26,13 @@ def compare(
     """Run a comparison, or resume one that was interrupted, and write its report.
 
     Every run has its folder below `config.out`, so the same call continues after a kill at any point: finished runs are
-    kept, the interrupted one goes on from its last checkpoint.
+    kept, the interrupted one resumes from its last checkpoint.
 
     Args:
         config: what is compared.
         command: what the user typed; it stands in the report.
         save_tuned: a file that the learning rates found are put into; results of other recipes in it stay.
-        display: told what happens.
+        display: notified of the events.
 
     Returns:
         The summaries, in the order of `config.optimizers`, the verdict and the report.
@@ -142,7 +142,7 @@ def _report(runs: Runs, tuned: TunedRecipe, command: str) -> ComparisonResult:
             "Look at the data, or tune the learning rates."
         )
     # Imported here: nobody needs jinja2 or matplotlib to know a setting.
-    from htmuon.compare.report.page import write_report
+    from htmuon.compare.report.comparison_page import write_report
 
     return write_report(replace(comparison, warnings=(*warnings, *_about_times(records))), config.out)
 

@@ -40,10 +40,10 @@ class Display(Observer):
 
 
 class Jobs(Protocol):
-    """Trains runs, and tells a display of them.
+    """Trains runs, and notifies a display of them.
 
     Attributes:
-        lock: to be held by whoever else tells the display something while runs are trained.
+        lock: to be held by whoever else notifies the display while runs are trained.
     """
 
     lock: threading.Lock
@@ -61,7 +61,7 @@ def opened_jobs(jobs: int, display: Display, cache: Path) -> Iterator[Jobs]:
 
     Args:
         jobs: how many.
-        display: told of the runs; of those side by side when they are finished, one after the other.
+        display: notified of the runs; of those side by side when they are finished, one after the other.
         cache: the folder where tokenized text is kept for all of them.
     """
     if jobs == 1:
@@ -90,7 +90,7 @@ class InTurn:
     """One run after the other, in this process.
 
     Args:
-        display: told of each run while it is trained.
+        display: notified of each run while it is trained.
         cache: the folder for tokenized text.
     """
 
@@ -112,7 +112,7 @@ class SideBySide:
     Args:
         workers: pools of one process each.
         held: closing it ends these processes at once.
-        display: told of each run when it is finished.
+        display: notified of each run when it is finished.
         cache: the folder for tokenized text.
     """
 
@@ -132,7 +132,7 @@ class SideBySide:
             try:
                 yield from threads.map(function, items)
             except BaseException as error:
-                self.fail(error)  # or leaving the context would wait for the runs that have begun
+                self.fail(error)  # or leaving the context would wait for the runs that have started
 
     def train(self, title: str, config: RunConfig, folder: Path) -> None:
         """Train a run in the next process that is free."""
@@ -157,7 +157,7 @@ class SideBySide:
                 event(self.display)
 
     def fail(self, error: BaseException) -> NoReturn:
-        """End all processes, and raise the first error that this was told: the others are its consequences."""
+        """End all processes, and raise the first error that this was given: the others are its consequences."""
         with self.lock:
             if self._failure is None:
                 self._failure = error
@@ -166,7 +166,7 @@ class SideBySide:
 
 
 class _Recorder(Observer):
-    """Keeps the events of a run, as calls that tell another observer of them."""
+    """Keeps the events of a run, as calls that pass them to another observer."""
 
     def __init__(self) -> None:
         self.events: list[methodcaller] = []
@@ -195,7 +195,7 @@ def _train(config: RunConfig, folder: Path, cache: Path, observer: Observer, sid
 
 
 def _recorded(config: RunConfig, folder: Path, cache: Path, side_by_side: int) -> list[methodcaller]:
-    """Train a run and return what is to be told of it."""
+    """Train a run and return its events."""
     recorder = _Recorder()
     _train(config, folder, cache, recorder, side_by_side)
     return recorder.events

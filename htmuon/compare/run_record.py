@@ -54,7 +54,7 @@ class RunRecord:
 
     @property
     def final_loss(self) -> float:
-        """Validation loss of the final weights in nats per token; infinite if the run diverged or stopped."""
+        """Test loss of the final weights in nats per token; infinite if the run diverged or stopped."""
         result = self.result
         if result is None or result.diverged or not math.isfinite(result.final_loss):
             return math.inf

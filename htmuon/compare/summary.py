@@ -29,7 +29,7 @@ class OptimizerSummary(PairedLosses):
         lr: tuned learning rate of the matrix parameters (of all parameters for AdamW).
         adamw_lr: learning rate of the other parameters.
         seeds: seeds of the runs.
-        losses: final validation losses in nats per token (image); infinite where the run diverged or stopped.
+        losses: final test losses in nats per token (image); infinite where the run diverged or stopped.
         differences: losses minus those of the baseline with the same seed; empty where there is none.
         seconds_per_step: the pace of `equal_budget.paces`; NaN if no run was measured.
         optimizer_seconds_per_step: the part of it spent in the optimizer, median over the runs that were measured.
@@ -37,7 +37,7 @@ class OptimizerSummary(PairedLosses):
         peak_memory_bytes: largest over the runs; None where it was not measured.
         alpha_ks: mean over matrices and seeds of the power-law exponent of the final weights, KS estimator.
         alpha_hill: the same, median Hill estimator.
-        steps_to_baseline: first step at which the mean validation loss is at most the baseline's final one, by linear
+        steps_to_baseline: first step at which the mean test loss is at most the baseline's final one, by linear
             interpolation between evaluations; None if it never is.
         tokens_to_baseline: tokens (images) seen by then.
         skipped_steps: steps skipped for a gradient that was not finite, over all runs.

@@ -93,7 +93,7 @@ def winner(summaries: Sequence[OptimizerSummary]) -> OptimizerSummary | None:
 def _headline(best: OptimizerSummary, alone: bool) -> str:
     numbers = f"{best.loss:.4f} ({best.quality})"
     doubt = f", but no difference to {label(best.baseline)} is seen" if best.judgement == "no difference seen" else ""
-    return f"{label(best.spec)} reaches {'a' if alone else 'the lowest'} validation loss of {numbers}{doubt}."
+    return f"{label(best.spec)} reaches {'a' if alone else 'the lowest'} test loss of {numbers}{doubt}."
 
 
 def _against(summary: OptimizerSummary, baseline: OptimizerSummary) -> str:

@@ -1,4 +1,4 @@
-"""All ranks of an axis hold the same: each computes a share of the matrices and tells the others."""
+"""All ranks of an axis hold the same: each computes a share of the matrices and sends it to the others."""
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -59,16 +59,16 @@ class Replicated:
         update, state = yield from self.inner.apply(share, ledger.inside(self.group))
 
         own = pack([update, *state.values()])
-        told = [own if at is mine else own.new_empty(len(at), own.shape[1]) for at in places]
+        parts = [own if at is mine else own.new_empty(len(at), own.shape[1]) for at in places]
         works = [
             dist.broadcast(rows, group=self.group, group_src=rank, async_op=True)
-            for rank, rows in enumerate(told)
+            for rank, rows in enumerate(parts)
             if rows.numel()
         ]
         yield
         for work in works:
             assert work is not None
             work.wait()
-        rows = take(torch.cat(told), inverse([k for at in places for k in at]))
+        rows = take(torch.cat(parts), inverse([k for at in places for k in at]))
         found, *states = unpack(rows, [tensor.shape[1:] for tensor in (stack.direction, *stack.state.values())])
         return found, dict(zip(stack.state, states, strict=True))

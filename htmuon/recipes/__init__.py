@@ -4,9 +4,9 @@ config = dataclasses.replace(RECIPES["llama-tiny"](), steps=100)
 """
 
 from htmuon._registry import import_all
-from htmuon.recipes.registry import RECIPES as RECIPES
 from htmuon.recipes.tiny import llama_tiny as llama_tiny
 from htmuon.recipes.tiny import resnet_tiny as resnet_tiny
+from htmuon.training.run_config import RECIPES as RECIPES
 
 __all__ = ["RECIPES", "llama_tiny", "resnet_tiny"]
 

@@ -22,8 +22,7 @@ from dataclasses import dataclass, replace
 
 from htmuon.data.text.language_models import GPT2Config, LlamaConfig
 from htmuon.data.text.text_config import TextStreamConfig
-from htmuon.recipes.registry import RECIPES
-from htmuon.training.run_config import OptimizerConfig, RunConfig
+from htmuon.training.run_config import RECIPES, OptimizerConfig, RunConfig
 
 
 @dataclass(frozen=True)

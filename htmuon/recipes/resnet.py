@@ -7,8 +7,7 @@ random crops and flips, 200 epochs in batches of 128.
 
 from htmuon.data.images.image_config import ImageConfig
 from htmuon.data.images.image_models import Depth, ResNetConfig
-from htmuon.recipes.registry import RECIPES
-from htmuon.training.run_config import OptimizerConfig, RunConfig
+from htmuon.training.run_config import RECIPES, OptimizerConfig, RunConfig
 
 TRAINING_IMAGES, BATCH, EPOCHS = 50_000, 128, 200
 EPOCH = TRAINING_IMAGES // BATCH

@@ -4,8 +4,7 @@ from htmuon.data.images.image_config import ImageConfig
 from htmuon.data.images.image_models import ResNetConfig
 from htmuon.data.text.language_models import LlamaConfig
 from htmuon.data.text.text_config import TextConfig
-from htmuon.recipes.registry import RECIPES
-from htmuon.training.run_config import OptimizerConfig, RunConfig
+from htmuon.training.run_config import RECIPES, OptimizerConfig, RunConfig
 
 
 @RECIPES.register("llama-tiny")

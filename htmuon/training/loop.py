@@ -21,13 +21,13 @@ from htmuon.training.resumable import lr_factor, mix_seed, scale_lr
 from htmuon.training.run_config import RunConfig
 from htmuon.training.run_folder import RunFolder
 from htmuon.training.run_result import Observer, RunResult, measured_sizes, reported_settings, used_software
-from htmuon.training.run_state import Checkpoint, load_checkpoint, save_checkpoint
+from htmuon.training.run_state import RunState, load_checkpoint, save_checkpoint
 from htmuon.training.sinks import Sinks, open_sinks
 from htmuon.training.task import Batch, Evaluation, Task, TaskSource
 
 
 class TrainingStoppedError(RuntimeError):
-    """A run that cannot go on: too many of its gradients were not finite."""
+    """A run that cannot continue: too many of its gradients were not finite."""
 
 
 class TrainingLoop:
@@ -41,7 +41,7 @@ class TrainingLoop:
         optimizer: over the parameters of `model`.
         parallel: the processes of the run; the first one writes all files.
         home: the run's folder, locked.
-        observer: told what happens.
+        observer: notified of the run's events.
         side_by_side: how many runs the machine trains at a time.
     """
 
@@ -171,9 +171,9 @@ class TrainingLoop:
         # Batches of images have equally many targets, and those of a whole step can take much memory.
         parts = [numbers] if self.config.data.task == "language" else [[number] for number in numbers]
         for part in parts:
-            began = time.perf_counter()
+            start = time.perf_counter()
             batches = [self.task.fetch(number) for number in part]
-            self.data_seconds[-1] += time.perf_counter() - began
+            self.data_seconds[-1] += time.perf_counter() - start
             for batch in batches:
                 yield share(batch, self.parallel, batches)
 
@@ -253,7 +253,7 @@ class TrainingLoop:
             "skipped_steps": self.skipped_steps,
             "data": self.task.state_dict(),
         }
-        checkpoint = Checkpoint(
+        checkpoint = RunState(
             step=done,
             model=model,
             optimizer=optimizer,
@@ -279,7 +279,7 @@ class TrainingLoop:
         self.home.check_data(self.config, progress["text"], self.source.fingerprint)
         if progress["threads"] != torch.get_num_threads():
             self.observer.on_message(
-                f"the run used {progress['threads']} threads and goes on with {torch.get_num_threads()}: "
+                f"the run used {progress['threads']} threads and resumes with {torch.get_num_threads()}: "
                 "its numbers can differ in the last digits from those of a run without a break."
             )
         self.parallel.load(self.model, self.optimizer, checkpoint.model, checkpoint.optimizer)

@@ -39,7 +39,7 @@ class MetricsLog(RecordLog):
 
 
 class NoLog:
-    """The log of a process that leaves writing to another one; the base of one that writes."""
+    """The log of a process that leaves writing to another one."""
 
     def write(self, *records: Record) -> None:
         """Forget them."""

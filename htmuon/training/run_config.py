@@ -1,6 +1,7 @@
 """The complete settings of one training run, and their JSON form."""
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, get_args
 
@@ -22,34 +23,35 @@ DataSplit = Literal["validation", "test"]
 Parallelism = Literal["ddp", "fsdp2"]
 
 
-class DataConfig(Protocol):
+class DataConfig(ABC):
     """The settings of one kind of data: a frozen dataclass, registered in `DATA`.
 
     Attributes:
         kind: its name in JSON.
         task: what is learned from it.
-        path: where it is; "" stands for what comes with the package, or for `name`.
+        path: where it is; "" stands for what comes with the package, or has a name elsewhere.
     """
 
     kind: ClassVar[str]
     task: ClassVar[TaskKind]
-
-    @property
-    def path(self) -> str:
-        """Where it is."""
+    path: str
 
     @property
     def name(self) -> str:
         """What messages call it."""
+        return self.path or "the data inside the package"
 
     @property
     def tokens_per_example(self) -> int:
         """What the model learns from in one example: tokens of a sequence, or one image."""
+        return 1
 
     @property
     def sizes(self) -> dict[str, int]:
         """The sizes that a model needs to be built, as far as they are known without reading the data."""
+        return {}
 
+    @abstractmethod
     def open(self, run: "RunConfig") -> TaskSource:
         """Read the data that the settings name.
 
@@ -268,6 +270,10 @@ def _from_mapping(cls: type[T], values: Mapping[str, Any]) -> T:
     if missing:
         raise ValueError(f"{cls.__name__} needs {', '.join(missing)}, which have no default; add them.")
     return cls(**values)
+
+
+# Functions that return the settings of a run, by name; the room `recipes` fills it.
+RECIPES: Registry[Callable[[], RunConfig]] = Registry("recipe")
 
 
 def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

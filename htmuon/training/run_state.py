@@ -17,14 +17,14 @@ MODEL, AVERAGE, OPTIMIZER, STATE = "model.safetensors", "average.safetensors", "
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Checkpoint:
+class RunState:
     """A run between two steps.
 
     Args:
         step: steps done.
         model: the model's state_dict.
         optimizer: the optimizer's state_dict: dicts, lists, tuples, tensors, numbers, strings and None.
-        progress: what else the run needs to go on, as plain JSON values.
+        progress: what else the run needs to resume, as plain JSON values.
         average: the state_dict of the averaged weights, in a run that has them.
     """
 
@@ -35,7 +35,7 @@ class Checkpoint:
     average: dict[str, Tensor] | None = None
 
 
-def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+def save_checkpoint(folder: Path, checkpoint: RunState) -> None:
     """Write `folder`/step-<step>, whole or not at all, and remove all but the last two.
 
     Args:
@@ -58,13 +58,13 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         shutil.rmtree(old)
 
 
-def load_checkpoint(folder: Path, device: torch.device, on_message: Callable[[str], None]) -> Checkpoint | None:
+def load_checkpoint(folder: Path, device: torch.device, on_message: Callable[[str], None]) -> RunState | None:
     """The newest checkpoint that is not damaged, or None; damaged ones and remains of a kill are removed.
 
     Args:
         folder: the run's folder of checkpoints; it need not exist.
         device: where the optimizer's tensors are needed.
-        on_message: told about each damaged checkpoint.
+        on_message: called with a sentence about each damaged checkpoint.
     """
     for remains in folder.glob(".step-*"):
         shutil.rmtree(remains)
@@ -78,11 +78,11 @@ def load_checkpoint(folder: Path, device: torch.device, on_message: Callable[[st
     return None
 
 
-def _read(path: Path, device: torch.device) -> Checkpoint:
+def _read(path: Path, device: torch.device) -> RunState:
     state = json.loads((path / STATE).read_text())
     tensors = {name: tensor.to(device) for name, tensor in read_tensors(path / OPTIMIZER).items()}
     optimizer = unpack(state["optimizer"], tensors)
-    return Checkpoint(
+    return RunState(
         step=state["step"],
         model=read_tensors(path / MODEL),
         optimizer=optimizer,

@@ -22,7 +22,7 @@ TENSORBOARD, WANDB = "tensorboard", "wandb.json"
 
 
 class Sink(Protocol):
-    """Takes the metrics of one run; what it raises is told, and does not reach the run."""
+    """Takes the metrics of one run; what it raises is reported, and does not reach the run."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Note finite values at a step."""
@@ -40,7 +40,7 @@ class TensorBoard:
     """
 
     def __init__(self, folder: Path, first_step: int) -> None:
-        # A run that begins again hides what was noted before its first step, too.
+        # A run that starts again hides what was noted before its first step, too.
         self._writer = summary_writer(folder / TENSORBOARD, step=first_step or -1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -56,7 +56,7 @@ class TensorBoard:
 class WeightsAndBiases:
     """A run of a Weights & Biases project; `WANDB_MODE=offline` needs no network and no account.
 
-    The run's folder remembers its id and what was sent in `wandb.json`. So an interrupted run goes on as the same one,
+    The run's folder remembers its id and what was sent in `wandb.json`. So an interrupted run resumes as the same one,
     and steps that are repeated are not sent again.
 
     Args:
@@ -109,7 +109,7 @@ class Sinks:
 
     Args:
         sinks: what makes each, by its name for readers.
-        on_message: told about a failure.
+        on_message: called with a sentence about a failure.
     """
 
     def __init__(self, sinks: Mapping[str, Callable[[], Sink]], on_message: Callable[[str], None]) -> None:
@@ -173,7 +173,7 @@ class Sinks:
                 if sink is not None:
                     sink.close(failed=True)
             self._on_message(
-                f"{name} failed ({type(error).__name__}: {error}). The run goes on without it; "
+                f"{name} failed ({type(error).__name__}: {error}). The run continues without it; "
                 "its metrics.jsonl has every number."
             )
 
@@ -200,7 +200,7 @@ def open_sinks(config: RunConfig, folder: Path, first_step: int, on_message: Cal
         config: the settings of the run.
         folder: of the run; it exists.
         first_step: steps done.
-        on_message: told about a sink that fails.
+        on_message: called with a sentence about a sink that fails.
     """
     sinks: dict[str, Callable[[], Sink]] = {}
     if config.tensorboard:

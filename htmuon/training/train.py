@@ -1,4 +1,4 @@
-"""Training a recipe, in a folder from which a killed run goes on as if nothing had happened."""
+"""Training a recipe, in a folder from which a killed run resumes as if nothing had happened."""
 
 import os
 from contextlib import nullcontext
@@ -27,7 +27,7 @@ def train(
     cache: Path | None = None,
     side_by_side: int = 1,
 ) -> RunResult:
-    """Train in `folder`: start, go on from the last good checkpoint, or return the result of a finished run.
+    """Train in `folder`: start, resume from the last good checkpoint, or return the result of a finished run.
 
     On the CPU, and with the same number of threads, a run that was killed at any moment and started again ends with the
     bits of one that was not. The folder then holds `config.json`, `metrics.jsonl`, `model.safetensors`,
@@ -35,19 +35,19 @@ def train(
     its checkpoints are removed at the end.
 
     Under `torchrun` the processes share every batch and the work of the optimizer; the first one writes and talks, and
-    a run goes on with another number of processes as well.
+    a run resumes with another number of processes as well.
 
     Args:
         config: all settings.
         folder: new, empty, or that of a run with the same settings.
-        observer: told what happens.
+        observer: notified of the run's events.
         cache: the folder where tokenized text is kept for many runs; the one that `folder` is in if not given.
         side_by_side: how many runs the machine trains at the same time; it stands in the result.
 
     Raises:
         ValueError: a setting, the data or the folder is not usable; nothing was changed in the folder, unless it is of
             training data that is read during the run.
-        OSError: training data that is read during the run cannot be reached any more; it goes on from a checkpoint.
+        OSError: data that is read during training cannot be reached any more; the run resumes from a checkpoint.
         TrainingStoppedError: `config.max_skipped_steps` steps had gradients that are not finite.
         ImportError: the libraries of the `train` extra, or for images those of `vision`, are missing.
     """

@@ -7,9 +7,10 @@ from safetensors.torch import save_file
 
 from htmuon.bench import BenchConfig, BenchResult, bench, candidates
 from htmuon.bench import measure as run
-from htmuon.bench.bench_table import below, plain_table, rich_table
+from htmuon.bench.bench_table import below, heads, rows, title
 from htmuon.bench.peers import BASELINE, Peer
 from htmuon.bench.timing import side_by_side
+from htmuon.reporting.tables import plain_table, rich_table
 
 TINY = {"shapes": ("12x8*3", "8x8"), "rounds": 2, "device": "cpu"}
 
@@ -53,10 +54,10 @@ def test_every_method_is_measured_beside_the_peers(capsys):
         assert all(math.isfinite(error) for errors in measured.errors.values() for error in errors.values())
     svd = result.measured[names.index("htmuon:method=svd")]
     assert svd.worst("1e+06") < 1e-5
-    text = "\n".join([plain_table(result), *below(result)])
+    text = "\n".join([title(result), plain_table(heads(result), rows(result)), *below(result)])
     for part in ("htmuon:method=svd", "broken.Muon failed: RuntimeError: needs a machine", "Not installed: a-package"):
         assert part in text
-    assert rich_table(result).row_count == len(names)
+    assert rich_table(heads(result), rows(result)).row_count == len(names)
 
 
 def test_results_survive_json():
@@ -69,7 +70,7 @@ def test_specs_take_the_place_of_the_methods_and_other_rules_are_timed_only():
     result = bench(BenchConfig(**TINY, candidates=specs, peers=False))
     assert [measured.name for measured in result.measured] == ["torch.optim.Muon", *specs]
     assert [bool(measured.errors) for measured in result.measured] == [True, True, False, False]
-    assert " -  " in plain_table(result)
+    assert " -  " in plain_table(heads(result), rows(result))
 
 
 def test_errors_on_recorded_matrices(tmp_path):

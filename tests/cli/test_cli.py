@@ -139,7 +139,7 @@ def test_train_writes_a_run_and_returns_it_again(capsys: pytest.CaptureFixture[s
     words = ["train", "llama-tiny", "--data", text, *TINY, "--optimizer.name", "muon", "--out", str(tmp_path / "run")]
     assert main(words) == 0
     first = capsys.readouterr().out
-    assert "step 4/4, validation loss" in first
+    assert "step 4/4, test loss" in first
     assert (tmp_path / "run" / "result.json").exists()
     assert main(words) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "already finished: " + first.splitlines()[-1]
@@ -188,7 +188,7 @@ def test_an_interrupted_run_needs_resume(capsys: pytest.CaptureFixture[str], tex
     )
     assert "add --resume to go on" in error(capsys, *words)
     assert main([*words, "--resume"]) == 0
-    assert "goes on at step 2 of 4" in capsys.readouterr().out
+    assert "resumes at step 2 of 4" in capsys.readouterr().out
 
 
 def test_bench_prints_a_table_and_stores_the_numbers(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

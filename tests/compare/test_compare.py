@@ -78,7 +78,7 @@ def test_leaves_every_result(done: Done) -> None:
 def test_all_take_the_rate_of_the_other_parameters_that_is_best_with_muon(done: Done) -> None:
     tuned = load_tuned(done.tuned)["llama-tiny"].optimizers
     assert list(tuned) == ["adamw", "muon", "htmuon:power=0.25"]
-    assert done.titles.runs[0].startswith("tuning: AdamW")
+    assert done.titles.runs[0].startswith("validation: AdamW")
     muon, other = tuned["muon"], tuned["htmuon:power=0.25"]
     # It is searched from AdamW's own on, and found where it has a neighbour on each side or the search was over.
     assert tuned["adamw"].lr in muon.other_grid
@@ -114,7 +114,7 @@ def test_optimizers_take_turns_within_a_seed(done: Done) -> None:
     seeds = [title[-1] for title in reports]
     names = [title.split(",")[0] for title in reports]
     assert seeds == ["0", "0", "1", "1"]
-    assert names[:2] == names[2:] == ["report: Muon", "report: HTMuon (power=0.25)"]
+    assert names[:2] == names[2:] == ["test: Muon", "test: HTMuon (power=0.25)"]
     assert done.titles.planned == len(done.titles.runs)
 
 
@@ -369,7 +369,7 @@ def test_a_comparison_killed_in_a_run_goes_on_to_the_same_numbers(done: Done, tm
     assert not (out / "report.html").exists()
     again = subprocess.run([sys.executable, "-c", KILLED, "fast", *words], capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
-    assert "goes on at step" in again.stdout
+    assert "resumes at step" in again.stdout
     losses = [row["losses"] for row in json.loads((out / "summary.json").read_text())["optimizers"]]
     assert losses == [list(summary.losses) for summary in done.summaries]
 
@@ -381,7 +381,7 @@ def test_a_comparison_grows_by_optimizers_and_its_runs_count(tiny: CompareConfig
     summaries = list(compare(grown, command="typed").summaries)
     assert [summary.losses for summary in summaries[:2]] == [summary.losses for summary in first]
     assert {path: path.stat().st_mtime_ns for path in made} == made
-    assert "htmuon-power=0.5" in {path.parent.name.partition("-lr")[0] for path in tiny.out.glob("runs/report/*/*")}
+    assert "htmuon-power=0.5" in {path.parent.name.partition("-lr")[0] for path in tiny.out.glob("runs/test/*/*")}
     with pytest.raises(ValueError, match=r"other settings \(optimizers is"):
         tiny.claim_folder()
 
@@ -389,10 +389,10 @@ def test_a_comparison_grows_by_optimizers_and_its_runs_count(tiny: CompareConfig
 def test_the_search_for_a_relative_starts_where_the_first_one_ended(tiny: CompareConfig, no_figures: None) -> None:
     compare(tiny, command="typed")
     rates: dict[str, list[float]] = {}
-    for path in tiny.out.glob("runs/tuning/*"):
+    for path in tiny.out.glob("runs/validation/*"):
         name, _, rest = path.name.partition("-lr")
         rates.setdefault(name, []).append(float(rest.partition("-")[0]))
-    [first] = {path.name.partition("-lr")[2].partition("-")[0] for path in tiny.out.glob("runs/report/muon-lr*")}
+    [first] = {path.name.partition("-lr")[2].partition("-")[0] for path in tiny.out.glob("runs/test/muon-lr*")}
     # Three points around the start, and at most one beyond them.
     assert float(first) in rates["htmuon-power=0.25"]
     assert {float(first) / 2, float(first) * 2} <= set(rates["htmuon-power=0.25"])

@@ -143,7 +143,7 @@ def test_no_process_outlives_a_killed_comparison(text: Path, tmp_path: Path) -> 
     words += f"--steps 1000000 --learning-rates tune --jobs 2 --out {out}"
     parent = subprocess.Popen([sys.executable, script, *words.split()], stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while len(begun := list(out.glob("runs/tuning/*/metrics.jsonl"))) < 2:
+    while len(begun := list(out.glob("runs/validation/*/metrics.jsonl"))) < 2:
         assert parent.poll() is None, "the comparison ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -9,7 +9,7 @@ from synthetic_runs import write_run
 from htmuon._files import slug
 from htmuon.compare.labels import label, styles, update_rule
 from htmuon.compare.learning_rates import TunedOptimizer
-from htmuon.compare.report.page import Comparison, write_report
+from htmuon.compare.report.comparison_page import Comparison, write_report
 from htmuon.compare.run_record import RunRecord
 from htmuon.reporting.figures import Figure, Panel
 from htmuon.training.run_config import RunConfig
@@ -58,7 +58,7 @@ def test_page_says_what_was_measured(built: Path) -> None:
     page = Page()
     page.feed((built / "report.html").read_text())
     text = " ".join(page.text.split())
-    assert "HTMuon (power=0.25, normalization=rms) reaches the lowest validation loss of 3.3050" in text
+    assert "HTMuon (power=0.25, normalization=rms) reaches the lowest test loss of 3.3050" in text
     for part in ("something changed", "htmuon compare llama-tiny <script>", "3.4050 ± 0.0071", "-0.2000", "torch 2.9"):
         assert part in text
     for heading in ("How the learning rates were chosen", "Learning curves", "Cost per step", "alpha by layer"):

@@ -56,11 +56,11 @@ def test_a_diverged_run_counts_as_infinite(tmp_path: Path) -> None:
     assert plain["loss"] is None
     assert plain["losses"] == [3.4, None]
     assert verdict([adamw, muon]) == [
-        "AdamW reaches the lowest validation loss of 3.5000 (perplexity 33.12).",
+        "AdamW reaches the lowest test loss of 3.5000 (perplexity 33.12).",
         "Diverged in at least one run: Muon.",
     ]
     assert verdict(summarize(records(tmp_path / "muon", {"adamw": (3.5,), "muon": (math.inf,)}))) == [
-        "AdamW reaches the lowest validation loss of 3.5000 (perplexity 33.12).",
+        "AdamW reaches the lowest test loss of 3.5000 (perplexity 33.12).",
         "Diverged in at least one run: Muon.",
     ]
 
@@ -79,7 +79,7 @@ def test_verdict_is_read_from_the_interval(tmp_path: Path) -> None:
     assert [summary.judgement for summary in (adamw, muon, htmuon)] == ["worse", None, "no difference seen"]
     headline, *rest = verdict([adamw, muon, htmuon])
     assert headline == (
-        "HTMuon reaches the lowest validation loss of 3.4167 (perplexity 30.47), but no difference to Muon is seen."
+        "HTMuon reaches the lowest test loss of 3.4167 (perplexity 30.47), but no difference to Muon is seen."
     )
     assert rest[0] == (
         "No difference seen between HTMuon and Muon: -0.0033, 95% interval -0.0320 to +0.0254, over 3 paired seeds."

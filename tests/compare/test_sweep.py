@@ -100,7 +100,7 @@ def test_the_figure_has_a_line_for_each_family_and_the_baseline(swept: list[Opti
     found = families(swept)
     assert {name: [power for power, _ in members] for name, members in found.items()} == {"htmuon": [-0.125, 0.0, 0.25]}
     figure = power_figure(swept)
-    assert [panel.title for panel in figure.panels] == ["Validation loss by power", "Validation loss minus Muon's"]
+    assert [panel.title for panel in figure.panels] == ["Test loss by power", "Test loss minus Muon's"]
     losses, differences = (drawn_lines(panel) for panel in figure.panels)
     assert losses[0] == pytest.approx([summary.loss for summary in (swept[3], swept[1], swept[2])])
     assert differences[0] == pytest.approx([swept[3].difference, swept[2].difference])  # not of the baseline to itself

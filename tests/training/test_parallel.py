@@ -94,7 +94,7 @@ def assert_alike(found, expected):
 def test_two_replicas_train_as_one_process_does(tmp_path, text, alone):
     done = run(command(text, tmp_path / "run", processes=2))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("report loss") == 1
+    assert done.stdout.count("test loss") == 1
     assert "FutureWarning" not in done.stderr
     assert_alike(read(tmp_path / "run"), alone)
     assert (tmp_path / "run" / "spectra.jsonl").stat().st_size > 0
@@ -120,7 +120,7 @@ def test_sharded_processes_one_of_which_is_killed_go_on_as_another_number(tmp_pa
     assert not (out / "result.json").exists()
     done = run(command(text, out, "--resume"))
     assert done.returncode == 0, done.stderr
-    assert "goes on at step" in done.stdout
+    assert "resumes at step" in done.stdout
     assert_alike(read(out), alone)
 
 
@@ -129,7 +129,7 @@ def test_a_run_that_torchrun_restarts_goes_on_without_another_flag(tmp_path, tex
     with one_killed(command(text, out, processes=2, restarts=1), out) as process:
         told, _ = process.communicate(timeout=200)
     assert process.returncode == 0, told
-    assert "goes on at step" in told
+    assert "resumes at step" in told
     assert_alike(read(out), alone)
 
 

@@ -4,15 +4,18 @@ import json
 import math
 import subprocess
 import sys
+from typing import ClassVar
 
 import pytest
 
+from htmuon.data.images.image_models import ResNetConfig
 from htmuon.data.text.language_models import LlamaConfig
 from htmuon.data.text.text_config import TextConfig
 from htmuon.recipes import RECIPES
 from htmuon.training.resumable import lr_factor
-from htmuon.training.run_config import OptimizerConfig, RunConfig
+from htmuon.training.run_config import DATA, DataConfig, OptimizerConfig, RunConfig, register
 from htmuon.training.run_result import RunResult
+from htmuon.training.train import train
 
 
 def test_json_round_trip(config):
@@ -37,7 +40,7 @@ def test_every_recipe_is_complete_and_described(name):
         ("warmup_fraction", 1.1, "at most 1"),
         ("final_lr_fraction", math.nan, "finite"),
         ("max_grad_norm", 0.0, "greater than 0"),
-        ("split", "tunning", "Did you mean 'tuning'"),
+        ("split", "validaton", "Did you mean 'validation'"),
         ("precision", "float16", "bfloat16"),
     ],
 )
@@ -70,6 +73,42 @@ def test_unknown_and_missing_settings_are_named(config):
     del values["steps"]
     with pytest.raises(ValueError, match="needs steps"):
         RunConfig.from_dict(values)
+
+
+def test_settings_of_earlier_versions_get_one_sentence(config):
+    values = config.to_dict()
+    del values["data"]["kind"]
+    with pytest.raises(ValueError, match=r"^data\.kind must be given;.*before 0\.1\.0.*in another folder\.$"):
+        RunConfig.from_dict(values)
+
+
+def test_an_unknown_kind_is_named(config):
+    values = config.to_dict()
+    values["model"]["kind"] = "lama"
+    with pytest.raises(ValueError, match=r"model\.kind must be one of .*Did you mean 'llama'"):
+        RunConfig.from_dict(values)
+
+
+def test_a_new_kind_of_data_needs_no_other_edit(config, monkeypatch):
+    monkeypatch.setattr(DATA, "_parts", dict(DATA.items()))
+
+    @register(DATA)
+    @dataclasses.dataclass(frozen=True)
+    class Digits(DataConfig):
+        kind: ClassVar[str] = "digits"
+        task: ClassVar[str] = "images"
+        path: str = ""
+
+        def open(self, run):
+            raise ValueError(f"no digits for {run.recipe}")
+
+    changed = dataclasses.replace(config, data=Digits("here"), model=ResNetConfig())
+    assert RunConfig.from_dict(json.loads(json.dumps(changed.to_dict()))) == changed
+    assert changed.tokens_per_step == config.batch_size
+    with pytest.raises(ValueError, match="no digits for test"):
+        train(changed, "nowhere")
+    with pytest.raises(ValueError, match="Digits goes with ResNetConfig or ViTConfig"):
+        dataclasses.replace(config, data=Digits())
 
 
 def test_schedule_against_its_formula():

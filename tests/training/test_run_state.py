@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from htmuon._files import MANIFEST
-from htmuon.training.run_state import Checkpoint, load_checkpoint, save_checkpoint
+from htmuon.training.run_state import RunState, load_checkpoint, save_checkpoint
 
 CPU = torch.device("cpu")
 
@@ -10,7 +10,7 @@ CPU = torch.device("cpu")
 def make_checkpoint(step, model=None):
     model = model or {"w": torch.full((2, 3), float(step))}
     optimizer = {"state": {0: {"m": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]}
-    return Checkpoint(step=step, model=model, optimizer=optimizer, progress={"losses": [0.1 + 0.2]})
+    return RunState(step=step, model=model, optimizer=optimizer, progress={"losses": [0.1 + 0.2]})
 
 
 def names(folder):
@@ -36,7 +36,7 @@ def test_everything_in_a_state_dict_survives_with_its_type(tmp_path):
         ],
     }
     model = {"a": shared[:4].view(2, 2).T, "b": shared, "c": torch.randn(2)}
-    save_checkpoint(tmp_path / "c", Checkpoint(step=4, model=model, optimizer=optimizer, progress={"x": [1.5]}))
+    save_checkpoint(tmp_path / "c", RunState(step=4, model=model, optimizer=optimizer, progress={"x": [1.5]}))
     loaded = load_checkpoint(tmp_path / "c", CPU, pytest.fail)
     assert (loaded.step, loaded.progress) == (4, {"x": [1.5]})
 
@@ -123,7 +123,7 @@ def test_remains_of_a_killed_write_are_removed(tmp_path):
 def test_a_write_that_fails_leaves_the_checkpoints_as_they_were(tmp_path):
     save_checkpoint(tmp_path / "c", make_checkpoint(5))
     with pytest.raises(AssertionError, match="a state_dict with a set"):
-        save_checkpoint(tmp_path / "c", Checkpoint(step=10, model={}, optimizer={"bad": set()}, progress={}))
+        save_checkpoint(tmp_path / "c", RunState(step=10, model={}, optimizer={"bad": set()}, progress={}))
     with pytest.raises(TypeError, match="not JSON serializable"):
-        save_checkpoint(tmp_path / "c", Checkpoint(step=10, model={}, optimizer={}, progress={"bad": set()}))
+        save_checkpoint(tmp_path / "c", RunState(step=10, model={}, optimizer={}, progress={"bad": set()}))
     assert names(tmp_path / "c") == ["step-00000005"]

@@ -21,7 +21,7 @@ _ZOOM_FROM = 0.25
 def learning_curves(records: Records, styles: Mapping[str, Style], baseline: str, *, timed: bool) -> Figure:
     """Losses over steps and, if `timed`, over time, with the range over seeds, and the differences to the baseline."""
     panels = [
-        Panel(title="Validation loss", draw=partial(_draw_curves, records=records, styles=styles, kind="evaluation")),
+        Panel(title="Test loss", draw=partial(_draw_curves, records=records, styles=styles, kind="evaluation")),
         Panel(
             title="Training loss (running mean)",
             draw=partial(_draw_curves, records=records, styles=styles, kind="train"),
@@ -29,10 +29,10 @@ def learning_curves(records: Records, styles: Mapping[str, Style], baseline: str
     ]
     if timed:
         draw_by_time = partial(_draw_by_time, records=records, styles=styles)
-        panels.append(Panel(title="Validation loss by training time", draw=draw_by_time))
+        panels.append(Panel(title="Test loss by training time", draw=draw_by_time))
     if len(records) > 1 and baseline in records:
         draw = partial(_draw_differences, records=records, styles=styles, baseline=baseline)
-        panels.append(Panel(title=f"Validation loss minus {styles[baseline].label}'s", draw=draw))
+        panels.append(Panel(title=f"Test loss minus {styles[baseline].label}'s", draw=draw))
     return Figure(
         name="learning-curves",
         title="Learning curves",
@@ -127,7 +127,7 @@ def sensitivity(tuned: Mapping[str, TunedOptimizer], styles: Mapping[str, Style]
     return Figure(
         name="learning-rate-sensitivity",
         title="Sensitivity to the learning rate",
-        caption="Loss of the tuning runs on the tuning documents against the learning rate; the ring marks the chosen "
+        caption="Loss of the tuning runs on the validation documents against the learning rate; the ring marks the chosen "
         "rate, a cross at the upper edge a run that diverged or lies beyond the picture. A wide valley is a "
         "forgiving optimizer.",
         panels=(

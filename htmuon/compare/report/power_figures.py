@@ -32,10 +32,10 @@ def families(summaries: Sequence[OptimizerSummary]) -> dict[str, Family]:
 def power_figure(summaries: Sequence[OptimizerSummary]) -> Figure:
     """Loss, and its difference to the baseline, over the power."""
     baseline = baseline_of(summaries)
-    panels = [Panel(title="Validation loss by power", draw=partial(_draw_losses, summaries=summaries))]
+    panels = [Panel(title="Test loss by power", draw=partial(_draw_losses, summaries=summaries))]
     if baseline is not None and not baseline.diverged:
         draw = partial(_draw_differences, summaries=summaries)
-        panels.append(Panel(title=f"Validation loss minus {label(baseline.spec)}'s", draw=draw))
+        panels.append(Panel(title=f"Test loss minus {label(baseline.spec)}'s", draw=draw))
     return Figure(
         name="loss-by-power",
         title="Loss against the power p",

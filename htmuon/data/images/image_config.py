@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, get_args
 
 from htmuon._checks import check_flag, check_number, check_text, check_whole
 from htmuon._registry import unknown_name
-from htmuon.training.run_config import DATA, RunConfig, register
+from htmuon.training.run_config import DATA, DataConfig, RunConfig, register
 from htmuon.training.task import TaskKind, TaskSource
 
 Crop = Literal["resized", "padded"]
@@ -14,7 +14,7 @@ Crop = Literal["resized", "padded"]
 
 @register(DATA)
 @dataclass(frozen=True, kw_only=True)
-class ImageConfig:
+class ImageConfig(DataConfig):
     """Images of one size that are held in memory, and what training does to them.
 
     Args:
@@ -30,8 +30,6 @@ class ImageConfig:
 
     kind: ClassVar[str] = "images"
     task: ClassVar[TaskKind] = "images"
-    # What `RunResult.tokens` counts.
-    tokens_per_example: ClassVar[int] = 1
 
     path: str = ""
     crop_padding: int = 2
@@ -43,16 +41,6 @@ class ImageConfig:
         check_whole("crop_padding", self.crop_padding, 0)
         check_flag("flip", self.flip)
         check_number("label_smoothing", self.label_smoothing, below=1.0)
-
-    @property
-    def name(self) -> str:
-        """What messages call the images."""
-        return self.path or "the images of Fashion-MNIST"
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Nothing: classes and channels are known when the images are."""
-        return {}
 
     def open(self, run: RunConfig) -> TaskSource:
         """Read the images.
@@ -67,7 +55,7 @@ class ImageConfig:
 
 @register(DATA)
 @dataclass(frozen=True, kw_only=True)
-class ImageStreamConfig:
+class ImageStreamConfig(DataConfig):
     """Images that are decoded while the model trains, and what training does to them.
 
     The training is that of DeiT (Touvron et al., arXiv:2012.12877), made of the parts of `timm`; its augmentations are
@@ -89,7 +77,6 @@ class ImageStreamConfig:
 
     kind: ClassVar[str] = "image-stream"
     task: ClassVar[TaskKind] = "images"
-    tokens_per_example: ClassVar[int] = 1
 
     path: str = ""
     image_size: int = 224
@@ -115,16 +102,6 @@ class ImageStreamConfig:
         check_number("mixup", self.mixup)
         check_number("cutmix", self.cutmix)
         check_number("label_smoothing", self.label_smoothing, below=1.0)
-
-    @property
-    def name(self) -> str:
-        """What messages call the images."""
-        return self.path or "the images of Fashion-MNIST"
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Nothing: classes and channels are known when the images are."""
-        return {}
 
     def open(self, run: RunConfig) -> TaskSource:
         """Read the images.

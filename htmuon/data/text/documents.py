@@ -81,7 +81,7 @@ def read_documents(
     Args:
         file: path or URL.
         config: the settings.
-        first: the row to begin with.
+        first: the row to start with.
         wanted: which rows are read.
 
     Raises:

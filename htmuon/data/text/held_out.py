@@ -43,7 +43,7 @@ def read_held_out(
         config: the settings.
         use: what they are for.
         encode: makes tokens of texts.
-        on_message: told about documents that cannot be read.
+        on_message: called with a sentence about documents that cannot be read.
 
     Raises:
         ValueError: there is no document that can be read.

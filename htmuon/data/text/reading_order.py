@@ -18,7 +18,7 @@ HOLD_OUT_EVERY = 16
 
 @dataclass(frozen=True)
 class FilePlace:
-    """Where reading goes on.
+    """Where reading resumes.
 
     Args:
         epoch: how often all files have been read.
@@ -42,7 +42,7 @@ def training_documents(
         shards: the files.
         config: the settings.
         seed: of the order.
-        place: where to begin.
+        place: where to start.
 
     Raises:
         ValueError: in a whole epoch there was nothing, not even a fault.

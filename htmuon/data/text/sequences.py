@@ -1,4 +1,4 @@
-"""Documents as sequences of equal length, and the position from which a run goes on with the same ones."""
+"""Documents as sequences of equal length, and the position from which a run resumes with the same ones."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,7 +25,7 @@ class Position:
     """What decides all sequences to come.
 
     Args:
-        place: where reading goes on.
+        place: where reading resumes.
         token: how many tokens of the next document are in sequences already.
         unreadable: documents left out so far, because they cannot be read.
     """
@@ -49,17 +49,20 @@ Encoded = tuple[list[int], Position, Position]
 
 
 def encoded_documents(
-    documents: Iterable[tuple[str | Fault, FilePlace]], encode: Encode, position: Position, tell: Callable[[str], None]
+    documents: Iterable[tuple[str | Fault, FilePlace]],
+    encode: Encode,
+    position: Position,
+    on_message: Callable[[str], None],
 ) -> Iterator[Encoded]:
     """The documents that can be read, as tokens; the others are counted.
 
-    They are told where their count is a power of two, and so are new epochs.
+    They are reported where their count is a power of two, and so are new epochs.
 
     Args:
-        documents: from `training_documents`, beginning at `position.place`.
+        documents: from `training_documents`, starting at `position.place`.
         encode: makes tokens of texts.
         position: of the first document.
-        tell: gets the messages.
+        on_message: gets the messages.
 
     Raises:
         ValueError: no document of an epoch can be read.
@@ -69,7 +72,7 @@ def encoded_documents(
     usable = False
     for item, place in _in_groups(documents, encode):
         if place.epoch > position.place.epoch and _is_power_of_two(place.epoch):
-            tell(f"all training data was read; epoch {place.epoch + 1} begins.")
+            on_message(f"all training data was read; epoch {place.epoch + 1} starts.")
         if not isinstance(item, Fault):
             usable = True
             after = Position(place, 0, position.unreadable)
@@ -84,7 +87,7 @@ def encoded_documents(
                 "Look at the files, and at --data.text-column."
             )
         if _is_power_of_two(count):
-            tell(f"{count} training document{'s' * (count > 1)} left out, as unreadable: {item.what}.")
+            on_message(f"{count} training document{'s' * (count > 1)} left out, as unreadable: {item.what}.")
 
 
 def _is_power_of_two(number: int) -> bool:
@@ -121,23 +124,23 @@ def concatenated(documents: Iterable[Encoded], length: int) -> Iterator[tuple[li
     The last token of a sequence is the first of the next.
     """
     tokens: list[int] = []
-    # Where in `tokens` each document that is not used up begins, and the position before it.
-    begun: deque[tuple[int, Position]] = deque()
+    # Where in `tokens` each document that is not used up starts, and the position before it.
+    started: deque[tuple[int, Position]] = deque()
     after = Position()
     for document, before, after in documents:  # noqa: B007  # the last one is used at the end
-        begun.append((len(tokens) - before.token, before))
+        started.append((len(tokens) - before.token, before))
         tokens += document[before.token :]
         used = 0
         while len(tokens) - used > length:
             sequence = tokens[used : used + length + 1]
             used += length
-            while len(begun) > 1 and begun[1][0] <= used:
-                begun.popleft()
-            start, before = begun[0]
+            while len(started) > 1 and started[1][0] <= used:
+                started.popleft()
+            start, before = started[0]
             yield sequence, replace(before, token=used - start)
         # Once for each document: for each sequence it would take time with the square of a document's length.
         del tokens[:used]
-        begun = deque((start - used, before) for start, before in begun)
+        started = deque((start - used, before) for start, before in started)
     if len(tokens) > 1:
         yield tokens, after
 

@@ -5,15 +5,33 @@ from typing import ClassVar, Literal, get_args
 
 from htmuon._checks import check_text, check_whole
 from htmuon._registry import unknown_name
-from htmuon.training.run_config import DATA, RunConfig, register
+from htmuon.training.run_config import DATA, DataConfig, RunConfig, register
 from htmuon.training.task import TaskKind, TaskSource
 
 Packing = Literal["pad", "concatenate"]
 
 
+class Tokens(DataConfig):
+    """Text as sequences of tokens: what its two kinds of settings share."""
+
+    task: ClassVar[TaskKind] = "language"
+    vocab_size: int
+    sequence_length: int
+
+    @property
+    def tokens_per_example(self) -> int:
+        """Tokens of one sequence, padding included."""
+        return self.sequence_length
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What a language model needs to know of the text."""
+        return {"vocab_size": self.vocab_size, "sequence_length": self.sequence_length}
+
+
 @register(DATA)
 @dataclass(frozen=True, kw_only=True)
-class TextConfig:
+class TextConfig(Tokens):
     r"""The text of a language-model run, all of it in memory.
 
     Args:
@@ -24,7 +42,6 @@ class TextConfig:
     """
 
     kind: ClassVar[str] = "text"
-    task: ClassVar[TaskKind] = "language"
 
     path: str = ""
     separator: str = "<|endoftext|>"
@@ -39,21 +56,6 @@ class TextConfig:
         check_whole("vocab_size", self.vocab_size, 257)
         check_whole("sequence_length", self.sequence_length, 2)
 
-    @property
-    def tokens_per_example(self) -> int:
-        """Tokens that the model learns from in one sequence."""
-        return self.sequence_length
-
-    @property
-    def name(self) -> str:
-        """What messages call the text."""
-        return self.path or "the State of the Union addresses"
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """What a language model needs to know of the text."""
-        return {"vocab_size": self.vocab_size, "sequence_length": self.sequence_length}
-
     def open(self, run: RunConfig) -> TaskSource:
         """Read the text.
 
@@ -67,7 +69,7 @@ class TextConfig:
 
 @register(DATA)
 @dataclass(frozen=True, kw_only=True)
-class TextStreamConfig:
+class TextStreamConfig(Tokens):
     r"""Text of any size, from the Hugging Face hub or from local files; never more than a few batches are in memory.
 
     Args:
@@ -92,7 +94,6 @@ class TextStreamConfig:
     """
 
     kind: ClassVar[str] = "text-stream"
-    task: ClassVar[TaskKind] = "language"
 
     path: str = ""
     dataset: str
@@ -132,19 +133,9 @@ class TextStreamConfig:
             raise unknown_name("packing", self.packing, list(get_args(Packing)))
 
     @property
-    def tokens_per_example(self) -> int:
-        """Tokens of one sequence, padding included."""
-        return self.sequence_length
-
-    @property
     def name(self) -> str:
         """What messages call the text."""
         return self.path or self.dataset
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """What a language model needs to know of the text."""
-        return {"vocab_size": self.vocab_size, "sequence_length": self.sequence_length}
 
     def open(self, run: RunConfig) -> TaskSource:
         """Read the text.

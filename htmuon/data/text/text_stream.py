@@ -95,7 +95,7 @@ class TextStreamSource:
 
 @dataclass(frozen=True)
 class _Made:
-    """A training batch, the position after it, and what is to be told when it is used."""
+    """A training batch, the position after it, and the messages that are due when it is used."""
 
     inputs: Tensor
     targets: Tensor
@@ -112,7 +112,7 @@ class StreamedModelling:
         shards: the files.
         tokenizer: makes tokens of documents.
         device: where batches are needed.
-        on_message: told about the files, documents that cannot be read, and epochs.
+        on_message: called with sentences about the files, documents that cannot be read, and epochs.
 
     Raises:
         ValueError: no held-out document can be read.
@@ -168,7 +168,7 @@ class StreamedModelling:
             made = next(self._batches)
         except OSError as error:
             raise OSError(
-                f"{error}; when it can be reached again, the run goes on from its last checkpoint (with --resume)."
+                f"{error}; when it can be reached again, the run resumes from its last checkpoint (with --resume)."
             ) from error
         for message in made.messages:
             self.on_message(message)

@@ -48,7 +48,7 @@ def prepare_tokens(
         files: from `read_files(config.path)`.
         config: the settings.
         root: the folder for the cache; made if it does not exist.
-        on_message: told when a damaged cache is made anew.
+        on_message: called with a sentence when a damaged cache is made anew.
 
     Raises:
         ValueError: the text is not usable; see `split_documents`.

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 import htmuon
 from htmuon.analysis.record_log import read_records
 from htmuon.cli import main
-from htmuon.cli.terminal import plain_table
+from htmuon.cli.terminal import result_table
 from htmuon.compare.compare_config import CompareConfig
 from htmuon.compare.comparing import compare
 from htmuon.compare.learning_rates import GridConfig
@@ -273,7 +273,7 @@ def test_a_comparison_on_images_reports_accuracies(tmp_path, config):
         stored = [json.loads((path / "result.json").read_text())["accuracy"] for path in sorted(runs)]
         assert summary.accuracies == tuple(stored)
         assert summary.accuracy == pytest.approx(sum(stored) / 2)
-    table = plain_table(summaries)
+    table = result_table(summaries)
     assert "accuracy [%]" in table
     assert "perplexity" not in table
     assert "images to" in table

@@ -22,9 +22,9 @@ def split_text(path, separator="\n\n"):
 
 def test_embedded_text_is_split_by_document():
     split = split_documents(read_files(""), TextConfig())
-    assert [len(split.training), len(split.tuning), len(split.report)] == [222, 8, 7]
-    assert len({*split.training, *split.tuning, *split.report}) == 237
-    assert not any("<|endoftext|>" in document for document in (*split.training, *split.tuning, *split.report))
+    assert [len(split.training), len(split.validation), len(split.test)] == [222, 8, 7]
+    assert len({*split.training, *split.validation, *split.test}) == 237
+    assert not any("<|endoftext|>" in document for document in (*split.training, *split.validation, *split.test))
 
 
 @pytest.mark.parametrize(("count", "held_out"), [(4, 2), (5, 2), (7, 2), (31, 2), (32, 2), (160, 10)])
@@ -32,16 +32,16 @@ def test_local_documents_are_each_in_one_part(tmp_path, count, held_out):
     documents = [f"document {index}" for index in range(count)]
     (tmp_path / "text.txt").write_text("\n\n".join(documents))
     split = split_text(tmp_path / "text.txt")
-    assert sorted(split.training + split.tuning + split.report) == sorted(documents)
-    assert len(split.tuning) + len(split.report) == held_out
-    assert 0 <= len(split.tuning) - len(split.report) <= 1
+    assert sorted(split.training + split.validation + split.test) == sorted(documents)
+    assert len(split.validation) + len(split.test) == held_out
+    assert 0 <= len(split.validation) - len(split.test) <= 1
     assert split == split_text(tmp_path / "text.txt")
 
 
-def test_sixteenth_documents_alternate_between_tuning_and_report(tmp_path):
+def test_sixteenth_documents_alternate_between_validation_and_test(tmp_path):
     (tmp_path / "text.txt").write_text("\n\n".join(str(index) for index in range(64)))
     split = split_text(tmp_path / "text.txt")
-    assert (split.tuning, split.report) == (["15", "47"], ["31", "63"])
+    assert (split.validation, split.test) == (["15", "47"], ["31", "63"])
 
 
 def test_folder_of_files_in_order_with_any_line_ends(tmp_path):
@@ -52,7 +52,7 @@ def test_folder_of_files_in_order_with_any_line_ends(tmp_path):
     (tmp_path / "notes.md").write_text("not data")
     split = split_text(tmp_path, separator=r"\n\n")
     assert split.training == ["one", "three", "five"]
-    assert (split.tuning, split.report) == (["two"], ["four"])
+    assert (split.validation, split.test) == (["two"], ["four"])
 
 
 @pytest.mark.parametrize(
