@@ -5,7 +5,7 @@
     python examples/nano_gpt.py --text my.txt --layers 6 --width 384 --heads 6 --context 256 --batch 64 --steps 5000
 
 Without --text it learns from the State of the Union addresses inside the package. Whole documents are held out of the
-training. The defaults run on a laptop's CPU in some minutes; the sizes of the last line are those for a GPU. It needs torch
+training. The defaults are small enough for a laptop's CPU; the sizes of the last line are for a GPU. It needs torch
 alone.
 """
 
