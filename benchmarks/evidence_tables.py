@@ -8,7 +8,7 @@ from typing import Any
 
 from page_parts import fill, markdown
 
-from htmuon.baselines.specs import has_other_rate, parse_spec
+from htmuon.baselines.specs import has_separate_rates, parse_spec
 from htmuon.compare.interval import mean_interval
 from htmuon.compare.labels import label
 
@@ -121,7 +121,7 @@ def section(result: dict[str, Any]) -> str:
 
 def other_rate(result: dict[str, Any]) -> str:
     """The rate of the parameters beside the matrices."""
-    [rate] = {row["adamw_lr"] for row in result["optimizers"] if has_other_rate(row["spec"])}
+    [rate] = {row["adamw_lr"] for row in result["optimizers"] if has_separate_rates(row["spec"])}
     return f"the other parameters' rate is {rate:g}"
 
 

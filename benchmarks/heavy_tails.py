@@ -24,9 +24,9 @@ from htmuon.cli.terminal import terminal_display
 from htmuon.compare.compare_config import CompareConfig
 from htmuon.compare.comparing import compare
 from htmuon.compare.labels import label, styles
-from htmuon.compare.learning_rates import TunedRecipe, load_tuned, tuned_to_json
 from htmuon.compare.report.spectra_figures import evolution_figure
 from htmuon.compare.run_record import RunRecord
+from htmuon.compare.tuned_rates import TunedRecipe, load_tuned, tuned_to_json
 from htmuon.recipes import RECIPES
 
 ROOT = Path(__file__).parent.parent

@@ -24,7 +24,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from htmuon._files import new_file, write_tensors
 from htmuon.cli.terminal import terminal_display
-from htmuon.compare.learning_rates import load_tuned
+from htmuon.compare.tuned_rates import load_tuned
 from htmuon.linalg import METHODS, Accuracy, Mapped, Method, ScalarFunction
 from htmuon.recipes import RECIPES
 from htmuon.training.run_config import RunConfig

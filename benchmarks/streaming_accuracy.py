@@ -26,9 +26,9 @@ from timing import conditions, write
 from torch import Tensor
 
 from htmuon.cli.terminal import terminal_display
-from htmuon.compare.learning_rates import load_tuned
+from htmuon.compare.tuned_rates import load_tuned
 from htmuon.linalg import METHODS, Accuracy, Mapped, Method, ScalarFunction
-from htmuon.linalg.base import direction_weights, positive, unit_scale
+from htmuon.linalg.base import direction_weights, safe_divisor, unit_scale
 from htmuon.linalg.streaming import (
     CUTOFF,
     column_lengths,
@@ -86,10 +86,10 @@ def block_gap_map(basis: Tensor, tall: Tensor, function: ScalarFunction) -> Tens
     squares = inner.diagonal(dim1=-2, dim2=-1)
     sigma = squares.sqrt()
     weights, _, _ = direction_weights(sigma, function, CUTOFF * torch.finfo(sigma.dtype).eps)
-    phi = weights / positive(sigma)
+    phi = weights / safe_divisor(sigma)
     gap = squares.unsqueeze(-1) - squares.unsqueeze(-2)
     rise = (phi.unsqueeze(-1) - phi.unsqueeze(-2)) * gap.sign()
-    core = torch.diag_embed(phi) + rise * inner / positive(torch.hypot(gap, 2 * inner))
+    core = torch.diag_embed(phi) + rise * inner / safe_divisor(torch.hypot(gap, 2 * inner))
     return columns @ (core @ basis.mT)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from htmuon._typing import Group
-from htmuon.baselines.specs import build_optimizer
+from htmuon.baselines import build_optimizer, optimizer_info
 from htmuon.bench.bench_config import BenchConfig
 from htmuon.bench.peers import BASELINE, PEERS, Peer, Rates
 from htmuon.bench.shapes import Shape
@@ -21,7 +21,6 @@ from htmuon.spectral import MAPS, Power, SpectralMap, spectral_map
 
 # Muon as torch has it, among the methods of this library: what the step loop itself costs.
 PUBLISHED_MUON = "muon:method=newton_schulz"
-_DEFAULT_POWER = 0.125
 
 
 class Candidate(Protocol):
@@ -176,7 +175,7 @@ def method_specs(power: float, methods: Sequence[str] | None) -> list[str]:
         >>> method_specs(0.125, ["eigh"]), method_specs(0.3, ["auto"])
         (['htmuon:method=eigh'], ['htmuon:power=0.3,method=auto'])
     """
-    setting = "" if power == _DEFAULT_POWER else f"power={power:g},"
+    setting = "" if power == optimizer_info("htmuon").settings["power"] else f"power={power:g},"
     specs = [f"htmuon:{setting}method={name}" for name in methods or ("auto", *METHODS)]
     return specs if methods is not None else [PUBLISHED_MUON, *filter(can, specs)]
 

@@ -10,7 +10,7 @@ from htmuon.cli.terminal import result_table, terminal_display
 from htmuon.compare.compare_config import DEFAULT_OPTIMIZERS, CompareConfig, LearningRates
 from htmuon.compare.comparing import compare
 from htmuon.compare.confirm import confirmation
-from htmuon.compare.learning_rates import GridConfig
+from htmuon.compare.grid import GridConfig
 from htmuon.compare.sweep import expand
 from htmuon.training.run_config import RunConfig
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from htmuon._registry import Registry
 from htmuon._typing import NORMALIZATIONS
-from htmuon.baselines.packaged import BASELINES
-from htmuon.baselines.specs import ADAMW, AdamW, settings_of
+from htmuon.baselines import optimizer_info, optimizer_names
+from htmuon.baselines.info import ADAMW, first_line
 from htmuon.linalg import METHODS
 from htmuon.optim import OPTIMIZERS, POWER_SCHEDULES
 from htmuon.recipes import RECIPES
@@ -23,25 +23,28 @@ _NORMALIZATION_LINES = {
 
 def listing() -> str:
     """The text that the command prints."""
-    optimizers = [(ADAMW, _first_line(AdamW)), *_entries(OPTIMIZERS)]
+    own = (ADAMW, *OPTIMIZERS)
+    others = [name for name in optimizer_names() if name not in own]
     sections = [
         _section("Recipes", _entries(RECIPES)),
-        _section("Optimizers", optimizers),
-        _section("Optimizers of other packages, to compare with", _entries(BASELINES)),
+        _section("Optimizers", map(_rule, own)),
+        _section("Optimizers of other packages, to compare with", map(_rule, others)),
         _section("Spectral maps", _entries(MAPS)),
         _section("Methods", _entries(METHODS)),
         _section("Normalizations", [(name, _NORMALIZATION_LINES[name]) for name in NORMALIZATIONS]),
         _section("Power schedules (htmuon:schedule=interval,power=0.125,every=5)", _entries(POWER_SCHEDULES)),
-        _section("Settings of an optimizer (htmuon:power=0.25,normalization=rms)", _settings()),
+        _section("Settings of an optimizer (htmuon:power=0.25,normalization=rms)", map(_settings, (*own, *others))),
     ]
     return "\n\n".join(sections)
 
 
-def _settings() -> list[tuple[str, str]]:
-    return [
-        (name, ", ".join(f"{key}={_word(value)}" for key, value in settings_of(name).items()))
-        for name in (ADAMW, *OPTIMIZERS, *BASELINES)
-    ]
+def _rule(name: str) -> tuple[str, str]:
+    return name, optimizer_info(name).rule
+
+
+def _settings(name: str) -> tuple[str, str]:
+    settings = optimizer_info(name).settings
+    return name, ", ".join(f"{key}={_word(value)}" for key, value in settings.items())
 
 
 def _word(value: object) -> str:
@@ -49,11 +52,7 @@ def _word(value: object) -> str:
 
 
 def _entries(registry: Registry[Any]) -> list[tuple[str, str]]:
-    return [(name, _first_line(part)) for name, part in registry.items()]
-
-
-def _first_line(part: object) -> str:
-    return (part.__doc__ or "").strip().partition("\n")[0]
+    return [(name, first_line(part)) for name, part in registry.items()]
 
 
 def _section(title: str, entries: Iterable[tuple[str, str]]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from htmuon._registry import unknown_name
-from htmuon.baselines.specs import has_other_rate, parse_spec
+from htmuon.baselines import has_separate_rates, optimizer_info, parse_spec
 
 
 def choose_baseline(specs: Sequence[str], named: str = "") -> str:
@@ -43,11 +43,10 @@ def choose_guide(specs: Sequence[str]) -> str | None:
         >>> choose_guide(["soap", "htmuon", "muon:method=newton_schulz"]), choose_guide(["soap"])
         ('muon:method=newton_schulz', None)
     """
-    split = [spec for spec in specs if has_other_rate(spec)]
+    split = [spec for spec in specs if has_separate_rates(spec)]
     return next((spec for spec in split if _is_muon(spec)), split[0] if split else None)
 
 
 def _is_muon(spec: str) -> bool:
     name, settings = parse_spec(spec)
-    plain = "schedule" not in settings and not settings.get("power")
-    return plain and "".join(filter(str.isalpha, name)).removeprefix("torch") == "muon"
+    return optimizer_info(name).is_muon and "schedule" not in settings and not settings.get("power")

@@ -12,7 +12,7 @@ from htmuon._files import LOCK, slug, write_json
 from htmuon._registry import unknown_name
 from htmuon.baselines.specs import build_optimizer
 from htmuon.compare.baseline_choice import choose_baseline
-from htmuon.compare.learning_rates import GridConfig
+from htmuon.compare.grid import GridConfig
 from htmuon.training.run_config import WITHOUT_EFFECT, RunConfig, flat_settings
 
 LearningRates = Literal["stored", "tune"]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from htmuon._files import slug
-from htmuon.baselines.specs import has_other_rate
+from htmuon.baselines.specs import has_separate_rates
 from htmuon.compare.compare_config import CompareConfig
 from htmuon.compare.jobs import Display, Jobs
 from htmuon.compare.labels import label
@@ -61,5 +61,5 @@ class Runs:
         return RunRecord(folder)
 
     def _folder(self, split: DataSplit, spec: str, lr: float, adamw_lr: float, seed: int) -> Path:
-        rates = f"lr{lr:.6g}-other{adamw_lr:.6g}" if has_other_rate(spec) else f"lr{lr:.6g}"
+        rates = f"lr{lr:.6g}-other{adamw_lr:.6g}" if has_separate_rates(spec) else f"lr{lr:.6g}"
         return self.config.out / "runs" / split / f"{slug(spec)}-{rates}-seed{seed}"

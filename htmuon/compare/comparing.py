@@ -11,10 +11,11 @@ from htmuon.compare.baseline_choice import choose_baseline
 from htmuon.compare.compare_config import CompareConfig
 from htmuon.compare.compared_runs import Runs
 from htmuon.compare.comparison import Comparison, ComparisonResult, write_summary
+from htmuon.compare.grid import is_interior
 from htmuon.compare.jobs import Display, opened_jobs
 from htmuon.compare.labels import label
-from htmuon.compare.learning_rates import TunedRecipe, is_interior, load_tuned, merge_tuned, tuned_to_json
 from htmuon.compare.run_record import Records, RunRecord
+from htmuon.compare.tuned_rates import TunedRecipe, load_tuned, merge_tuned, tuned_to_json
 from htmuon.compare.tuning import tune
 from htmuon.recipes import RECIPES
 from htmuon.training.run_config import flat_settings

@@ -9,9 +9,9 @@ from typing import Any
 
 from htmuon._files import write_json, write_text
 from htmuon.compare.equal_budget import Budget, equal_steps, equal_time
-from htmuon.compare.learning_rates import TunedOptimizer
 from htmuon.compare.run_record import Records
 from htmuon.compare.summary import OptimizerSummary, summarize, summary_to_csv, summary_to_dict
+from htmuon.compare.tuned_rates import TunedOptimizer
 from htmuon.compare.verdict import Confirmation, winner
 from htmuon.compare.verdict import verdict as sentences_of
 from htmuon.training.run_config import RunConfig

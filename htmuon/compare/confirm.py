@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from htmuon.compare.compare_config import CONFIG, CompareConfig
-from htmuon.compare.learning_rates import GridConfig
+from htmuon.compare.grid import GridConfig
 from htmuon.compare.verdict import CONFIRMING_SEEDS
 from htmuon.training.run_config import RunConfig
 
@@ -74,4 +74,4 @@ def _read(searched: Path) -> _Search:
 
 
 def _unfinished(searched: Path) -> ValueError:
-    return ValueError(f"the comparison in {searched} must be finished; give its command again to go on with it.")
+    return ValueError(f"the comparison in {searched} must be finished; give its command again to resume it.")

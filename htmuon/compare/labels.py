@@ -2,30 +2,12 @@
 
 from dataclasses import dataclass
 
-from htmuon.baselines.packaged import BASELINES
-from htmuon.baselines.specs import ADAMW, has_other_rate, parse_spec
-from htmuon.optim import OPTIMIZERS
+from htmuon.baselines import optimizer_info, parse_spec
 
 # Okabe and Ito's palette, told apart under all common colour-vision deficiencies; its yellow and black are left out
 # because one vanishes on a light page and the other on a dark one.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
-
-_NAMES = {
-    "adamw": "AdamW",
-    "muon": "Muon",
-    "htmuon": "HTMuon",
-    "normuon": "NorMuon",
-    "adamuon": "AdaMuon",
-    "htnormuon": "HTNorMuon",
-    "htadamuon": "HTAdaMuon",
-    "sgd": "SGD",
-    "torch_muon": "torch's Muon",
-    "soap": "SOAP",
-    "lion": "Lion",
-    "ademamix": "AdEMAMix",
-    "mars": "MARS",
-}
 
 
 @dataclass(frozen=True)
@@ -46,32 +28,31 @@ def label(spec: str) -> str:
         'HTMuon (power=0.25, normalization=rms)'
     """
     name, _, settings = spec.partition(":")
-    shown = _NAMES.get(name, name)
+    shown = optimizer_info(name).label
     return f"{shown} ({settings.replace(',', ', ')})" if settings else shown
+
+
+def style_at(place: int, spec: str) -> Style:
+    """The style of the optimizer at a place in a comparison, counted from 0."""
+    dashes = ("-", "--", ":", "-.")
+    return Style(
+        label=label(spec),
+        color=_COLORS[place % len(_COLORS)],
+        marker=_MARKERS[place % len(_MARKERS)],
+        linestyle=dashes[place // len(_COLORS) % len(dashes)],
+    )
 
 
 def styles(specs: tuple[str, ...]) -> dict[str, Style]:
     """A style for each optimizer, fixed by its place in the comparison."""
-    dashes = ("-", "--", ":", "-.")
-    return {
-        spec: Style(
-            label=label(spec),
-            color=_COLORS[i % len(_COLORS)],
-            marker=_MARKERS[i % len(_MARKERS)],
-            linestyle=dashes[i // len(_COLORS) % len(dashes)],
-        )
-        for i, spec in enumerate(specs)
-    }
+    return {spec: style_at(place, spec) for place, spec in enumerate(specs)}
 
 
 def update_rule(spec: str) -> str:
     """One line on how an optimizer updates a hidden matrix."""
     name, settings = parse_spec(spec)
-    if name == ADAMW:
-        rates = ", with one learning rate for matrices and one for the rest" if has_other_rate(spec) else ""
-        return f"Adam's element-wise rule with decoupled weight decay, for all parameters{rates}: no spectrum involved."
-    optimizer = BASELINES[name] if name in BASELINES else OPTIMIZERS[name]
-    described = (optimizer.__doc__ or "").strip().partition("\n")[0].removeprefix(f"{optimizer.__name__}: ")
+    info = optimizer_info(name)
+    described = info.rule.removeprefix(f"{info.label}: ")
     described = described[:1].upper() + described[1:]
     changes = ", ".join(f"{key} = {value}" for key, value in settings.items())
     return f"{described} Here with {changes}." if changes else described

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from htmuon.baselines.specs import parse_spec, settings_of
-from htmuon.optim import OPTIMIZERS
+from htmuon.baselines import optimizer_info, parse_spec
 
 # What a schedule's name stands for without settings of its own: the numbers of its publication.
 _PUBLISHED: dict[str, dict[str, float]] = {"interval": {"every": 5}, "logistic": {"start": 1, "end": -0.25}}
@@ -60,9 +59,9 @@ def power_of(spec: str) -> float | None:
         (0.25, 0.0, None)
     """
     name, settings = parse_spec(spec)
-    if name not in OPTIMIZERS or "schedule" in settings:
+    if "schedule" in settings:
         return None
-    power = settings.get("power", settings_of(name)["power"])
+    power = settings.get("power", optimizer_info(name).settings.get("power"))
     return float(power) if isinstance(power, (int, float)) else None
 
 
@@ -74,9 +73,8 @@ def family_of(spec: str) -> str:
         ('htmuon:normalization=rms', 'htmuon:normalization=rms')
     """
     name, settings = parse_spec(spec)
-    heavy = name if name.startswith("ht") else f"ht{name}"
-    name = heavy if heavy in OPTIMIZERS else name
-    usual = settings_of(name)
+    name = optimizer_info(name).family
+    usual = optimizer_info(name).settings
     changed = sorted(
         f"{key}={_word(value)}" for key, value in settings.items() if key != "power" and usual.get(key) != value
     )
@@ -86,7 +84,7 @@ def family_of(spec: str) -> str:
 def _is_open(spec: str) -> bool:
     """Whether a spec is of a heavy-tailed optimizer and says nothing about its power."""
     name, settings = parse_spec(spec)
-    return name in OPTIMIZERS and bool(settings_of(name)["power"]) and not {"power", "schedule"} & set(settings)
+    return bool(optimizer_info(name).settings.get("power")) and not {"power", "schedule"} & set(settings)
 
 
 def _meaning(spec: str) -> str:

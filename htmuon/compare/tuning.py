@@ -9,19 +9,13 @@ from itertools import count
 import torch
 
 import htmuon
-from htmuon.baselines.specs import ADAMW, has_other_rate
+from htmuon.baselines import OptimizerInfo, has_separate_rates, optimizer_info, parse_spec
+from htmuon.baselines.info import ADAMW, MUON_FIRST_LR
 from htmuon.compare.baseline_choice import choose_guide
 from htmuon.compare.compared_runs import Runs
-from htmuon.compare.learning_rates import (
-    TunedOptimizer,
-    TunedRecipe,
-    are_relatives,
-    best_learning_rate,
-    default_centre,
-    is_interior,
-    search_learning_rate,
-)
+from htmuon.compare.grid import best_learning_rate, is_interior, search_learning_rate
 from htmuon.compare.run_record import RunRecord
+from htmuon.compare.tuned_rates import TunedOptimizer, TunedRecipe
 
 
 def tune(runs: Runs, command: str) -> TunedRecipe:
@@ -35,7 +29,7 @@ def tune(runs: Runs, command: str) -> TunedRecipe:
     others = [spec for spec in config.optimizers if spec != ADAMW]
     runs.plan((1 + len(others)) * config.grid.points * len(config.tuning_seeds))
     runs.plan(len(config.optimizers) * len(config.seeds))
-    tuned = {ADAMW: _tune_one(runs, ADAMW, default_centre(ADAMW))}
+    tuned = {ADAMW: _tune_one(runs, ADAMW, first_learning_rate(ADAMW))}
     other_lr = tuned[ADAMW].lr
     guide = choose_guide(others)
     if guide is not None:
@@ -43,12 +37,13 @@ def tune(runs: Runs, command: str) -> TunedRecipe:
         other_lr = tuned[guide].adamw_lr
 
     def search(spec: str) -> TunedOptimizer:
-        found = [tuned[other].lr for other in others if other in tuned and are_relatives(other, spec)]
-        return _tune_one(runs, spec, found[0] if found else default_centre(spec), other_lr)
+        relatives = [other for other in others if is_relative_of_muon(other)] if is_relative_of_muon(spec) else []
+        found = [tuned[other].lr for other in relatives if other in tuned]
+        return _tune_one(runs, spec, found[0] if found else first_learning_rate(spec), other_lr)
 
     # Relatives have their best rates near each other: where the first one's is, the searches of the others start.
     rest = [spec for spec in others if spec not in tuned]
-    relatives = [spec for spec in (*tuned, *rest) if are_relatives(spec, spec)]
+    relatives = [spec for spec in (*tuned, *rest) if is_relative_of_muon(spec)]
     until_first = rest.index(relatives[0]) + 1 if relatives and relatives[0] in rest else 0
     for specs in (rest[:until_first], rest[until_first:]):
         tuned |= dict(zip(specs, runs.each(search, specs), strict=True))
@@ -61,9 +56,37 @@ def tune(runs: Runs, command: str) -> TunedRecipe:
     )
 
 
+def first_learning_rate(spec: str) -> float:
+    """Where the search for an optimizer starts, if no relative of it was tuned before.
+
+    The grid is extended as far as it must be, so a start costs runs at worst, never fairness.
+
+    Example:
+        >>> first_learning_rate("htmuon:power=0.25"), first_learning_rate("lion")
+        (0.02, 0.0004)
+    """
+    first_lr = _info(spec).first_lr
+    return MUON_FIRST_LR if first_lr is None else first_lr
+
+
+def is_relative_of_muon(spec: str) -> bool:
+    """Whether the best learning rate of an optimizer is near Muon's.
+
+    Example:
+        >>> is_relative_of_muon("htmuon:power=0.25"), is_relative_of_muon("lion")
+        (True, False)
+    """
+    return _info(spec).first_lr is None
+
+
+def _info(spec: str) -> OptimizerInfo:
+    name, _ = parse_spec(spec)
+    return optimizer_info(name)
+
+
 def _tune_one(runs: Runs, spec: str, centre: float, adamw_lr: float | None = None) -> TunedOptimizer:
     """The rate of the matrices at one of the other parameters, or of all where an optimizer has one rate."""
-    own = adamw_lr if has_other_rate(spec) else None
+    own = adamw_lr if has_separate_rates(spec) else None
     grid = _search(runs, centre, lambda lr, seed: runs.train("validation", spec, lr, own or lr, seed))
     best = best_learning_rate(grid)
     return TunedOptimizer(lr=best, adamw_lr=own or best, grid=grid, interior=is_interior(grid))
@@ -72,7 +95,7 @@ def _tune_one(runs: Runs, spec: str, centre: float, adamw_lr: float | None = Non
 def _tune_with_other_lr(runs: Runs, spec: str, start: float) -> TunedOptimizer:
     """Both rates in turn: of the matrices, of the others at it, and of the matrices again if that is a new one."""
     points = runs.config.grid.points * len(runs.config.tuning_seeds)
-    first = _tune_one(runs, spec, default_centre(spec), start)
+    first = _tune_one(runs, spec, first_learning_rate(spec), start)
     runs.plan(points)
     grid = _search(runs, start, lambda adamw_lr, seed: runs.train("validation", spec, first.lr, adamw_lr, seed))
     best = best_learning_rate(grid)

@@ -12,7 +12,7 @@ import torch
 import htmuon
 from htmuon.analysis import SpectralMonitor, analyze_matrices
 from htmuon.analysis.record_log import RecordLog, read_records
-from htmuon.baselines.specs import AdamW
+from htmuon.baselines.adamw import AdamW
 
 OPTIMIZERS = {
     "HTMuon": lambda model: htmuon.HTMuon(htmuon.param_groups(model), lr=0.01),

@@ -6,15 +6,15 @@ import torch
 
 import htmuon
 from htmuon._device import optimizer_state_bytes
-from htmuon.baselines.packaged import BASELINES, Baseline
-from htmuon.baselines.specs import build_optimizer, settings_of
+from htmuon.baselines import BASELINES, build_optimizer, optimizer_info, optimizer_names, register
+from htmuon.baselines.baseline import Baseline
 from htmuon.cli.listing import listing
 from htmuon.compare.labels import label, update_rule
-from htmuon.compare.learning_rates import DEFAULT_CENTRES
 from htmuon.training.train import train
 
 RATES = {"lr": 0.01, "adamw_lr": 0.003, "weight_decay": 0.1}
 PACKAGED = ("soap", "lion", "ademamix", "mars")
+PEERS = [name for name in optimizer_names() if name not in ("adamw", *htmuon.OPTIMIZERS)]
 STEPS = 12
 
 
@@ -38,8 +38,8 @@ def same(one, other):
     return all(map(torch.equal, one.parameters(), other.parameters()))
 
 
-@pytest.mark.parametrize("name", BASELINES)
-def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, with_optimizer, recorder, name):
+@pytest.mark.parametrize("name", PEERS)
+def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, with_optimizer, recorder, name):
     config = with_optimizer(name, lr=0.1 if name == "sgd" else 0.003)
     whole = train(config, tmp_path / "whole")
 
@@ -112,7 +112,7 @@ def test_torch_muon_refuses_convolutions():
         build_optimizer("torch_muon", model, **RATES)
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", PEERS)
 def test_vectors_are_not_decayed(name):
     decays = {
         (len(group["params"]), group["use_muon"]): group["weight_decay"]
@@ -126,7 +126,7 @@ def test_vectors_are_not_decayed(name):
     }
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", PEERS)
 def test_state_dict_and_schedulers_of_torch(name):
     whole, first, second = make_model(), make_model(), make_model()
     scheduled = []
@@ -149,7 +149,7 @@ def test_state_dict_and_schedulers_of_torch(name):
     assert scheduled[2][0].param_groups[0]["lr"] == pytest.approx(0.01 / (1 + STEPS))
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", PEERS)
 @pytest.mark.parametrize("bad", [float("nan"), -float("inf")])
 def test_a_step_that_is_not_finite_is_left_out(name, bad):
     model, reference = make_model(), make_model()
@@ -237,9 +237,51 @@ def test_torchs_optimizers_need_no_package(monkeypatch):
 
 def test_names_for_readers():
     text = listing()
-    for name in BASELINES:
+    for name in PEERS:
         assert label(name) != name
         assert update_rule(name) in text
-        assert settings_of(name)
+        assert optimizer_info(name).settings
     assert update_rule("lion:beta1=0.95").endswith("Here with beta1 = 0.95.")
-    assert DEFAULT_CENTRES["lion"] == DEFAULT_CENTRES["adamw"] / 10
+    assert optimizer_info("lion").first_lr == optimizer_info("adamw").first_lr / 10
+
+
+def test_a_new_variant_needs_no_row(monkeypatch):
+    class Half(htmuon.NorMuon):
+        """Half: NorMuon at the power one half."""
+
+        def __init__(self, params, lr=0.02, *, power=0.5, **settings):
+            super().__init__(params, lr, power=power, **settings)
+
+    monkeypatch.setitem(htmuon.OPTIMIZERS._parts, "half", Half)
+    info = optimizer_info("half")
+    assert (info.label, info.rule, info.family, info.is_muon) == ("Half", Half.__doc__, "half", False)
+    assert info.first_lr is None
+    assert info.separate_rates({})
+    assert "  half" in listing()
+    assert type(build_optimizer("half", make_model(), **RATES)) is Half
+
+
+def test_a_new_baseline_is_one_row(monkeypatch):
+    monkeypatch.setattr(BASELINES, "_parts", dict(BASELINES.items()))
+
+    @register("plain", label="Plain SGD", first_lr=0.1)
+    def plain(run, *, dampening=0.0):
+        """The gradient itself."""
+        return torch.optim.SGD(run.groups, lr=run.lr, weight_decay=run.weight_decay, dampening=dampening)
+
+    assert (label("plain:dampening=0.5"), update_rule("plain")) == ("Plain SGD (dampening=0.5)", "The gradient itself.")
+    assert build_optimizer("plain:dampening=0.5", make_model(), **RATES).param_groups[0]["dampening"] == 0.5
+    assert "  plain       The gradient itself." in listing()
+
+
+def test_families_are_read_off_the_slots():
+    families = {name: optimizer_info(name).family for name in htmuon.OPTIMIZERS}
+    assert families == {
+        "htmuon": "htmuon",
+        "muon": "htmuon",
+        "normuon": "htnormuon",
+        "htnormuon": "htnormuon",
+        "adamuon": "htadamuon",
+        "htadamuon": "htadamuon",
+    }
+    assert [name for name in optimizer_names() if optimizer_info(name).is_muon] == ["muon", "torch_muon"]

@@ -186,7 +186,7 @@ def test_an_interrupted_run_needs_resume(capsys: pytest.CaptureFixture[str], tex
     assert (
         stopped.stderr.strip() == "htmuon: interrupted; with --resume the same command goes on where this one stopped."
     )
-    assert "add --resume to go on" in error(capsys, *words)
+    assert "add --resume to continue it" in error(capsys, *words)
     assert main([*words, "--resume"]) == 0
     assert "resumes at step 2 of 4" in capsys.readouterr().out
 

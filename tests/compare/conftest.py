@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from htmuon.compare.compare_config import CompareConfig
-from htmuon.compare.learning_rates import GridConfig
+from htmuon.compare.grid import GridConfig
 from htmuon.compare.report import comparison_page as report
 from htmuon.training.run_config import RunConfig
 

@@ -15,10 +15,11 @@ from htmuon._files import locked
 from htmuon.cli import compare as compare_command
 from htmuon.compare.compare_config import CompareConfig
 from htmuon.compare.comparing import compare, tuning_command
+from htmuon.compare.grid import GridConfig
 from htmuon.compare.jobs import Display
-from htmuon.compare.learning_rates import GridConfig, load_tuned
 from htmuon.compare.run_record import RunRecord
 from htmuon.compare.summary import OptimizerSummary
+from htmuon.compare.tuned_rates import load_tuned
 from htmuon.data.images.image_config import ImageConfig
 from htmuon.recipes import RECIPES
 from htmuon.training.run_config import RunConfig

@@ -18,9 +18,10 @@ from htmuon._files import write_json
 from htmuon.cli import compare as compare_command
 from htmuon.compare.compare_config import CompareConfig
 from htmuon.compare.comparing import compare
+from htmuon.compare.grid import GridConfig
 from htmuon.compare.jobs import Display, opened_jobs
-from htmuon.compare.learning_rates import GridConfig, load_tuned
 from htmuon.compare.run_record import RunRecord
+from htmuon.compare.tuned_rates import load_tuned
 from htmuon.training.run_config import RunConfig
 
 WARNING = "The machine trained up to 2 runs at a time: times are not compared."

@@ -1,23 +1,21 @@
 import dataclasses
 import itertools
 import math
+import subprocess
+import sys
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
-from htmuon.compare.learning_rates import (
-    GridConfig,
-    TunedOptimizer,
-    TunedRecipe,
-    best_learning_rate,
-    default_centre,
-    is_interior,
-    load_tuned,
-    merge_tuned,
-    search_learning_rate,
-    tuned_to_json,
-)
+from htmuon.compare.compare_config import CompareConfig
+from htmuon.compare.grid import GridConfig, best_learning_rate, is_interior, search_learning_rate
+from htmuon.compare.tuned_rates import TunedOptimizer, TunedRecipe, load_tuned, merge_tuned, tuned_to_json
+from htmuon.compare.tuning import first_learning_rate
+from htmuon.recipes import RECIPES
+
+STORED = load_tuned(Path(str(files("htmuon.compare") / "tuned.json")))
 
 
 def valley(best: float) -> Callable[[float], float]:
@@ -60,9 +58,9 @@ def test_divergence_bounds_the_grid_from_above_and_moves_it_down() -> None:
     assert is_interior(grid)
 
 
-def test_default_centre_ignores_the_settings_of_a_spec() -> None:
-    assert default_centre("htmuon:power=0.25") == default_centre("htmuon")
-    assert default_centre("adamw") < default_centre("muon")
+def test_the_first_rate_ignores_the_settings_of_a_spec() -> None:
+    assert first_learning_rate("htmuon:power=0.25") == first_learning_rate("htmuon")
+    assert first_learning_rate("adamw") < first_learning_rate("muon")
 
 
 @pytest.mark.parametrize(
@@ -130,3 +128,18 @@ def test_rejects_another_file(tmp_path: Path, content: str) -> None:
     with pytest.raises(ValueError, match="--save-tuned"):
         load_tuned(path)
     assert path.read_text() == content
+
+
+def test_the_settings_of_a_comparison_load_no_library_of_figures() -> None:
+    code = (
+        "import sys, htmuon.compare.compare_config; "
+        "heavy = {'matplotlib', 'jinja2', 'transformers', 'tokenizers'} & set(sys.modules); assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", sorted(STORED))
+def test_stored_rates_were_found_with_the_settings_of_the_recipe(name: str, tmp_path: Path) -> None:
+    config = CompareConfig(run=RECIPES[name](), out=tmp_path)
+    assert STORED[name].changed_settings(config.tuning_settings()) == []

@@ -8,9 +8,9 @@ from synthetic_runs import write_run
 
 from htmuon._files import slug
 from htmuon.compare.labels import label, styles, update_rule
-from htmuon.compare.learning_rates import TunedOptimizer
 from htmuon.compare.report.comparison_page import Comparison, write_report
 from htmuon.compare.run_record import RunRecord
+from htmuon.compare.tuned_rates import TunedOptimizer
 from htmuon.reporting.figures import Figure, Panel
 from htmuon.training.run_config import RunConfig
 
@@ -124,7 +124,7 @@ def test_names_and_colors() -> None:
     assert len(drawn) == len(many)
 
 
-def test_update_rules_are_told_in_one_line() -> None:
+def test_an_update_rule_is_one_line() -> None:
     assert "element-wise" in update_rule("adamw")
     assert update_rule(SPECS[2]).endswith("Here with power = 0.25, normalization = rms.")
     assert update_rule("muon") != update_rule("htmuon")

@@ -16,8 +16,8 @@ from text_streams import write_c4, write_openwebtext, write_tokenizer
 
 from htmuon.cli import main
 from htmuon.compare.compare_config import CompareConfig
-from htmuon.compare.learning_rates import load_tuned
 from htmuon.compare.run_record import RunRecord
+from htmuon.compare.tuned_rates import load_tuned
 from htmuon.data.text.language_models import GPT2Config
 from htmuon.data.text.text_config import TextStreamConfig
 from htmuon.recipes import RECIPES

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from htmuon._files import write_text
-from htmuon.baselines.specs import has_other_rate
+from htmuon.baselines.specs import has_separate_rates
 from htmuon.compare.columns import budget_cell, columns_of
 from htmuon.compare.comparison import Comparison, ComparisonResult, write_summary
 from htmuon.compare.interval import CONFIDENCE
@@ -73,7 +73,7 @@ def render_html(comparison: Comparison, summaries: list[OptimizerSummary], figur
         styles=styles(tuple(comparison.records)),
         rules={summary.spec: update_rule(summary.spec) for summary in summaries},
         columns=columns_of(summaries),
-        has_other_rate=has_other_rate,
+        has_separate_rates=has_separate_rates,
         best=min(summaries, key=lambda summary: summary.loss).spec,
         figures=figures,
         settings=flat_settings(comparison.run.to_dict()),

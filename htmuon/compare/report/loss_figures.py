@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 
 from htmuon.compare.equal_budget import paces
 from htmuon.compare.labels import Style
-from htmuon.compare.learning_rates import TunedOptimizer
 from htmuon.compare.run_record import Curve, Records
 from htmuon.compare.summary import OptimizerSummary, mean_curve
+from htmuon.compare.tuned_rates import TunedOptimizer
 from htmuon.reporting.figures import Figure, Panel, plain_log_ticks, zoom
 
 # Curves are zoomed to what happens after this part of the run: the fall from the first loss would flatten the rest.
@@ -127,8 +127,8 @@ def sensitivity(tuned: Mapping[str, TunedOptimizer], styles: Mapping[str, Style]
     return Figure(
         name="learning-rate-sensitivity",
         title="Sensitivity to the learning rate",
-        caption="Loss of the tuning runs on the validation documents against the learning rate; the ring marks the chosen "
-        "rate, a cross at the upper edge a run that diverged or lies beyond the picture. A wide valley is a "
+        caption="Loss of the tuning runs on the validation documents against the learning rate; the ring marks the "
+        "chosen rate, a cross at the upper edge a run that diverged or lies beyond the picture. A wide valley is a "
         "forgiving optimizer.",
         panels=(
             Panel(title="Tuning loss by learning rate", draw=partial(_draw_sensitivity, tuned=tuned, styles=styles)),

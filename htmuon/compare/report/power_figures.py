@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 
 from matplotlib.axes import Axes
 
 from htmuon.compare.interval import CONFIDENCE
-from htmuon.compare.labels import Style, label, styles
+from htmuon.compare.labels import Style, label, style_at, styles
 from htmuon.compare.summary import OptimizerSummary, baseline_of
 from htmuon.compare.sweep import family_of, power_of
 from htmuon.reporting.figures import Figure, Panel
@@ -78,8 +77,8 @@ def _draw_differences(ax: Axes, *, summaries: Sequence[OptimizerSummary]) -> Non
 
 def _styles(summaries: Sequence[OptimizerSummary]) -> tuple[dict[str, Style], Style]:
     """Styles of the families by name, and that of the baseline, which may be a point of a line as well."""
-    drawn = styles((*families(summaries), "baseline"))
-    return drawn, replace(drawn.pop("baseline"), label=label(summaries[0].baseline))
+    names = tuple(families(summaries))
+    return styles(names), style_at(len(names), summaries[0].baseline)
 
 
 def _draw_line(

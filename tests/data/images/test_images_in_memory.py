@@ -13,7 +13,7 @@ from htmuon.cli import main
 from htmuon.cli.terminal import result_table
 from htmuon.compare.compare_config import CompareConfig
 from htmuon.compare.comparing import compare
-from htmuon.compare.learning_rates import GridConfig
+from htmuon.compare.grid import GridConfig
 from htmuon.data.images.image_config import ImageConfig
 from htmuon.data.images.image_models import ResNetConfig, build_resnet
 from htmuon.data.images.images_in_memory import ImageClassification, pixel_statistics
