@@ -18,6 +18,8 @@ ROOMS = (
     "htmuon.recipes",
     "htmuon.checkpoints",
     "htmuon.bench",
+    "htmuon.baselines",
+    "htmuon.compare",
 )
 ENTRIES = [
     entry
