@@ -3,7 +3,7 @@
     python benchmarks/evidence.py resnet-tiny llama-tiny
     python benchmarks/evidence.py --list
 
-Each experiment is one `htmuon compare`, which goes on where it stopped. Its runs go to runs/evidence/NAME, what the
+Each experiment is one `htmuon compare`, which resumes where it stopped. Its runs go to runs/evidence/NAME, what the
 page needs of them to benchmarks/results/evidence/NAME.json. `--read` trains nothing and takes what is finished.
 """
 
@@ -29,7 +29,7 @@ PROTOCOL = "--seeds 0 1 2 --grid.points 3 --monitor-every None --learning-rates 
 POWERS = "adamw muon:method=newton_schulz muon htmuon htmuon:power=-0.125"
 SIGNS = "adamw muon:method=newton_schulz htmuon htmuon:power=-0.125"
 # Where `make demo` and `htmuon compare` take the rates of these two recipes from.
-SAVE = "--save-tuned htmuon/recipes/tuned.json"
+SAVE = "--save-tuned htmuon/compare/tuned.json"
 # Half the width, two thirds of the layers, a quarter of the vocabulary: short enough for long training.
 NARROW = (
     "llama-tiny --data.vocab-size 1024 --model.hidden-size 64 --model.intermediate-size 176 --model.num-layers 4 "

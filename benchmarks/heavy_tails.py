@@ -3,7 +3,7 @@
     python benchmarks/heavy_tails.py --out runs/heavy-tails
 
 Trains AdamW, Muon and HTMuon at several powers with several seeds (about half an hour on two cores; given again, the
-command goes on where it stopped), stores the numbers in benchmarks/results/heavy_tails.json, draws
+command resumes where it stopped), stores the numbers in benchmarks/results/heavy_tails.json, draws
 docs/images/heavy_tails.png and fills the tables of the page. `--read` trains nothing and takes the runs as they are.
 """
 

@@ -5,7 +5,7 @@
 For each optimizer, a plain loop with the monitor at its default (`every="auto"`) and at the interval of the recipe. The
 share is the time of all records, copies of weights included, over the time of the loop. What a step without a record
 costs is measured by itself, over many calls. The result goes to benchmarks/results/monitor_cost.json and to
-docs/heavy_tails.md.
+docs/monitor.md.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from htmuon.training.run_config import RunConfig
 
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "monitor_cost.json"
-PAGE = ROOT / "docs" / "heavy_tails.md"
+PAGE = ROOT / "docs" / "monitor.md"
 IDLE_CALLS = 10_000
 
 

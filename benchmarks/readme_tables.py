@@ -1,4 +1,4 @@
-"""Write the measured tables of README.md from the files in benchmarks/results, so that no number is typed by hand.
+"""Write the measured tables of README.md and docs/cost.md from benchmarks/results, so that no number is typed by hand.
 
     python benchmarks/readme_tables.py
 
@@ -17,15 +17,13 @@ from htmuon.bench.bench_table import heads
 from htmuon.bench.bench_table import rows as bench_rows
 
 ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "cost.md")
 RESULTS = ROOT / "benchmarks" / "results"
 
 
 def comparison_table() -> str:
-    """The two recipes that run anywhere, from the experiments of docs/results."""
-    found = results()
-    parts = [f"`{name}`:\n\n{table(found[name])}" for name in ("llama-tiny", "resnet-tiny")]
-    return "\n\n".join(parts)
+    """The recipe of `make demo`, from the experiments of docs/results."""
+    return table(results()["llama-tiny"])
 
 
 def cost_table(result: BenchResult) -> str:
@@ -36,12 +34,13 @@ def cost_table(result: BenchResult) -> str:
     where = result.conditions
     how = f"{where['device']}, {where['threads']} threads, torch {where['torch']}, {where['date']}"
     on = "momentum recorded in training" if "median" in result.columns else "matrices by their condition"
-    title = f"One step over {result.matrices}; errors on {on}:"
+    matrices = result.matrices.replace("*", r"\*")
+    title = f"One step over {matrices}; errors on {on}:"
     return f"{title}\n\n{table}\n\nMedian ratios of one run, `{where['command']}` ({how})."
 
 
 def filled(text: str) -> str:
-    """The README with every measured section made anew."""
+    """A page with every measured section made anew."""
     demo = "".join(f"    {line}".rstrip() + "\n" for line in (RESULTS / "demo.txt").read_text().splitlines())
     text = fill(text, "demo", "\n" + demo)
     text = fill(text, "comparison", f"\n{comparison_table()}\n")
@@ -55,4 +54,5 @@ def bench_result(name: str) -> BenchResult:
 
 
 if __name__ == "__main__":
-    README.write_text(filled(README.read_text()))
+    for page in PAGES:
+        page.write_text(filled(page.read_text()))

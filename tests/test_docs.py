@@ -6,12 +6,16 @@ import re
 import runpy
 import shlex
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from test_readme import python_blocks, run_block
 
+import htmuon
+from htmuon._typing import Normalization
+
 ROOT = Path(__file__).parent.parent
-PAGES = sorted((ROOT / "docs").glob("**/*.md"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 REMEDY = "run `python benchmarks/error_curves.py`"
 
 
@@ -27,7 +31,11 @@ def test_there_are_pages():
 
 @pytest.mark.parametrize(
     ("page", "block"),
-    [pytest.param(page, block, id=f"{page.name}-{i}") for page in PAGES for i, block in enumerate(python_blocks(page))],
+    [
+        pytest.param(page, block, id=f"{page.name}-{i}")
+        for page in PAGES[1:]
+        for i, block in enumerate(python_blocks(page))
+    ],
 )
 def test_a_block_runs(page, block, monkeypatch):
     run_block(block, page, monkeypatch)
@@ -37,6 +45,25 @@ def test_a_block_runs(page, block, monkeypatch):
 def test_the_files_that_it_links_exist(page):
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_every_optimizer_map_method_and_normalization_is_named():
+    text = (ROOT / "docs" / "choices.md").read_text()
+    names = [
+        *(htmuon.OPTIMIZERS[name].__name__ for name in htmuon.OPTIMIZERS),
+        *htmuon.spectral.MAPS,
+        *htmuon.linalg.METHODS,
+        *get_args(Normalization),
+        *htmuon.optim.POWER_SCHEDULES,
+    ]
+    assert [name for name in names if f"`{name}`" not in text] == []
+
+
+def test_the_tables_of_readme_and_costs_are_those_of_the_committed_measurements(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    tables = runpy.run_path(str(ROOT / "benchmarks" / "readme_tables.py"))
+    for page in tables["PAGES"]:
+        assert tables["filled"](page.read_text()) == page.read_text(), "run `python benchmarks/readme_tables.py`"
 
 
 def test_the_results_are_those_of_the_stored_experiments(monkeypatch):

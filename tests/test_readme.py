@@ -1,7 +1,6 @@
 """The README's Python runs, and what it names exists."""
 
 import re
-import runpy
 from pathlib import Path
 
 import pytest
@@ -35,23 +34,11 @@ def test_a_block_runs(block, monkeypatch):
     assert run_block(block, README, monkeypatch)["htmuon"] is htmuon
 
 
-def test_every_optimizer_map_method_and_variant_is_named():
-    text = README.read_text()
-    names = [
-        *(htmuon.OPTIMIZERS[name].__name__ for name in htmuon.OPTIMIZERS),
-        *htmuon.spectral.MAPS,
-        *htmuon.linalg.METHODS,
-    ]
-    assert [name for name in names if f"`{name}`" not in text] == []
-
-
 def test_the_targets_that_it_names_are_in_the_makefile():
     makefile = (README.parent / "Makefile").read_text()
     for target in set(re.findall(r"`?make (\w+)", README.read_text())):
         assert f"\n{target}:" in makefile
 
 
-def test_its_numbers_are_those_of_the_committed_measurements(monkeypatch):
-    monkeypatch.syspath_prepend(README.parent / "benchmarks")
-    tables = runpy.run_path(str(README.parent / "benchmarks" / "readme_tables.py"))
-    assert tables["filled"](README.read_text()) == README.read_text()
+def test_it_is_short():
+    assert len(README.read_text().splitlines()) <= 140

@@ -1,0 +1,59 @@
+"""The scripts of examples/ run, with few steps, and do what they say."""
+
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+SMALL = ["--layers", "1", "--width", "32", "--heads", "2", "--context", "32", "--batch", "4", "--checkpoint-every", "3"]
+
+
+def main_of(name):
+    return runpy.run_path(str(EXAMPLES / name))["main"]
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_the_head_of_a_script_says_how_to_run_it(path):
+    assert f"examples/{path.name}" in path.read_text().split('"""')[1]
+
+
+def test_the_drop_in_loop_learns():
+    main = main_of("drop_in.py")
+    assert main(["--steps", "60"]) < main(["--steps", "1"]) - 0.3
+
+
+def test_a_resumed_gpt_ends_as_one_that_was_never_stopped(tmp_path):
+    main = main_of("nano_gpt.py")
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    loss = main([*SMALL, "--steps", "6", "--out", str(whole)])
+    main([*SMALL, "--steps", "6", "--out", str(halves), "--stop-after", "4"])
+    assert main([*SMALL, "--steps", "6", "--out", str(halves), "--resume"]) == loss < 5.6
+    one, other = (torch.load(folder / "checkpoint.pt", weights_only=True)["model"] for folder in (whole, halves))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_gpt_reads_a_text_of_the_users(tmp_path):
+    text = tmp_path / "mine.txt"
+    text.write_text("<|endoftext|>".join(f"Document {n}. " + "All work and no play. " * 20 for n in range(6)))
+    main = main_of("nano_gpt.py")
+    assert main([*SMALL, "--text", str(text), "--steps", "2", "--out", str(tmp_path / "run")]) < 6
+
+
+def test_the_monitor_draws_its_picture(tmp_path):
+    picture = main_of("monitor.py")(["--steps", "4", "--every", "2", "--out", str(tmp_path)])
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_fsdp2_trains_two_ranks():
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    script = [str(EXAMPLES / "fsdp2.py"), "--steps", "8", "--width", "32"]
+    done = subprocess.run([*words, *script], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    losses = [float(loss) for loss in re.findall(r"loss ([\d.]+)", done.stdout)]
+    assert len(losses) == 8
+    assert losses[-1] < losses[0]
