@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import htmuon
+from htmuon.data.text import TextConfig
 from htmuon.data.text.corpus import read_files, split_documents
-from htmuon.data.text.text_config import TextConfig
 
 BYTES = 256
 

@@ -22,6 +22,7 @@ def test_the_head_of_a_script_says_how_to_run_it(path):
     assert f"examples/{path.name}" in path.read_text().split('"""')[1]
 
 
+@pytest.mark.slow
 def test_the_drop_in_loop_learns():
     main = main_of("drop_in.py")
     assert main(["--steps", "60"]) < main(["--steps", "1"]) - 0.3
@@ -49,6 +50,7 @@ def test_the_monitor_draws_its_picture(tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_fsdp2_trains_two_ranks():
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     script = [str(EXAMPLES / "fsdp2.py"), "--steps", "8", "--width", "32"]

@@ -18,6 +18,7 @@ ROOMS = (
     "htmuon.recipes",
     "htmuon.checkpoints",
     "htmuon.bench",
+    "htmuon.data",
     "htmuon.baselines",
     "htmuon.compare",
 )
