@@ -22,7 +22,7 @@ from htmuon.optim.settings import COUNTERS, check_parameters, check_settings, co
 from htmuon.optim.state import State, check_state, copied
 
 if TYPE_CHECKING:
-    from htmuon.optim.base import SpectralOptimizer
+    from htmuon.optim.groups import GroupedOptimizer
 
 # What wrappers put before and between the names of the parameters inside.
 WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
@@ -31,7 +31,7 @@ FOREIGN = (("amsgrad", True), ("maximize", True), ("decoupled_weight_decay", Fal
 ADAMW_KEYS = ("step", "exp_avg", "exp_avg_sq")
 
 
-def loaded(state_dict: dict[str, Any], optimizer: "SpectralOptimizer") -> tuple[list[Group], defaultdict[Any, State]]:
+def loaded(state_dict: dict[str, Any], optimizer: "GroupedOptimizer") -> tuple[list[Group], defaultdict[Any, State]]:
     """Groups with saved settings, and the state of every parameter, for an optimizer: checked copies.
 
     Args:
@@ -68,7 +68,7 @@ def _check_kind(saved: State, ours: Sequence[str], who: str) -> None:
         )
 
 
-def _group(saved: Group, mine: Group, optimizer: "SpectralOptimizer") -> Group:
+def _group(saved: Group, mine: Group, optimizer: "GroupedOptimizer") -> Group:
     """A checked group with saved settings and the parameters of one of the optimizer's."""
     for name, other in FOREIGN:
         if saved.get(name) is other and not (name == "decoupled_weight_decay" and not saved.get("weight_decay")):

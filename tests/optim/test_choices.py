@@ -128,7 +128,12 @@ def test_a_dict_is_copied_and_an_optimizer_can_be():
             ValueError,
             r"that of the spectral map, 0\.25.*got power=0\.5.*Le",
         ),
-        ({"spectral_map": Function(lambda x: x)}, ValueError, "registered by name, so that it can be saved.*'mine'"),
+        pytest.param(
+            {"spectral_map": Function(torch.tanh)},
+            ValueError,
+            "registered by name, so that it can be saved.*'mine'",
+            id="a function without a name",
+        ),
         ({"spectral_map": Knee}, TypeError, "a name, a dict or a map; got <class"),
         ({"spectral_map": 3}, TypeError, "a name, a dict or a map; got 3 of type int"),
         ({"spectral_map": {"tau": 0.1}}, TypeError, "must have the key 'name'"),

@@ -137,7 +137,7 @@ def logged_powers(folder):
 
 def test_a_power_that_the_device_alone_knows_is_logged(tmp_path, with_optimizer, monkeypatch):
     train(with_optimizer(SCHEDULED), tmp_path / "host")
-    monkeypatch.setattr("htmuon.optim.base.host_may_look", lambda tensor: False)  # as on an accelerator
+    monkeypatch.setattr("htmuon.optim.groups.host_may_look", lambda tensor: False)  # as on an accelerator
     train(with_optimizer(SCHEDULED), tmp_path / "device")
     assert logged_powers(tmp_path / "device") == logged_powers(tmp_path / "host")
     assert logged_powers(tmp_path / "host")[-1] == 0.25
