@@ -2,11 +2,10 @@
 
 from htmuon._registry import import_all
 from htmuon.linalg.base import METHODS, Accuracy, Axis, Family, Mapped, Method, ScalarFunction
-from htmuon.linalg.choice import MethodChoice, method_of, method_setting
 from htmuon.linalg.eigh import Eigh
 from htmuon.linalg.newton_schulz import NewtonSchulz
 from htmuon.linalg.polynomial import Polynomial
-from htmuon.linalg.select import check_method, select_method
+from htmuon.linalg.select import MethodChoice, check_method, method_of, method_setting, select_method
 from htmuon.linalg.streaming import Streaming
 from htmuon.linalg.svd import SVD
 

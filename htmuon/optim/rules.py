@@ -7,7 +7,7 @@ from torch import Tensor
 from htmuon._typing import AdjustLrFn, Group, MatrixView, Normalization
 from htmuon.layouts import Bracket, Layout
 from htmuon.linalg import Method, method_of, select_method
-from htmuon.linalg.choice import AUTO
+from htmuon.linalg.select import AUTO
 from htmuon.optim.bracket import MatrixUpdate, bracket
 from htmuon.optim.schedules import schedule_from_dict
 from htmuon.optim.slots import Adaptation, Precondition
