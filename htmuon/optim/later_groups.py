@@ -8,7 +8,7 @@ from torch import Tensor
 
 from htmuon._checks import check_learning_rate, plain
 from htmuon._typing import Group
-from htmuon.routing.roles import other_reason
+from htmuon.routing.storage import other_reason
 from htmuon.routing.views import check_shaped
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from htmuon.routing.roles import HEAD_NAMES, OUTER_HEAD_NAMES
+from htmuon.routing.heads import HEAD_NAMES, OUTER_HEAD_NAMES
 
 
 def natural_key(name: str) -> list[str | int]:

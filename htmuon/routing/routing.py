@@ -17,20 +17,11 @@ from htmuon._checks import plain
 from htmuon._registry import unknown_name
 from htmuon._typing import MATRIX_VIEWS, Group, MatrixView
 from htmuon.layouts import is_flattened
+from htmuon.routing.heads import head_modules, is_embedding, stem_modules, unwrapped
 from htmuon.routing.reparametrized import WeightPlace, is_coordinates, layer_name, places
-from htmuon.routing.roles import (
-    head_modules,
-    is_embedding,
-    is_grouped,
-    is_vector,
-    other_reason,
-    own_view,
-    stem_modules,
-    unwrapped,
-    weight_shape,
-)
 from htmuon.routing.routes import Route, Routing
 from htmuon.routing.split import part_shapes
+from htmuon.routing.storage import is_grouped, is_vector, other_reason, own_view, weight_shape
 from htmuon.routing.views import MINIMUM_DIMS, check_shaped, default_view
 
 
