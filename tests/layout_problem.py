@@ -452,7 +452,7 @@ def compiled_alike(layout: str) -> tuple[float, int]:
     # As for Inductor, without a C++ compiler.
     with mock.patch.object(torch, "compile", functools.partial(torch.compile, backend="aot_eager")):
         for trained, settings in ((reference, {}), (model, {"compile": True, **extra})):
-            optimizer = htmuon.HTMuon(trained.parameters(), method="polynomial", levels=3, **settings)
+            optimizer = htmuon.HTMuon(trained.parameters(), method=htmuon.linalg.Polynomial(levels=3), **settings)
             for step in range(3):
                 for name, p in trained.named_parameters():
                     p.grad = slice_like(gradient(name, (6, 4), step), p)
