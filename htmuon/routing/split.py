@@ -5,6 +5,7 @@ Parts of equal size that follow each other are computed as one batch.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 import torch
@@ -13,6 +14,20 @@ from torch import Tensor
 from htmuon._typing import MatrixView, State
 from htmuon.layouts import Bracket
 from htmuon.routing.views import matrix_shape, matrix_view, undo_matrix_view
+
+
+@dataclass(frozen=True)
+class Interleaved:
+    """Parts whose rows take turns: `heads` repetitions of runs of `sizes` rows; part k is run k of all heads.
+
+    Attributes:
+        heads: how often the runs repeat.
+        sizes: the rows of each run.
+    """
+
+    heads: int
+    sizes: tuple[int, ...]
+
 
 # As a user gives it: so many equal parts, or the rows of each part.
 Split = int | Sequence[int]
