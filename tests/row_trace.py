@@ -12,6 +12,7 @@ from torch.nn import Parameter
 from torch.overrides import TorchFunctionMode
 
 MOVES = {
+    "unfold",
     "view",
     "reshape",
     "permute",
@@ -95,7 +96,7 @@ class RowTrace(TorchFunctionMode):
 
     def _use(self, weight, rows):
         each = rows[tuple(slice(None) if stride else 0 for stride in rows.stride())]
-        self.uses.setdefault(weight, set()).add(tuple(each.unique().tolist()))
+        self.uses.setdefault(weight, set()).add(tuple(each[each >= 0].unique().tolist()))
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -103,7 +104,12 @@ class RowTrace(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         moves = name in MOVES or func in TRANSPOSED
         marked = [a for a in _tensors((args, kwargs)) if id(a) in self.rows and self.rows[id(a)][0] is a]
-        if marked and name == "glu":
+        if name == "cat" and len(args[0]) == 1 and marked:
+            self._mark(result, *self.rows[id(marked[0])][1:])
+        elif name == "pad" and marked:
+            _, weight, rows = self.rows[id(marked[0])]
+            self._mark(result, weight, func(rows, args[1], value=-1))
+        elif marked and name == "glu":
             _, weight, rows = self.rows[id(marked[0])]
             for half in rows.chunk(2, dim=kwargs.get("dim", args[1] if len(args) > 1 else -1)):
                 self._use(weight, half)

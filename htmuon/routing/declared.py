@@ -29,7 +29,7 @@ class Stored:
     reason: str
 
 
-def holders(model: nn.Module, depth: int = 2) -> dict[nn.Module, Holders]:
+def holders(model: nn.Module, depth: int = 3) -> dict[nn.Module, Holders]:
     """For every module of a model the modules that hold it, nearest first; of a shared one where it comes first.
 
     Args:

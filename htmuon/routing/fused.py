@@ -141,7 +141,7 @@ FUSED: dict[str, tuple[Row, ...]] = {
     "qkv.conv": (
         Row(HEADWISE, lambda m, rows: _turns(rows // (3 * m.dim), m.dim, m.dim, m.dim), _class("timm", "LiteMLA")),
     ),
-    "qkvs.*.c": (Row(QKV, lambda m, rows: (m.key_dim, m.key_dim, m.val_dim), _in("timm")),),
+    "qkvs.*.conv": (Row(QKV, lambda m, rows: (m.key_dim, m.key_dim, m.val_dim), _in("timm")),),
     "to_qkv": (Row(QKV, _equal(3), _in("torchvision")),),
     "qkv_linear": (Row(QKV, _equal(3), _named("LayoutLMv2.*")),),
     "att_proj": (Row(QKV, _equal(3), _named("Bark.*Attention")),),

@@ -122,7 +122,6 @@ TIMM = {
     "lambda_resnet26rpt_256": {"qkv"},
     "gcvit_xxtiny": {"qkv"},
     "shvit_s1": {"qkv.c"},
-    "efficientvit_b0": {"qkv.conv"},
     "efficientvit_m0": {"qkvs.*.conv"},
     "pvt_v2_b0": {"kv"},
     "twins_pcpvt_small": {"kv"},
@@ -137,17 +136,17 @@ TIMM = {
 }
 
 
-def fused_layers(model, trace, rotary=()):
+def fused_layers(model, trace, finer=()):
     """The layers that are taken apart, each of them as the trace has it; nothing else may be used in pieces."""
     found, by = set(), holders(model)
     for module in model.modules():
         weight = module._parameters.get("weight")
         if weight not in trace.uses or is_grouped(module) or (how := stored(module, "weight", by[module])) is None:
             continue
-        path = re.sub(r"\b\d+\b", "*", by[module][min(1, len(by[module]) - 1)][1]) if by[module] else ""
+        path = re.sub(r"\b\d+\b", "*", by[module][-1][1]) if by[module] else ""
         rows = matrix_shape(tuple(weight.shape), how.view)[-2]
         parts, pieces = sorted(rows_of_parts(how.split, rows)), trace.parts(weight)
-        if path.rpartition(".")[2] in rotary:
+        if path.rpartition(".")[2] in finer:
             assert len(pieces) > len(parts)
             assert all(sum(set(piece) <= set(part) for part in parts) == 1 for piece in pieces), path
         else:
@@ -182,4 +181,141 @@ def test_fused_layers_of_timm(name):
     with torch.no_grad(), RowTrace() as trace:
         model(image)
     found = fused_layers(model, trace)
-    assert {next(of for of in TIMM[name] if f".{path}".endswith(f".{of}")) for path in found} == TIMM[name]
+    ends = {of for of in TIMM[name] for path in found if f".{path}".endswith(f".{of}")}
+    assert ends == TIMM[name]
+    assert all(any(f".{path}".endswith(f".{of}") for of in ends) for path in found)
+
+
+def of_transformers(module, name):
+    import importlib
+
+    return getattr(importlib.import_module(f"transformers.models.{module}.modeling_{module}"), name)
+
+
+def config_of(kind, **settings):
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    return CONFIG_MAPPING[kind](**settings)
+
+
+def hidden(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def zamba_mixer():
+    config = config_of("zamba", hidden_size=48, n_mamba_heads=2, mamba_d_state=8, use_mamba_kernels=False)
+    return of_transformers("zamba", "ZambaMambaMixer")(config, 0), lambda m: m(hidden(1, 5, 48))
+
+
+def dbrx_attention():
+    config = config_of("dbrx", d_model=48, n_heads=4)
+    config.attn_config.kv_n_heads, config.attn_config.rope_theta, config.attn_config.clip_qkv = 2, 1e4, 8.0
+    config._attn_implementation = "eager"
+    turns = (torch.ones(1, 5, 12), torch.zeros(1, 5, 12))
+    layer = of_transformers("dbrx", "DbrxAttention")(config, layer_idx=0)
+    return layer, lambda m: m(hidden(1, 5, 48), position_embeddings=turns)
+
+
+def bark_attention():
+    config = config_of("bark").semantic_config
+    config.hidden_size, config.num_heads, config._attn_implementation = 48, 4, "eager"
+    return of_transformers("bark", "BarkSelfAttention")(config), lambda m: m(hidden(1, 5, 48))
+
+
+def focal_modulation():
+    config = config_of("focalnet")
+    return of_transformers("focalnet", "FocalNetModulation")(config, 0, 24), lambda m: m(hidden(1, 8, 8, 24))
+
+
+def gated_unit_of_clvp():
+    config = config_of("clvp").text_config
+    config.hidden_size, config.intermediate_size = 48, 40
+    return of_transformers("clvp", "ClvpGatedLinearUnit")(config), lambda m: m(hidden(1, 5, 48))
+
+
+def gated_mlp_of_moonshine():
+    config = config_of("moonshine", hidden_size=48, intermediate_size=40)
+    return of_transformers("moonshine", "MoonshineDecoderMLP")(config, "silu"), lambda m: m(hidden(1, 5, 48))
+
+
+def convolution_of_conformer():
+    config = config_of("wav2vec2-conformer", hidden_size=48)
+    layer = of_transformers("wav2vec2_conformer", "Wav2Vec2ConformerConvolutionModule")(config)
+    return layer, lambda m: m(hidden(1, 5, 48))
+
+
+def pointer_of_pp_doclayout():
+    config = config_of("pp_doclayout_v3", d_model=48, global_pointer_head_size=16)
+    return of_transformers("pp_doclayout_v3", "PPDocLayoutV3GlobalPointer")(config), lambda m: m(hidden(1, 5, 48))
+
+
+def vision_attention_of_qwen():
+    config = config_of("qwen2_vl").vision_config
+    config.embed_dim, config.num_heads, config._attn_implementation = 48, 4, "eager"
+    turns = (torch.ones(5, 12), torch.zeros(5, 12))
+    ends = torch.tensor([0, 5], dtype=torch.int32)
+    layer = of_transformers("qwen2_vl", "VisionAttention")(config)
+    return layer, lambda m: m(hidden(5, 48), cu_seqlens=ends, position_embeddings=turns)
+
+
+def attention_of_exaone():
+    config = config_of("exaone4_5").vision_config
+    config.hidden_size, config.num_heads, config.num_key_value_heads = 48, 4, 2
+    config._attn_implementation = "eager"
+    turns = (torch.ones(5, 12), torch.zeros(5, 12))
+    ends = torch.tensor([0, 5], dtype=torch.int32)
+    layer = of_transformers("exaone4_5", "Exaone4_5_VisionAttention")(config)
+    return layer, lambda m: m(hidden(5, 48), cu_seqlens=ends, position_embeddings=turns)
+
+
+def attention_of_mit():
+    from timm.models.efficientvit_mit import LiteMLA
+
+    return LiteMLA(32, 32, heads=4, dim=8, scales=()), lambda m: m(hidden(1, 32, 4, 4))
+
+
+def halves_and_attention_of_parallel_blocks():
+    from timm.models.vision_transformer import ParallelScalingBlock
+
+    return ParallelScalingBlock(48, 4), lambda m: m(hidden(1, 5, 48))
+
+
+ALONE = {
+    zamba_mixer: {"in_proj"},
+    dbrx_attention: {"Wqkv"},
+    bark_attention: {"att_proj"},
+    focal_modulation: {"projection_in"},
+    gated_unit_of_clvp: {"proj"},
+    gated_mlp_of_moonshine: {"fc1"},
+    convolution_of_conformer: {"pointwise_conv1"},
+    pointer_of_pp_doclayout: {"dense"},
+    vision_attention_of_qwen: {"qkv"},
+    attention_of_exaone: {"qkv"},
+    attention_of_mit: {"qkv.conv"},
+    halves_and_attention_of_parallel_blocks: {"in_proj"},
+}
+# These use the gate of each head, or of each level, for itself.
+FINER = {zamba_mixer: {"in_proj"}, focal_modulation: {"projection_in"}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("build", ALONE, ids=lambda build: build.__name__)
+def test_fused_layers_of_single_modules(build):
+    torch.manual_seed(0)
+    module, run = build()
+    with torch.no_grad(), RowTrace() as trace:
+        run(module.eval())
+    assert fused_layers(module, trace, FINER.get(build, ())) == ALONE[build]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "path"), [("swin_t", "attn.qkv"), ("maxvit_t", "to_qkv")])
+def test_fused_layers_of_torchvision(name, path):
+    models = pytest.importorskip("torchvision.models")
+    with torch.device("meta"):
+        model = models.get_model(name).eval()
+        image = torch.zeros(1, 3, 224, 224)
+    with torch.no_grad(), RowTrace() as trace:
+        model(image)
+    assert all(found.endswith(path) for found in fused_layers(model, trace))
+    assert fused_layers(model, trace)
