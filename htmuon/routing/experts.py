@@ -132,7 +132,8 @@ def _by_flags(module: nn.Module, attribute: str, shape: tuple[int, ...]) -> Row 
     if concatenated:
         return GATES_TRANSPOSED if transposed else GATES_LINEAR
     view: MatrixView = "transposed" if transposed else "linear"
-    turns = Interleaved(matrix_shape(shape, view)[-2] // 2, (1, 1))
+    rows = matrix_shape(shape, view)[-2]
+    turns = Interleaved(rows // 2, (1, 1)) if rows else None
     order = "[E, in, out]" if transposed else "[E, out, in]"
     return Row(view, f"experts {order}; gate and up interleaved", lambda module, by: turns)
 

@@ -57,7 +57,7 @@ def _equal(count: int) -> Callable[[Any, int], Parts]:
 def _turns(heads: int, *sizes: int) -> Interleaved | None:
     """Parts that take turns in every head; parts without rows are none."""
     left = tuple(size for size in sizes if size)
-    return Interleaved(heads, left) if len(left) > 1 else None
+    return Interleaved(heads, left) if heads > 0 and len(left) > 1 else None
 
 
 def _grouped_query(heads: int, pairs: int, size: int) -> Parts:
@@ -298,8 +298,8 @@ def fused(rows: int, by: Holders) -> tuple[Parts, str] | None:
         for row in FUSED.get(re.sub(r"\b\d+\b", "*", path), ()):
             try:
                 parts = row.parts(holder, rows) if row.by(holder) else None
-            except AttributeError:
-                continue
+            except (AttributeError, TypeError, ValueError, ArithmeticError):
+                continue  # it does not declare the numbers of this row
             if parts is not None:
                 return (parts, row.what) if parts != 1 and fits(parts, rows) else None
     return None

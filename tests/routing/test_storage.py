@@ -103,9 +103,9 @@ def test_a_name_alone_is_no_reason_to_split():
 
 
 class Latent(nn.Module):
-    def __init__(self, rows):
+    def __init__(self, rows, heads=2, size=4):
         super().__init__()
-        self.num_heads, self.qk_nope_head_dim, self.v_head_dim = 2, 4, 3
+        self.num_heads, self.qk_nope_head_dim, self.v_head_dim = heads, size, 3
         self.kv_b_proj = nn.Linear(8, rows)
 
 
@@ -114,6 +114,19 @@ def test_numbers_that_are_not_the_rows_say_nothing(rows, split):
     """Attributes that only such an attention has are enough, in any class; but they must add up."""
     latent = Latent(rows)
     assert stored(latent.kv_b_proj, "weight", holders(latent)[latent.kv_b_proj]).split == split
+
+
+@pytest.mark.parametrize(("heads", "size"), [(0, 4), (2, None), (2, -1), ("2", 4), (torch.zeros(2), 4)], ids=str)
+def test_attributes_that_are_no_sizes_say_nothing(heads, size):
+    latent = Latent(14, heads, size)
+    assert stored(latent.kv_b_proj, "weight", holders(latent)[latent.kv_b_proj]).split is None
+
+
+def test_empty_experts_have_no_parts():
+    experts = nn.Module()
+    experts.is_transposed, experts.is_concatenated = True, False
+    experts.gate_up_proj = nn.Parameter(torch.zeros(4, 24, 0))
+    assert stored(experts, "gate_up_proj").split is None
 
 
 def test_a_parametrized_layer_is_known_by_the_class_it_is_made_from():
