@@ -90,4 +90,4 @@ def fits(parts: Parts, rows: int) -> bool:
     if isinstance(parts, int):
         return parts > 0 and rows % parts == 0 and rows > 0
     sizes = parts.sizes if isinstance(parts, Interleaved) else parts
-    return bool(sizes) and min(sizes) > 0 and rows_of(parts) == rows
+    return all(isinstance(size, int) and size > 0 for size in sizes) and rows_of(parts) == rows

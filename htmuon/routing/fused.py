@@ -56,6 +56,8 @@ def _equal(count: int) -> Callable[[Any, int], Parts]:
 
 def _turns(heads: int, *sizes: int) -> Interleaved | None:
     """Parts that take turns in every head; parts without rows are none."""
+    if not all(isinstance(number, int) and number >= 0 for number in (heads, *sizes)):
+        return None
     left = tuple(size for size in sizes if size)
     return Interleaved(heads, left) if heads > 0 and len(left) > 1 else None
 
