@@ -102,7 +102,7 @@ class RowTrace(TorchFunctionMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         name = getattr(func, "__name__", "")
-        moves = name in MOVES or func in TRANSPOSED
+        moves = (name in MOVES and func is not torch.nn.functional.unfold) or func in TRANSPOSED
         marked = [a for a in _tensors((args, kwargs)) if id(a) in self.rows and self.rows[id(a)][0] is a]
         if name == "cat" and len(args[0]) == 1 and marked:
             self._mark(result, *self.rows[id(marked[0])][1:])
