@@ -20,6 +20,7 @@ from htmuon.optim import (
     param_groups,
     power_schedule,
     route,
+    route_groups,
 )
 from htmuon.spectral import spectral_map, spectral_power
 
@@ -43,6 +44,7 @@ __all__ = [
     "param_groups",
     "power_schedule",
     "route",
+    "route_groups",
     "spectral",
     "spectral_map",
     "spectral_power",

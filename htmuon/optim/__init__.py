@@ -6,6 +6,7 @@ from htmuon.optim.base import SpectralOptimizer
 from htmuon.optim.htmuon import OPTIMIZERS, HTMuon, Muon
 from htmuon.optim.normuon import HTNorMuon, NorMuon
 from htmuon.optim.schedules import POWER_SCHEDULES, power_schedule
+from htmuon.routing.foreign_groups import route_groups
 from htmuon.routing.routes import Routing
 from htmuon.routing.routing import param_groups, route
 from htmuon.routing.views import matrix_view
@@ -25,6 +26,7 @@ __all__ = [
     "param_groups",
     "power_schedule",
     "route",
+    "route_groups",
 ]
 
 import_all(__name__)

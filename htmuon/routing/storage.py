@@ -1,5 +1,6 @@
 """How modules store their matrices: which parameter is one, and in which view."""
 
+from dataclasses import dataclass
 from typing import cast
 
 from torch import Tensor, nn
@@ -8,6 +9,22 @@ from torch.nn.modules.conv import _ConvNd
 from htmuon._typing import MatrixView
 from htmuon.routing.reparametrized import WeightPlace
 from htmuon.routing.views import default_view, matrix_shape
+
+
+@dataclass(frozen=True)
+class Stored:
+    """How a module stores a parameter that is a matrix or several.
+
+    Attributes:
+        view: which dims are rows and columns.
+        split: the parts that the module fuses in it, if it says so.
+        reason: one clause for the listing; empty where the class of the module says enough.
+    """
+
+    view: MatrixView
+    split: int | tuple[int, ...] | None = None
+    reason: str = ""
+
 
 # Modules that perform a linear map by a parameter `weight`, and how they store it.
 MATRIX_MODULES: tuple[tuple[type[nn.Module], MatrixView], ...] = (
@@ -38,6 +55,12 @@ def stored_view(module: nn.Module, attribute: str) -> MatrixView | None:
     if _is_conv1d_of_transformers(module):
         return "transposed"
     return next((view for kind, view in MATRIX_MODULES if isinstance(module, kind)), None)
+
+
+def stored(module: nn.Module, attribute: str) -> Stored | None:
+    """How a module stores `module.attribute`; None where it is no matrix of a known kind of module."""
+    view = stored_view(module, attribute)
+    return None if view is None else Stored(view)
 
 
 def _is_conv1d_of_transformers(module: nn.Module) -> bool:

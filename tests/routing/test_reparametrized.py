@@ -280,5 +280,8 @@ def test_patterns_and_splits_are_over_these_names():
     # A gain stays one whatever sends it to AdamW.
     [group] = [g for g in htmuon.param_groups(model, adamw=["qkv*"]) if g.get("weight_decay") == 0.0]
     assert "qkv.parametrizations.weight.original0" in dict(group["params"])
-    with pytest.raises(ValueError, match=r"takes AdamW .vector under WeightNorm.. Make it narrower"):
-        htmuon.route(model, split={"qkv*original*": 3})
+    # A wide pattern leaves the gain alone; one that matches nothing else is refused.
+    found = routes(model, split={"qkv*original*": 3})
+    assert [found[f"qkv.parametrizations.weight.original{i}"].split for i in (0, 1)] == [None, 3]
+    with pytest.raises(ValueError, match=r"takes AdamW .vector under WeightNorm.*Leave it out"):
+        htmuon.route(model, split={"qkv*original0": 3})
