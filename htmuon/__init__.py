@@ -21,6 +21,7 @@ from htmuon.optim import (
     power_schedule,
     route,
 )
+from htmuon.routing import Interleaved
 from htmuon.spectral import spectral_map, spectral_power
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ __all__ = [
     "HTAdaMuon",
     "HTMuon",
     "HTNorMuon",
+    "Interleaved",
     "Muon",
     "NorMuon",
     "analysis",
