@@ -22,6 +22,7 @@ from htmuon.optim import (
     route,
     route_groups,
 )
+from htmuon.routing import Interleaved
 from htmuon.spectral import spectral_map, spectral_power
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ __all__ = [
     "HTAdaMuon",
     "HTMuon",
     "HTNorMuon",
+    "Interleaved",
     "Muon",
     "NorMuon",
     "analysis",

@@ -21,12 +21,12 @@ from htmuon.routing.heads import head_modules, is_embedding, stem_modules, unwra
 from htmuon.routing.patterns import check_patterns, matching
 from htmuon.routing.reparametrized import WeightPlace, is_coordinates, layer_name, places
 from htmuon.routing.routes import Route, Routing
-from htmuon.routing.split import Split, part_shapes
+from htmuon.routing.split import GivenSplit, part_shapes, split_of
 from htmuon.routing.storage import Stored, is_grouped, is_vector, other_reason, own_view, stored, weight_shape
 from htmuon.routing.views import MINIMUM_DIMS, check_shaped, default_view
 
 # Parts of one parameter: as a user gives them, as its module fuses them ("auto"), or none.
-Parts = Split | Literal["auto"] | None
+Parts = GivenSplit | Literal["auto"] | None
 # Parts of every parameter ("auto" or none), or by pattern.
 SplitRules = Mapping[str, Parts] | Literal["auto"] | None
 
@@ -122,7 +122,7 @@ def _split(route: Route, own: Stored | None, rules: Mapping[str, Parts], otherwi
     parts = rules[found[0]] if found else otherwise
     if parts == "auto":
         return replace(route, split=None if own is None else own.split)
-    split = parts if parts is None or isinstance(parts, int) else tuple(parts)
+    split = None if parts is None else split_of(parts)
     try:
         part_shapes(tuple(route.parameter.shape), route.view, split)
     except ValueError as error:

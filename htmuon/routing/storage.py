@@ -8,6 +8,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from htmuon._typing import MatrixView
 from htmuon.routing.reparametrized import WeightPlace
+from htmuon.routing.split import Split
 from htmuon.routing.views import default_view, matrix_shape
 
 
@@ -22,7 +23,7 @@ class Stored:
     """
 
     view: MatrixView
-    split: int | tuple[int, ...] | None = None
+    split: Split | None = None
     reason: str = ""
 
 
