@@ -1,4 +1,4 @@
-"""Architectures of other libraries by name, built without weights on the meta device: shapes and modules, no numbers."""
+"""Architectures of other libraries by name, built on the meta device: modules and shapes, without numbers."""
 
 import difflib
 import importlib.util
@@ -90,8 +90,13 @@ def find(name: str) -> Architecture:
     there = [each for each in looked if importlib.util.find_spec(each) is not None]
     for each in there:
         if wanted in names(each) or (each == "transformers" and _class_of(wanted) is not None):
-            return Architecture(each, wanted, lambda: _built(each, wanted))
+            return architecture(each, wanted)
     raise _unknown(wanted, there, [each for each in looked if each not in there])
+
+
+def architecture(library: str, name: str) -> Architecture:
+    """The architecture of a name that a library has."""
+    return Architecture(library, name, lambda: _built(library, name))
 
 
 def names(library: str) -> list[str]:
@@ -178,8 +183,8 @@ def _with_a_head(config: Any) -> Any:
             f"{type(failures[0]).__name__}: {failures[0]}. Give a folder with a complete config.json."
         )
     raise ValueError(
-        f"transformers must have a model for the configuration; got model type {config.model_type!r}, a part of others. "
-        "Give the name of a whole model, or of a class."
+        f"transformers must have a model for the configuration; got model type {config.model_type!r}, a part of "
+        "others. Give the name of a whole model, or of a class."
     )
 
 

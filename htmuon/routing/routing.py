@@ -17,12 +17,13 @@ from htmuon._checks import plain
 from htmuon._registry import unknown_name
 from htmuon._typing import MATRIX_VIEWS, Group, MatrixView
 from htmuon.layouts import is_flattened
+from htmuon.routing.declared import Holders, Stored, holders
 from htmuon.routing.heads import head_modules, is_embedding, stem_modules, unwrapped
 from htmuon.routing.patterns import check_patterns, matching
 from htmuon.routing.reparametrized import WeightPlace, is_coordinates, layer_name, places
 from htmuon.routing.routes import Route, Routing
 from htmuon.routing.split import GivenSplit, part_shapes, split_of
-from htmuon.routing.storage import Stored, is_grouped, is_vector, other_reason, own_view, stored, weight_shape
+from htmuon.routing.storage import is_grouped, is_vector, other_reason, own_view, stored, weight_shape
 from htmuon.routing.views import MINIMUM_DIMS, check_shaped, default_view
 
 # Parts of one parameter: as a user gives them, as its module fuses them ("auto"), or none.
@@ -45,9 +46,9 @@ def _reason_against(module: nn.Module, heads: set[nn.Module], stems: set[nn.Modu
     return None
 
 
-def _own_storage(parameter: Tensor, place: WeightPlace) -> Stored | None:
+def _own_storage(parameter: Tensor, place: WeightPlace, by: Holders) -> Stored | None:
     """How a parameter stores matrices of its layer, by itself or in the shape of the weight that is made of it."""
-    return None if own_view(parameter, place) is None else stored(place.module, place.attribute)
+    return None if own_view(parameter, place) is None else stored(place.module, place.attribute, by)
 
 
 def _reason_for_adamw(parameter: Tensor, place: WeightPlace, own: Stored | None) -> str | None:
@@ -89,8 +90,7 @@ def _route_by_module(
     reason = _reason_for_adamw(parameter, place, own)
     if reason is not None or own is None:
         return Route(name=name, parameter=parameter, view=None, reason=f"{reason}{place.under}")
-    reason = own.reason or f"matrix of {layer_name(place.module)}"
-    return Route(name=name, parameter=parameter, view=own.view, reason=reason + place.under)
+    return Route(name=name, parameter=parameter, view=own.view, reason=own.reason + place.under)
 
 
 def _route_by_pattern(
@@ -108,7 +108,7 @@ def _route_by_pattern(
             f"pattern {pattern!r} sends {name!r} of shape {tuple(parameter.shape)} to the spectral side, whose view "
             f"{view!r} needs {MINIMUM_DIMS[view]} or more dimensions. Make the pattern narrower."
         )
-    known = f": {own.reason}" if own is not None and own.reason else ""
+    known = "" if own is None else f": {own.reason}"
     return Route(name=name, parameter=parameter, view=view, reason=f"pattern {pattern!r}{known}")
 
 
@@ -190,8 +190,9 @@ def route(
         adamw: patterns that go to AdamW.
         split: how parameters on the spectral side that fuse several matrices are taken apart: `"auto"` into the parts
             that their modules fuse; None leaves them whole. By pattern, so many equal parts, or the output rows of
-            each, `{"*.qkv.weight": 3}` or `{"*.qkv.weight": (4096, 1024, 1024)}`, `"auto"` or None; what no pattern
-            matches, as without a mapping. Split patterns that match nothing are a warning.
+            each, `{"*.qkv.weight": 3}` or `{"*.qkv.weight": (4096, 1024, 1024)}`, or `htmuon.Interleaved` rows,
+            `"auto"` or None; what no pattern matches, as without a mapping. Split patterns that match nothing are a
+            warning. The groups of a convolution are matrices of their own unless a pattern says otherwise.
 
     Returns:
         A `Routing`: `print` it for the listing, `.groups()` for an optimizer.
@@ -237,7 +238,7 @@ def route(
             raise unknown_name("matrix_view", view, list(MATRIX_VIEWS))
 
     heads, stems = head_modules(unwrapped(model)), stem_modules(unwrapped(model))
-    acting = places(model)
+    acting, held = places(model), holders(model)
     routes = []
     for name, parameter in named:
         at = acting[parameter]
@@ -248,7 +249,7 @@ def route(
             raise ValueError(
                 f"parameter {name!r} matches both spectral={wanted[0]!r} and adamw={refused[0]!r}. Make one narrower."
             )
-        own = _own_storage(parameter, at[0])
+        own = _own_storage(parameter, at[0], held.get(at[0].module, ()))
         if refused:
             found = Route(name=name, parameter=parameter, view=None, reason=f"pattern {refused[0]!r}")
         elif wanted and impossible:
@@ -259,7 +260,9 @@ def route(
             against = [_reason_against(place.module, heads, stems) for place in at]
             found = _route_by_module(name, parameter, at, own, [reason for reason in against if reason])
         decays = not any(is_vector(parameter, place) or _is_bias(place) or is_coordinates(place) for place in at)
-        routes.append(_split(replace(found, decays=decays), own, rules, otherwise))
+        routes.append(
+            _split(replace(found, decays=decays), own, rules, "auto" if is_grouped(at[0].module) else otherwise)
+        )
     _check_taken("spectral", views, routes, "Write the pattern of a parameter that multiplies.")
     _check_taken("split", rules, routes, "Leave it out, or send the parameter to the spectral side by spectral=[...].")
     return Routing(tuple(routes))

@@ -232,8 +232,8 @@ def test_what_is_no_matrix_of_the_layer_says_so():
         "b.parametrizations.weight.original1": "not of the shape of Linear.weight under Product",
         "c.parametrizations.weight.original0": "one of several of the weight's shape under Product",
         "c.parametrizations.weight.original1": "one of several of the weight's shape under Product",
-        "d.parametrizations.weight.original": "grouped convolution under SpectralNorm",
-        "e.weight_ih_l0": "bare parameter of LSTM",
+        "d.parametrizations.weight.original": "matrix of Conv1d; 4 groups under SpectralNorm",
+        "e.weight_ih_l0": "matrix of LSTM; i, f, g, o",
         "e.weight_hh_l0_g": "vector under WeightNorm",
         "e.weight_hh_l0_v": "bare parameter of LSTM under WeightNorm",
     }

@@ -6,6 +6,7 @@ from torch import nn
 
 import htmuon
 from htmuon.routing import routing
+from htmuon.routing.declared import Stored
 
 
 class Block(nn.Module):
@@ -245,8 +246,8 @@ def test_the_error_of_a_pattern_suggests_one_that_matches():
 
 def fused_route(monkeypatch, split):
     """Routes of a model whose attention says how it fuses its projections."""
-    fused = routing.Stored("linear", (8, 4, 4), "q, k and v in one")
-    monkeypatch.setattr(routing, "stored", lambda module, attribute: fused)
+    fused = Stored("linear", (8, 4, 4), "q, k and v in one")
+    monkeypatch.setattr(routing, "stored", lambda module, attribute, by: fused)
     model = nn.ModuleDict({"wqkv": nn.Linear(8, 16), "up": nn.Linear(8, 16), "head": nn.Linear(8, 3)})
     return {route.name: route for route in htmuon.route(model, split=split).routes}
 
