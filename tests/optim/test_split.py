@@ -280,8 +280,8 @@ def test_interleaved_parts_that_are_none(heads, sizes, error, words):
 @pytest.mark.parametrize(
     ("split", "error", "words"),
     [
-        (Interleaved(2, (4, 4)), ValueError, r"the matrix, which has 24; got Interleaved\(.* are 16\. Give the rows"),
-        (Interleaved(4, (4, 4)), ValueError, "are 32"),
+        (Interleaved(2, (4, 4)), ValueError, r"the matrix, which has 24; got Interleaved\(.* is 16\. Give the rows"),
+        (Interleaved(4, (4, 4)), ValueError, "sizes is 32"),
         ({"heads": 2}, TypeError, "split must be None.*got {'heads': 2}"),
         ({"heads": 2, "sizes": [4, 4], "dim": 0}, TypeError, "split must be None"),
     ],
