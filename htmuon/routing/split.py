@@ -123,8 +123,8 @@ def rows_of_parts(out: int, split: GivenSplit) -> Interleaved:
     if isinstance(parts, Interleaved):
         if parts.rows != out:
             raise ValueError(
-                f"split must have as many rows as the matrix, which has {out}; got {parts!r}, which are {parts.rows}, heads "
-                "times the sum of sizes. Give the rows that each part has in one head, and the number of heads."
+                f"split must have as many rows as the matrix, which has {out}; got {parts!r}, whose heads times sum "
+                f"of sizes is {parts.rows}. Give the rows of each part in one head, and the number of heads."
             )
         return parts
     sizes = (out // max(parts, 1),) * parts if isinstance(parts, int) else parts
