@@ -65,14 +65,16 @@ def _reason_for_adamw(parameter: Tensor, place: WeightPlace, own: Stored | None)
     return f"bare parameter of {layer_name(place.module)}"
 
 
-def _is_bias(place: WeightPlace) -> bool:
-    """Whether a parameter is added, by the name that all libraries give those; a module of experts stacks them."""
-    return place.attribute == "bias" or place.attribute.endswith("_bias")
+def _is_vector(parameter: Tensor, place: WeightPlace) -> bool:
+    """Whether it is a vector or, by the name that all libraries give biases, the stack of those that experts add."""
+    return is_vector(parameter, place) or (
+        parameter.ndim == 2 and (place.attribute == "bias" or place.attribute.endswith("_bias"))
+    )
 
 
 def _no_matrix(parameter: Tensor, place: WeightPlace) -> str | None:
     """Why a parameter cannot be a matrix even if a pattern asks for it."""
-    if is_vector(parameter, place) or _is_bias(place):
+    if _is_vector(parameter, place):
         return "vector"
     return "empty" if parameter.numel() == 0 else None
 
@@ -82,7 +84,7 @@ def _route_by_module(
 ) -> Route:
     """The route of a parameter that no pattern names, from all the places where it acts (several where it is tied)."""
     place = at[0]
-    if is_vector(parameter, place):
+    if _is_vector(parameter, place):
         return Route(name=name, parameter=parameter, view=None, reason=f"vector{place.under}")
     if reasons:
         tied = " (tied)" if len(at) > 1 else ""
@@ -259,7 +261,7 @@ def route(
         else:
             against = [_reason_against(place.module, heads, stems) for place in at]
             found = _route_by_module(name, parameter, at, own, [reason for reason in against if reason])
-        decays = not any(is_vector(parameter, place) or _is_bias(place) or is_coordinates(place) for place in at)
+        decays = not any(_is_vector(parameter, place) or is_coordinates(place) for place in at)
         routes.append(
             _split(replace(found, decays=decays), own, rules, "auto" if is_grouped(at[0].module) else otherwise)
         )
