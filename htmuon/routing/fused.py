@@ -125,7 +125,7 @@ HEADWISE = "q, k, v of each head"
 FUSED: dict[str, tuple[Row, ...]] = {
     # q, k and v
     "qkv": (
-        Row("q, k, v of each head", _levit, _in("timm")),
+        Row(HEADWISE, _levit, _in("timm")),
         Row(QKV, lambda m, rows: (m.dim_out_qk, m.dim_out_qk, m.dim_out_v), _class("timm", "BottleneckAttn")),
         Row(QKV, lambda m, rows: (m.num_heads * m.dim_qk, m.dim_qk, m.dim_v), _class("timm", "LambdaLayer")),
         Row(HEADWISE, _head_by_head, _in("timm")),
@@ -177,6 +177,9 @@ FUSED: dict[str, tuple[Row, ...]] = {
         Row("q, v, k of each shard", lambda m, rows: _turns(4, *[rows // 12] * 3), _named("CodeGenAttention")),
     ),
     "qkv_opreact": (Row("q, k, v, gate", lambda m, rows: (m.qk_dim, m.qk_dim, m.v_dim, m.v_dim), _named("xLSTM.*")),),
+    "pwise": (
+        Row(HEADWISE, lambda m, rows: _turns(m.num_heads, *[m.head_dim] * 3), _class("timm", "ConvAttention")),
+    ),
     # k and v, or q and k
     "kv": (
         Row("k, v of each head", _levit_pair, _in("timm")),
@@ -229,7 +232,7 @@ FUSED: dict[str, tuple[Row, ...]] = {
     "fc1": (
         Row(GATED, _equal(2), _named("Moonshine.*DecoderMLP|(Moshi|KyutaiSpeechToText|Mimi)GatingMLP")),
         Row(GATED, _equal(2), _class("timm", "GluMlp", "GatedMlp")),
-        Row("gate, through, convolved", lambda m, rows: tuple(m.split_indices), _class("timm", "GatedCNNBlock")),
+        Row("gate, through, convolved", lambda m, rows: tuple(m.split_indices), _class("timm", "GatedConvBlock")),
     ),
     "proj": (Row(GATED, _equal(2), _named("ClvpGatedLinearUnit")),),
     "pointwise_conv1": (Row(GATED, _convolution_of_glu, _in("transformers")),),
