@@ -35,13 +35,39 @@ import htmuon
 
 # Operators by what they do to data; all that is in none of these lists passes on where its inputs come from.
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "convolution", "_grouped_mm", "mv", "addmv", "dot", "einsum", "linear"}
-PRODUCTS |= {"_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_attention_math", "lstm", "gru", "_conv_depthwise2d"}
-NORMS = {"native_layer_norm", "native_batch_norm", "native_group_norm", "rsqrt", "linalg_vector_norm", "_fused_rms_norm"}
+PRODUCTS |= {
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_attention_math",
+    "lstm",
+    "gru",
+    "_conv_depthwise2d",
+}
+NORMS = {
+    "native_layer_norm",
+    "native_batch_norm",
+    "native_group_norm",
+    "rsqrt",
+    "linalg_vector_norm",
+    "_fused_rms_norm",
+}
 NORMS |= {"_native_batch_norm_legit_no_training", "_native_batch_norm_legit", "cudnn_batch_norm"}
 SUMS = {"add", "sub", "rsub", "mul", "div"}
 LOOKUPS = {"embedding", "_embedding_bag", "index_select", "index"}
 # Outputs of transformers that are no answers.
-STATES = ("hidden", "past", "attent", "embed", "pool", "cache", "feature", "last_", "intermediate", "vision_", "text_model", "loss")
+STATES = (
+    "hidden",
+    "past",
+    "attent",
+    "embed",
+    "pool",
+    "cache",
+    "feature",
+    "last_",
+    "intermediate",
+    "vision_",
+    "text_model",
+    "loss",
+)
 REASONS = {"output head": "heads", "patch or stem layer": "stems", "router": "routers"}
 
 
@@ -82,7 +108,7 @@ class Watch(TorchDispatchMode):
         return self.origins.get(id(tensor), (tensor, NOTHING))[1]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
+        out = answer_without_numbers(func, args, kwargs or {})
         tensors = [t for t in torch.utils._pytree.tree_leaves((args, kwargs or {})) if isinstance(t, Tensor)]
         results = [t for t in torch.utils._pytree.tree_leaves(out) if isinstance(t, Tensor)]
         name = func.overloadpacket._qualified_op_name.split("::")[1]
@@ -110,6 +136,31 @@ class Watch(TorchDispatchMode):
         if operator in SUMS and len(data) > 1 and not small and any(not o.heads for o in data):
             return Origin(active=True, raw=all(o.raw for o in data))
         return Origin(heads=union(data, "heads"), raw=all(o.raw for o in data), active=True)
+
+
+def answer_without_numbers(func: Any, args: Any, kwargs: Any) -> Any:
+    """The operator's result; for those that ask for numbers, which a meta tensor lacks, that of a tensor of ones."""
+    name = func.overloadpacket._qualified_op_name.split("::")[1]
+    first = args[0] if args else None
+    if not (isinstance(first, Tensor) and first.is_meta):
+        return func(*args, **kwargs)
+    if name == "_local_scalar_dense":
+        return first.dtype.is_floating_point * 1.0 or (True if first.dtype == torch.bool else 1)
+    if name == "nonzero":
+        return first.new_empty(first.numel(), first.ndim, dtype=torch.long)
+    if name in ("index", "index_put", "index_put_"):
+        places = [place for one in args[1] for place in numbered(one)]
+        return func(first, places, *args[2:], **kwargs)
+    if name == "_grouped_mm":
+        return first.new_empty(*first.shape[:-1], args[1].shape[-1])
+    return func(*args, **kwargs)
+
+
+def numbered(index: Tensor | None) -> list[Tensor | None]:
+    """An index; a mask as indices that take all."""
+    if index is None or index.dtype not in (torch.bool, torch.uint8):
+        return [index]
+    return [torch.empty(index.numel(), dtype=torch.long, device=index.device) for _ in range(index.ndim)]
 
 
 def union(origins: list[Origin], of: str) -> frozenset[str]:
@@ -169,7 +220,7 @@ class Result:
 
 
 def judged(case: Case) -> Result:
-    """The routing and the oracle of a model: on the meta device, and where that fails on the processor if it is small."""
+    """The routing and the oracle of a model: on the meta device, else on the processor if it is small."""
     result = Result(case.key, case.base)
     for device in ("meta", "cpu"):
         try:
@@ -177,6 +228,8 @@ def judged(case: Case) -> Result:
                 model = case.build().eval()
         except Exception as error:
             result.unjudged = f"build: {type(error).__name__}: {error}"[:200]
+            if case.library == "transformers":  # whose default sizes may be those of the largest models
+                break
             continue
         sizes = {name: p.numel() for name, p in model.named_parameters()}
         result.count, result.parameters = len(sizes), sum(sizes.values())
@@ -204,6 +257,8 @@ def judged(case: Case) -> Result:
             continue
         result.true_heads, result.true_stems, result.unjudged = sorted(heads & matrices), sorted(stems & matrices), ""
         break
+    if not result.unjudged.startswith("build") and callable(classifier := getattr(model, "get_classifier", None)):
+        case.base = result.base = isinstance(classifier(), nn.Identity)  # as timm's models without classes
     if case.base and not result.unjudged.startswith("build"):
         result.true_heads = []
     return result
@@ -254,7 +309,14 @@ def torchvision_cases() -> Iterator[Case]:
             continue
 
         def build(name: str = name) -> nn.Module:
-            weights = {"weights_backbone": None} if "segmentation" in repr(torchvision.models.get_model_builder(name)) or name.startswith(("fasterrcnn", "maskrcnn", "keypointrcnn", "retinanet", "fcos", "ssd", "deeplab", "fcn", "lraspp")) else {}
+            weights = (
+                {"weights_backbone": None}
+                if "segmentation" in repr(torchvision.models.get_model_builder(name))
+                or name.startswith(
+                    ("fasterrcnn", "maskrcnn", "keypointrcnn", "retinanet", "fcos", "ssd", "deeplab", "fcn", "lraspp")
+                )
+                else {}
+            )
             return torchvision.models.get_model(name, weights=None, **weights)
 
         def inputs(model: nn.Module) -> dict[str, Any]:
@@ -279,7 +341,9 @@ def transformers_cases(tasks: list[str]) -> Iterator[Case]:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     seen = set()
-    mappings = {name: value for name, value in vars(auto).items() if name.endswith("_NAMES") and isinstance(value, dict)}
+    mappings = {
+        name: value for name, value in vars(auto).items() if name.endswith("_NAMES") and isinstance(value, dict)
+    }
     # Base models last: the mapping has the names of models with heads where a type has no base model.
     for mapping in sorted(mappings, key=lambda name: (name == "MODEL_MAPPING_NAMES", name)):
         task = mapping.removesuffix("_NAMES").removesuffix("_MAPPING").removeprefix("MODEL").removeprefix("_FOR_")
@@ -303,7 +367,16 @@ def transformers_cases(tasks: list[str]) -> Iterator[Case]:
                 yield Case("transformers", name, build, transformers_inputs, base)
 
 
-DEPTHS = ("num_hidden_layers", "encoder_layers", "decoder_layers", "n_layer", "num_layers", "n_layers", "num_encoder_layers", "num_decoder_layers")
+DEPTHS = (
+    "num_hidden_layers",
+    "encoder_layers",
+    "decoder_layers",
+    "n_layer",
+    "num_layers",
+    "n_layers",
+    "num_encoder_layers",
+    "num_decoder_layers",
+)
 
 
 def shallower(config: Any, depth: int = 2) -> Any:
@@ -323,7 +396,6 @@ def shallower(config: Any, depth: int = 2) -> Any:
 def transformers_inputs(model: nn.Module) -> dict[str, Any]:
     """Inputs as the signature of `forward` names them."""
     config = model.config
-    text = getattr(config, "text_config", None) or config
     vision = getattr(config, "vision_config", None) or config
 
     def side() -> tuple[int, int]:
@@ -334,7 +406,12 @@ def transformers_inputs(model: nn.Module) -> dict[str, Any]:
     words = torch.zeros(2, 16, dtype=torch.long)
     frames = getattr(vision, "num_frames", None)
     pixels = (2, frames, channels, *side()) if frames else (2, channels, *side())
-    mels = getattr(config, "num_mel_bins", None) or getattr(config, "feature_size", None) or 80
+    mels = (
+        getattr(config, "feature_projection_input_dim", None)
+        or getattr(config, "num_mel_bins", None)
+        or getattr(config, "feature_size", None)
+        or 80
+    )
     length = 2 * getattr(config, "max_source_positions", 1500)
     inputs = {
         "input_ids": words,
@@ -354,6 +431,8 @@ def transformers_inputs(model: nn.Module) -> dict[str, Any]:
         for name in ("pixel_values", "pixel_values_videos", "input_features", "input_values"):
             if name in found and accepted[name].default is not inspect.Parameter.empty:
                 found.pop(name)
+    if hasattr(config, "feature_projection_input_dim") and "input_features" in found:
+        found["input_features"] = torch.randn(2, 100, mels)
     if main in ("input_values",) and getattr(config, "num_mel_bins", None):
         found["input_values"] = torch.randn(2, getattr(config, "max_length", 1024), config.num_mel_bins)
     elif main not in ("input_ids", "pixel_values") and "pixel_values" in found and main in found:
@@ -373,7 +452,17 @@ def read(path: Path) -> dict[str, Result]:
 
 
 def print_summary(results: dict[str, Result], wrong: bool) -> None:
-    columns = ("library", "models", "route fails", "judged", "false head", "missed head", "wrong head", "false stem", "missed stem")
+    columns = (
+        "library",
+        "models",
+        "route fails",
+        "judged",
+        "false head",
+        "missed head",
+        "wrong head",
+        "false stem",
+        "missed stem",
+    )
     print("".join(f"{column:>13}" for column in columns))
     for library in ("timm", "torchvision", "transformers"):
         of = [r for r in results.values() if r.key.startswith(library + "/") and not r.unjudged.startswith("build")]
