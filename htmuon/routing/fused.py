@@ -177,9 +177,7 @@ FUSED: dict[str, tuple[Row, ...]] = {
         Row("q, v, k of each shard", lambda m, rows: _turns(4, *[rows // 12] * 3), _named("CodeGenAttention")),
     ),
     "qkv_opreact": (Row("q, k, v, gate", lambda m, rows: (m.qk_dim, m.qk_dim, m.v_dim, m.v_dim), _named("xLSTM.*")),),
-    "pwise": (
-        Row(HEADWISE, lambda m, rows: _turns(m.num_heads, *[m.head_dim] * 3), _class("timm", "ConvAttention")),
-    ),
+    "pwise": (Row(HEADWISE, lambda m, rows: _turns(m.num_heads, *[m.head_dim] * 3), _class("timm", "ConvAttention")),),
     # k and v, or q and k
     "kv": (
         Row("k, v of each head", _levit_pair, _in("timm")),

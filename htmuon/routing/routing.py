@@ -18,11 +18,15 @@ from htmuon._registry import unknown_name
 from htmuon._typing import MATRIX_VIEWS, Group, MatrixView
 from htmuon.layouts import is_flattened
 from htmuon.routing.declared import Holders, Stored, holders
-from htmuon.routing.heads import head_modules, is_embedding, stem_modules, unwrapped
+from htmuon.routing.heads import head_modules
+from htmuon.routing.lookups import is_vector_like, lookup_modules, undecayed_names
+from htmuon.routing.models import is_embedding
 from htmuon.routing.patterns import check_patterns, matching
 from htmuon.routing.reparametrized import WeightPlace, is_coordinates, layer_name, places
+from htmuon.routing.routers import router_modules
 from htmuon.routing.routes import Route, Routing
 from htmuon.routing.split import GivenSplit, part_shapes, split_of
+from htmuon.routing.stems import stem_modules
 from htmuon.routing.storage import is_grouped, is_vector, other_reason, own_view, stored, weight_shape
 from htmuon.routing.views import MINIMUM_DIMS, check_shaped, default_view
 
@@ -35,15 +39,13 @@ SplitRules = Mapping[str, Parts] | Literal["auto"] | None
 DEFAULT_SPLIT: Literal["auto"] | None = None
 
 
-def _reason_against(module: nn.Module, heads: set[nn.Module], stems: set[nn.Module]) -> str | None:
-    """Why a module's parameters take AdamW whatever their shape, or None."""
-    if is_embedding(module):
-        return "embedding"
-    if module in heads:
-        return "output head"
-    if module in stems:
-        return "patch or stem layer"
-    return None
+def _roles(model: nn.Module) -> dict[nn.Module, str]:
+    """The modules whose parameters take AdamW whatever their shape, and why."""
+    roles = dict.fromkeys(stem_modules(model), "patch or stem layer")
+    roles |= dict.fromkeys(lookup_modules(model), "lookup stored as Linear")
+    roles |= dict.fromkeys(router_modules(model), "router")
+    roles |= dict.fromkeys(head_modules(model), "output head")
+    return roles | dict.fromkeys((module for module in model.modules() if is_embedding(module)), "embedding")
 
 
 def _own_storage(parameter: Tensor, place: WeightPlace, by: Holders) -> Stored | None:
@@ -239,7 +241,8 @@ def route(
         if view is not None and view not in MATRIX_VIEWS:
             raise unknown_name("matrix_view", view, list(MATRIX_VIEWS))
 
-    heads, stems = head_modules(unwrapped(model)), stem_modules(unwrapped(model))
+    roles = _roles(model)
+    undecayed = undecayed_names(model, names)
     acting, held = places(model), holders(model)
     routes = []
     for name, parameter in named:
@@ -259,12 +262,12 @@ def route(
         elif wanted:
             found = _route_by_pattern(name, parameter, at[0], own, wanted[0], views[wanted[0]])
         else:
-            against = [_reason_against(place.module, heads, stems) for place in at]
+            against = [roles.get(place.module) for place in at]
             found = _route_by_module(name, parameter, at, own, [reason for reason in against if reason])
-        decays = not any(_is_vector(parameter, place) or is_coordinates(place) for place in at)
-        routes.append(
-            _split(replace(found, decays=decays), own, rules, "auto" if is_grouped(at[0].module) else otherwise)
-        )
+        bare = is_vector_like(parameter) and any(own_view(parameter, place) is None for place in at)
+        decays = not (bare or name in undecayed or any(_is_vector(parameter, p) or is_coordinates(p) for p in at))
+        unnamed: Parts = "auto" if is_grouped(at[0].module) else otherwise
+        routes.append(_split(replace(found, decays=decays), own, rules, unnamed))
     _check_taken("spectral", views, routes, "Write the pattern of a parameter that multiplies.")
     _check_taken("split", rules, routes, "Leave it out, or send the parameter to the spectral side by spectral=[...].")
     return Routing(tuple(routes))
