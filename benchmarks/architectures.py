@@ -46,6 +46,10 @@ Row = dict[str, Any]
 FUSED_SHOWN = 3
 
 
+class TooLongError(BaseException):
+    """Raised while a model is built; no Exception, for builders catch those."""
+
+
 def chosen(library: str) -> list[str]:
     """The names that stand for a library."""
     if library == "torchvision":
@@ -85,13 +89,13 @@ def measured(job: tuple[str, str, int]) -> Row:
     row: Row = {"library": library, "name": name}
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise TimeoutError(f"not built within {limit} s")
+        raise TooLongError(f"not built within {limit} s")
 
     signal.signal(signal.SIGALRM, stop)
     signal.alarm(limit)
     try:
         model = architecture(library, name).build()
-    except Exception as error:
+    except (Exception, TooLongError) as error:
         return {**row, "not_built": f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]}
     finally:
         signal.alarm(0)
@@ -237,12 +241,15 @@ def left_out(rows: list[Row]) -> str:
     fails = [row for row in rows if "fails" in row]
     lines = [
         f"{len(part)} model types of transformers are parts of others and have no model of their own.",
-        f"{len(late)} took too long to build: {', '.join(f'`{row["name"]}`' for row in late) or 'none'}.",
-        f"{len(others)} do not build from their default configuration on the meta device: "
-        f"{', '.join(f'`{row["name"]}`' for row in others) or 'none'}.",
-        f"{len(fails)} build, and `route` fails: {', '.join(f'`{row["name"]}`' for row in fails) or 'none'}.",
+        f"{len(late)} took too long to build: {quoted(late)}.",
+        f"{len(others)} do not build from their default configuration on the meta device: {quoted(others)}.",
+        f"{len(fails)} build, and `route` fails: {quoted(fails)}.",
     ]
     return "\n".join(f"- {line}" for line in lines)
+
+
+def quoted(rows: list[Row]) -> str:
+    return ", ".join(f"`{row['name']}`" for row in rows) or "none"
 
 
 def filled(text: str) -> str:
