@@ -42,6 +42,10 @@ ANSWER_NAMES = frozenset(
 )
 
 
+# Heads of models that declare another one.
+AUXILIARY_NAMES = frozenset({"head_dist", "aux_head", "AuxLogits"})
+
+
 # What ends in a head's name, and is the last hidden layer before it.
 HIDDEN_NAMES = frozenset({"conv_head", "pre_head", "pre_logits", "pooling_head", "attn_pool"})
 
@@ -102,7 +106,8 @@ def _of_timm(model: nn.Module) -> set[nn.Module]:
     declared = model.get_classifier()  # type: ignore[operator]
     parts = declared if isinstance(declared, list | tuple) else [declared]
     heads = {layer for part in parts if isinstance(part, nn.Module) for layer in last_layers(part)}
-    return heads | ({layer for name, layer in _ends(model) if "AuxLogits" in name} if heads else set())
+    beside = [part for name, part in model.named_modules() if name.rpartition(".")[2] in AUXILIARY_NAMES]
+    return heads | ({layer for part in beside for layer in last_layers(part)} if heads else set())
 
 
 def _of_transformers(model: nn.Module) -> set[nn.Module]:
