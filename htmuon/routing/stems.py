@@ -1,5 +1,6 @@
 """Where a model reads raw input: the first layers of its stems and patch embeddings."""
 
+from collections.abc import Sequence
 from itertools import takewhile
 
 from torch import nn
@@ -67,7 +68,7 @@ def _is_fed(module: nn.Module, weighted: list[tuple[str, nn.Module]]) -> bool:
     return any(out_width(other) == in_width(module) for other in before if not is_embedding(other))
 
 
-def _reading(width: int, modules: list[nn.Module]) -> set[nn.Module]:
+def _reading(width: int, modules: Sequence[nn.Module]) -> set[nn.Module]:
     """Those of so many input channels that come before any that makes as many."""
     found: set[nn.Module] = set()
     for module in modules:
