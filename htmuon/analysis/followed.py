@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from htmuon.analysis.hidden import HiddenMatrix, check_whole
-from htmuon.routing.heads import unwrapped
+from htmuon.routing.models import unwrapped
 
 # Under these names libraries keep the optimizer that they wrap: accelerate and DeepSpeed, SAM and its kin,
 # schedule-free, pytorch_optimizer, Opacus, Lightning.

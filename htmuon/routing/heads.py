@@ -42,8 +42,15 @@ ANSWER_NAMES = frozenset(
 )
 
 
+# Heads of models that declare another one.
+AUXILIARY_NAMES = frozenset({"head_dist", "aux_head", "AuxLogits"})
+
+
 # What ends in a head's name, and is the last hidden layer before it.
-HIDDEN_NAMES = frozenset({"conv_head", "pre_head", "pre_logits", "pooling_head", "attn_pool"})
+HIDDEN_NAMES = frozenset(
+    {"conv_head", "pre_head", "pre_logits", "pooling_head", "attn_pool", "projection_head"}
+    | {"query_pos_head", "ref_point_head", "ref_anchor_head"}
+)
 
 
 def head_modules(model: nn.Module) -> set[nn.Module]:
@@ -102,7 +109,8 @@ def _of_timm(model: nn.Module) -> set[nn.Module]:
     declared = model.get_classifier()  # type: ignore[operator]
     parts = declared if isinstance(declared, list | tuple) else [declared]
     heads = {layer for part in parts if isinstance(part, nn.Module) for layer in last_layers(part)}
-    return heads | ({layer for name, layer in _ends(model) if "AuxLogits" in name} if heads else set())
+    beside = [part for name, part in model.named_modules() if name.rpartition(".")[2] in AUXILIARY_NAMES]
+    return heads | ({layer for part in beside for layer in last_layers(part)} if heads else set())
 
 
 def _of_transformers(model: nn.Module) -> set[nn.Module]:
@@ -114,18 +122,28 @@ def _of_transformers(model: nn.Module) -> set[nn.Module]:
         declared = None
     heads = last_layers(declared) if isinstance(declared, nn.Module) else set()
     base = getattr(model, "base_model", model)
+    heads |= _strictly_named(model)
     if base is model and (heads or _is_base(model)):
-        return heads | _strictly_named(model, set())
+        return heads
     below = {
         held
         for module in model.modules()
         if module is not model and is_of_transformers(module) and (module is base or _is_base(module))
         for held in module.modules()
     }
-    heads |= _named(model, below)
-    if not heads:
-        heads |= _last_part(model, below)
-    return heads | _strictly_named(model, set())
+    if heads:
+        return heads | _beside(model, heads, below)
+    return _named(model, below) or _last_part(model, below)
+
+
+def _beside(model: nn.Module, heads: set[nn.Module], below: set[nn.Module]) -> set[nn.Module]:
+    """Heads that stand beside those that a model declares, as parts of the model itself (`multiple_choice_head`)."""
+    return {
+        layer
+        for name, part in model.named_children()
+        if _ends_as_head(name) and part not in below and heads.isdisjoint(part.modules())
+        for layer in last_layers(part)
+    }
 
 
 def _is_base(model: nn.Module) -> bool:
@@ -147,7 +165,7 @@ def _is_chain(parts: nn.ModuleList) -> bool:
 
 def _answers(name: str) -> bool:
     """Whether a part of a head is named as one that answers."""
-    return name in HEAD_NAMES or name in ANSWER_NAMES or name in ("head", "out_proj") or _ends_as_head(name)
+    return name in HEAD_NAMES or name in ANSWER_NAMES or name in ("head", "out_proj", "proj_out") or _ends_as_head(name)
 
 
 def _ends_as_head(name: str) -> bool:
@@ -168,18 +186,16 @@ def _named(model: nn.Module, apart: set[nn.Module]) -> set[nn.Module]:
         if place is None or place in done or module in apart:
             continue
         done.add(place)
-        part = model.get_submodule(".".join(place))
-        if not _is_before_predictor(model, place):
-            heads |= last_layers(part) - apart
+        if not _is_before_another(model, place):
+            heads |= last_layers(model.get_submodule(".".join(place))) - apart
     return heads
 
 
-def _strictly_named(model: nn.Module, apart: set[nn.Module]) -> set[nn.Module]:
+def _strictly_named(model: nn.Module) -> set[nn.Module]:
     """The layers that answer by names that nothing else has."""
     places = {
         ".".join(path[: depth + 1])
-        for name, module in _ends(model)
-        if module not in apart
+        for name, _ in _ends(model)
         for path in [name.split(".")]
         for depth, part in enumerate(path)
         if part in ANSWER_NAMES
@@ -199,10 +215,15 @@ def _head_place(path: list[str]) -> tuple[str, ...] | None:
     return None
 
 
-def _is_before_predictor(model: nn.Module, place: tuple[str, ...]) -> bool:
-    """Whether a predictor of the same thing stands beside it: torchvision's `box_head` feeds its `box_predictor`."""
+def _is_before_another(model: nn.Module, place: tuple[str, ...]) -> bool:
+    """Whether what feeds on a part stands beside it.
+
+    torchvision's `box_head` feeds the `box_predictor`, ModernBERT's `head` the `classifier`.
+    """
     *before, last = place
     parent = model.get_submodule(".".join(before))
+    if last == "head":
+        return any(name in HEAD_NAMES for name, _ in parent.named_children())
     return last.endswith("_head") and hasattr(parent, last.removesuffix("_head") + "_predictor")
 
 

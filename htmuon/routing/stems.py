@@ -1,5 +1,8 @@
 """Where a model reads raw input: the first layers of its stems and patch embeddings."""
 
+from collections.abc import Sequence
+from itertools import takewhile
+
 from torch import nn
 
 from htmuon.routing.models import in_width, is_embedding, is_layer, is_of_transformers, out_width, unwrapped
@@ -32,7 +35,8 @@ def stem_modules(model: nn.Module) -> set[nn.Module]:
     if len(weighted) > 1 and isinstance(weighted[0][1], CONVOLUTIONS):
         stems.add(weighted[0][1])
     for group in _named_stems(weighted):
-        stems |= _beside_the_first(group)
+        if not _is_fed(group[0], weighted):
+            stems |= _reading(in_width(group[0]), group)
     for reader in model.modules():
         stems |= _read_by(reader)
     widths = {in_width(stem) for stem in stems if in_width(stem) <= FEW_CHANNELS}
@@ -56,11 +60,15 @@ def _named_stems(weighted: list[tuple[str, nn.Module]]) -> list[list[nn.Module]]
     return list(groups.values())
 
 
-def _beside_the_first(group: list[nn.Module]) -> set[nn.Module]:
-    return _reading(in_width(group[0]), group)
+def _is_fed(module: nn.Module, weighted: list[tuple[str, nn.Module]]) -> bool:
+    """Whether a layer before this convolution makes as many channels as it reads, and more than an image has."""
+    if not isinstance(module, CONVOLUTIONS) or in_width(module) <= FEW_CHANNELS:
+        return False
+    before = takewhile(lambda other: other is not module, (other for _, other in weighted))
+    return any(out_width(other) == in_width(module) for other in before if not is_embedding(other))
 
 
-def _reading(width: int, modules: list[nn.Module]) -> set[nn.Module]:
+def _reading(width: int, modules: Sequence[nn.Module]) -> set[nn.Module]:
     """Those of so many input channels that come before any that makes as many."""
     found: set[nn.Module] = set()
     for module in modules:
