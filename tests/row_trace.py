@@ -37,7 +37,22 @@ MOVES = {
     "reshape_as",
     "clone",
 }
-ELEMENTWISE = {"float", "to", "type_as", "half", "clamp", "clamp_", "dropout", "batch_norm", "bfloat16", "detach"}
+ELEMENTWISE = {
+    "mul",
+    "silu",
+    "gelu",
+    "relu",
+    "float",
+    "to",
+    "type_as",
+    "half",
+    "clamp",
+    "clamp_",
+    "dropout",
+    "batch_norm",
+    "bfloat16",
+    "detach",
+}
 ASKS = {
     "__get__",
     "size",
@@ -50,6 +65,8 @@ ASKS = {
     "data_ptr",
     "__set__",
     "get_device",
+    "new_empty",
+    "new_zeros",
 }
 LINEAR = {"linear", "conv1d", "conv2d", "conv3d", "addmm"}
 TRANSPOSED = (torch.Tensor.T.__get__, torch.Tensor.mT.__get__)
@@ -64,6 +81,7 @@ class RowTrace(TorchFunctionMode):
     def __post_init__(self):
         super().__init__()
         self.rows: dict[int, tuple[Tensor, Parameter, Tensor]] = {}
+        self.turned: dict[int, tuple[Tensor, Parameter]] = {}
 
     def _mark(self, tensor, weight, rows):
         self.rows[id(tensor)] = (tensor, weight, rows)
@@ -91,14 +109,24 @@ class RowTrace(TorchFunctionMode):
                 self._use(weight, half)
         elif marked and moves and marked[0] is args[0]:
             self._follow(func, args, kwargs, result)
-        elif marked and name in ELEMENTWISE and marked[0] is args[0]:
+        elif len(marked) == 1 and name in ELEMENTWISE and marked[0] is args[0] and result.shape == args[0].shape:
             self._mark(result, *self.rows[id(marked[0])][1:])
         elif marked and name not in ASKS:
             for tensor in marked:
                 self._use(*self.rows[id(tensor)][1:])
-        if name in LINEAR and isinstance(weight := _weight(name, args, kwargs), Parameter):
+        if func == torch.Tensor.T.__get__ and isinstance(args[0], Parameter):
+            self.turned[id(result)] = (result, args[0])
+        if (weight := self._weight(name, args, kwargs)) is not None:
             self._mark(result, weight, _row_numbers(name, result))
         return result
+
+    def _weight(self, name, args, kwargs):
+        """The parameter that a linear map or a convolution applies; None for other operations and weights."""
+        if name in ("matmul", "__matmul__"):
+            return self.turned.get(id(args[1]), (None, None))[1]
+        place = {"addmm": 2}.get(name, 1)
+        held = kwargs.get("weight", args[place] if name in LINEAR and len(args) > place else None)
+        return held if name in LINEAR and isinstance(held, Parameter) else None
 
     def parts(self, weight):
         """The rows that are used together, largest sets only, in the order of their first rows."""
@@ -115,11 +143,6 @@ def _tensors(held):
     elif isinstance(held, list | tuple):
         for one in held:
             yield from _tensors(one)
-
-
-def _weight(name, args, kwargs):
-    place = {"addmm": 2}.get(name, 1)
-    return kwargs.get("weight", args[place] if len(args) > place else None)
 
 
 def _row_numbers(name, result):

@@ -225,6 +225,7 @@ FUSED: dict[str, tuple[Row, ...]] = {
     ),
     # Gated layers
     "gate_up_proj": (Row(GATED, _equal(2), _in("transformers")),),
+    "input_linear": (Row(GATED, _equal(2), _named("Granite.*MLP")),),
     "Wi": (Row(GATED, _equal(2), _named("ModernBert.*MLP")),),
     "weights_in": (Row(GATED, _equal(2), _named("Dinov2.*SwiGLUFFN")),),
     "fc1": (
