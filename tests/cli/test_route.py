@@ -108,6 +108,7 @@ def test_views_can_be_named(capsys, folder, tmp_path):
     [
         ("gpt2", "GPT2LMHeadModel of transformers"),
         ("LlamaForSequenceClassification", "LlamaForSequenceClassification of transformers"),
+        ("align", "AlignModel of transformers"),  # states a list of channels
         ("test_vit", "VisionTransformer of timm"),
         ("timm:resnet10t", "ResNet of timm"),
         ("fcn_resnet50", "FCN of torchvision"),
