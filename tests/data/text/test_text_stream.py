@@ -91,7 +91,7 @@ class TestRuns:
             "4 training documents left out, as unreadable: a.json, row 41: not JSON.",
             "all training data was read; epoch 2 starts.",
             "8 training documents left out, as unreadable: a.json, row 41: not JSON.",
-            "all training data was read; epoch 3 begins.",
+            "all training data was read; epoch 3 starts.",
         ]
         lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
         assert [line["unreadable_samples"] for line in lines if line["kind"] == "train"][
