@@ -7,7 +7,7 @@ optimizer = htmuon.HTMuon(groups, lr=0.02)      # one torch.optim.Optimizer for 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from htmuon import linalg, optim, spectral
+from htmuon import linalg, optim, routing, spectral
 from htmuon.optim import (
     OPTIMIZERS,
     AdaMuon,
@@ -16,11 +16,9 @@ from htmuon.optim import (
     HTNorMuon,
     Muon,
     NorMuon,
-    matrix_view,
-    param_groups,
     power_schedule,
-    route,
 )
+from htmuon.routing import matrix_view, param_groups, route
 from htmuon.spectral import spectral_map, spectral_power
 
 if TYPE_CHECKING:
@@ -43,6 +41,7 @@ __all__ = [
     "param_groups",
     "power_schedule",
     "route",
+    "routing",
     "spectral",
     "spectral_map",
     "spectral_power",

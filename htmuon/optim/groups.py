@@ -61,6 +61,8 @@ class GroupedOptimizer(Optimizer):
                 f"params must be parameters or groups; got the model {type(params).__name__}. Pass "
                 "htmuon.param_groups(model)."
             )
+        # For groups that name a map of their own: the power of an object is that of the object alone.
+        self._power_of_names = defaults["power"]
         check_one_power(defaults, usual=self._usual_power())
         make_plain(defaults, defaults)
         make_plain(other_defaults, other_defaults)
@@ -115,9 +117,12 @@ class GroupedOptimizer(Optimizer):
         given = dict(param_group)
         check_one_power(given)
         make_plain(given, self.defaults)
+        if "spectral_map" in given:
+            given.setdefault("power", self._power_of_names)
         if given.get("use_muon", self.defaults["use_muon"]) is False:
             given = {**self.other_defaults, **given}
-        given = {**self.defaults, **given}
+        usual = {name: plain(value) if isinstance(value, dict) else value for name, value in self.defaults.items()}
+        given = {**usual, **given}  # dicts are copied: no two groups share one
         check_settings(given, sets_size=self.sets_size, wait=True)
         if isinstance(given["lr"], Tensor):
             given["lr"] = given["lr"].clone()  # a scheduler that changes it in place must find one for each group
@@ -194,7 +199,12 @@ class GroupedOptimizer(Optimizer):
         state: dict[str, Any] = super().__getstate__()
         # Ranks cannot be stored: what is loaded computes everything by itself.
         alone = {"process_group": None, "_layouts": Layouts(None), "_moved": None, "_warned_idle": False}
-        own = {"other_defaults": self.other_defaults, "_seen": list(self._seen), "_constructed": True}
+        own = {
+            "other_defaults": self.other_defaults,
+            "_power_of_names": self._power_of_names,
+            "_seen": list(self._seen),
+            "_constructed": True,
+        }
         return {**state, **own, **alone}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "GroupedOptimizer":

@@ -112,6 +112,12 @@ def check_settings(group: Group, *, sets_size: bool, wait: bool = False) -> None
         sets_size: whether the optimizer's adaptation fixes the size of the update itself.
         wait: whether to read a learning rate from an accelerator, which a step must not.
     """
+    for name in ("levels", "precision"):
+        if name in group:
+            raise ValueError(
+                f"{name} is a setting of a method; got {name}={group[name]!r} as one of a group, as before 0.1.0. "
+                "Pass method=htmuon.linalg.Polynomial(levels=8, precision='bfloat16'), say."
+            )
     check_flag("use_muon", group["use_muon"])
     check_flag("nesterov", group["nesterov"])
     check_flag("compile", group["compile"])
