@@ -48,11 +48,15 @@ __all__ = [
 ]
 
 
+# Imported when they are first used: no training step needs them.
+_ROOMS = ("analysis", "baselines", "bench", "checkpoints", "compare", "data", "recipes", "training")
+
+
 def __getattr__(name: str) -> Any:
-    if name == "analysis":  # imported when it is first used: no training step needs it
-        return importlib.import_module("htmuon.analysis")
+    if name in _ROOMS:
+        return importlib.import_module(f"htmuon.{name}")
     raise AttributeError(f"module 'htmuon' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_ROOMS})

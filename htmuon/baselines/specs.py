@@ -109,7 +109,8 @@ def build_optimizer(
         settings |= {kind: {"name": settings[kind], **given}} if given else {}
     for key in settings:
         if key not in known:
-            raise unknown_name(f"a setting of {name}", key, list(known))
+            others = ["schedule"] if "power" in info.settings else []
+            raise unknown_name(f"a setting of {name}", key, [*known, *others])
     run = RunInputs(
         groups=_groups(model, settings.pop("matrices", matrices)),
         lr=lr,

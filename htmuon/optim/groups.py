@@ -5,6 +5,8 @@ Settings reach a group by the constructor, by `add_param_group`, by a checkpoint
 """
 
 import copy
+import warnings
+from difflib import get_close_matches
 from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -117,6 +119,7 @@ class GroupedOptimizer(Optimizer):
         given = dict(param_group)
         check_one_power(given)
         make_plain(given, self.defaults)
+        _warn_of_near_misses(given, self.defaults)
         if "spectral_map" in given:
             given.setdefault("power", self._power_of_names)
         if given.get("use_muon", self.defaults["use_muon"]) is False:
@@ -219,3 +222,15 @@ class GroupedOptimizer(Optimizer):
         """The default of `power` in the constructor of the class, or of the nearest one above that names it."""
         found = (signature(kind).parameters.get("power") for kind in cls.__mro__ if issubclass(kind, Optimizer))
         return next((parameter.default for parameter in found if parameter is not None), None)
+
+
+def _warn_of_near_misses(group: Group, known: Group) -> None:
+    """Warn of keys that look like a setting but are none; wrappers and schedulers put in others of their own."""
+    for key in (key for key in group if key not in known):
+        in_a_group = key.removeprefix("adamw_")
+        near = [in_a_group] if key != in_a_group and in_a_group in known else get_close_matches(key, known, 1, 0.8)
+        if near and near[0] not in key.removeprefix(f"adamw_{near[0]}"):
+            warnings.warn(
+                f"a parameter group has the key {key!r}, which has no effect. Did you mean {near[0]!r}?",
+                stacklevel=6,
+            )

@@ -275,3 +275,28 @@ def test_a_partial_dict_of_a_method_is_stored_whole():
     assert optimizer.param_groups[0]["method"] == {"name": "polynomial", "levels": 8, "precision": None}
     optimizer = htmuon.HTMuon([torch.nn.Parameter(torch.eye(4))], method={"name": "polynomial"})
     assert optimizer.param_groups[0]["method"] == "polynomial"
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [("pwoer", "power"), ("adamw_lr", "lr"), ("weight_decy", "weight_decay")],
+)
+def test_a_key_that_looks_like_a_setting_is_named(key, meant):
+    with pytest.warns(UserWarning, match=f"the key '{key}', which has no effect.*Did you mean '{meant}'"):
+        htmuon.HTMuon([{"params": [matrix()], key: 0.5}])
+
+
+@pytest.mark.parametrize("key", ["initial_lr", "max_lr", "max_momentum", "base_momentum", "lr_scale", "step", "name"])
+def test_keys_of_schedulers_and_wrappers_are_no_mistakes(key):
+    htmuon.HTMuon([{"params": [matrix()], key: 0.5}])  # warnings are errors
+
+
+def test_a_schedule_by_name_is_told_how_to_make_it():
+    with pytest.raises(TypeError, match=r"power_schedule\('logistic', start=\.\.\., end=\.\.\., total_steps="):
+        htmuon.HTMuon([matrix()], power_schedule="logistic")
+
+
+@pytest.mark.parametrize("function", ["knee", Knee, torch.tanh])
+def test_the_function_alone_takes_maps(function):
+    with pytest.raises(TypeError, match="function must be a map such as"):
+        htmuon.spectral_map(torch.eye(3), function)
