@@ -18,7 +18,7 @@ from htmuon.optim import (
     NorMuon,
     power_schedule,
 )
-from htmuon.routing import matrix_view, param_groups, route
+from htmuon.routing import Interleaved, matrix_view, param_groups, route
 from htmuon.spectral import spectral_map, spectral_power
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ __all__ = [
     "HTAdaMuon",
     "HTMuon",
     "HTNorMuon",
+    "Interleaved",
     "Muon",
     "NorMuon",
     "analysis",

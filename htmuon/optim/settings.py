@@ -13,7 +13,7 @@ from htmuon.linalg import check_method
 from htmuon.optim.choices import without_objects
 from htmuon.optim.memory import overlaps
 from htmuon.optim.schedules import schedule_from_dict
-from htmuon.routing.split import part_shapes
+from htmuon.routing.split import part_shapes, split_of
 from htmuon.routing.views import MINIMUM_DIMS, check_shaped, default_view
 from htmuon.spectral import check_normalization, check_power, map_of
 
@@ -58,17 +58,6 @@ def check_sides(group: Group, prefix: str = "", *, wait: bool = False) -> None:
     check_learning_rate(f"{prefix}lr", group["lr"], wait=wait)
     check_number(f"{prefix}weight_decay", group["weight_decay"], remedy="Pass a float such as 0.1.")
     check_number(f"{prefix}eps", group["eps"], remedy=f"Pass a float such as {1e-10 if prefix else 1e-7}.")
-
-
-def _check_split(split: object) -> None:
-    if split is None:
-        return
-    sizes = split if isinstance(split, tuple | list) else (split,)
-    if not sizes or any(type(size) is not int for size in sizes):
-        raise TypeError(
-            "split must be None, a number of equal parts or a list of sizes, all of them whole numbers; got "
-            f"{split!r}. For q, k and v in one projection of equal heads give 3."
-        )
 
 
 def _check_count(name: str, value: object, remedy: str) -> None:
@@ -135,7 +124,8 @@ def check_settings(group: Group, *, sets_size: bool, wait: bool = False) -> None
     view = group["matrix_view"]
     if view is not None and view not in MATRIX_VIEWS:
         raise unknown_name("matrix_view", view, list(MATRIX_VIEWS))
-    _check_split(group["split"])
+    if group["split"] is not None:
+        split_of(group["split"])
     if group["use_muon"]:
         _check_spectral_settings(group, sets_size=sets_size)
 

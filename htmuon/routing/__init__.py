@@ -2,6 +2,7 @@
 
 from htmuon.routing.routes import Route, Routing
 from htmuon.routing.routing import param_groups, route
+from htmuon.routing.split import Interleaved
 from htmuon.routing.views import matrix_view
 
-__all__ = ["Route", "Routing", "matrix_view", "param_groups", "route"]
+__all__ = ["Interleaved", "Route", "Routing", "matrix_view", "param_groups", "route"]

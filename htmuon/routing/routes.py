@@ -8,7 +8,7 @@ from torch.nn import Parameter
 
 from htmuon._checks import check_flag, check_learning_rate, check_number, plain
 from htmuon._typing import Group, MatrixView
-from htmuon.routing.split import part_shapes
+from htmuon.routing.split import Split, part_shapes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,8 @@ class Route:
         parameter: the parameter.
         view: how it is a matrix, or None where it takes AdamW.
         reason: one clause for the listing.
-        split: parts of it that are matrices of their own: so many equal ones, or the output rows of each.
+        split: parts of it that are matrices of their own: so many equal ones, the output rows of each,
+            or `Interleaved`.
         decays: whether weight decay is good for it where it takes AdamW: not so for vectors, gains and coordinates.
     """
 
@@ -28,7 +29,7 @@ class Route:
     parameter: Parameter
     view: MatrixView | None
     reason: str
-    split: int | tuple[int, ...] | None = None
+    split: Split | None = None
     decays: bool = True
 
 

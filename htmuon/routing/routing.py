@@ -20,7 +20,7 @@ from htmuon.layouts import is_flattened
 from htmuon.routing.heads import head_modules, is_embedding, stem_modules, unwrapped
 from htmuon.routing.reparametrized import WeightPlace, is_coordinates, layer_name, places
 from htmuon.routing.routes import Route, Routing
-from htmuon.routing.split import part_shapes
+from htmuon.routing.split import GivenSplit, part_shapes, split_of
 from htmuon.routing.storage import is_grouped, is_vector, other_reason, own_view, weight_shape
 from htmuon.routing.views import MINIMUM_DIMS, check_shaped, default_view
 
@@ -79,7 +79,7 @@ def _route_by_pattern(
     return Route(name=name, parameter=parameter, view=view, reason=f"pattern {pattern!r}")
 
 
-def _split(route: Route, rules: Mapping[str, int | Sequence[int]]) -> Route:
+def _split(route: Route, rules: Mapping[str, GivenSplit]) -> Route:
     """The route with the parts that the rules give it."""
     found = {pattern: parts for pattern, parts in rules.items() if fnmatchcase(route.name, pattern)}
     if not found:
@@ -94,7 +94,7 @@ def _split(route: Route, rules: Mapping[str, int | Sequence[int]]) -> Route:
             f"split pattern {pattern!r} matches {route.name!r}, which takes AdamW ({route.reason}). Make it "
             "narrower, or send the parameter to the spectral side by spectral=[...]."
         )
-    split = parts if isinstance(parts, int) else tuple(parts)
+    split = split_of(parts)
     try:
         part_shapes(tuple(route.parameter.shape), route.view, split)
     except ValueError as error:
@@ -118,7 +118,7 @@ def route(
     *,
     spectral: Sequence[str] | Mapping[str, MatrixView] = (),
     adamw: Sequence[str] = (),
-    split: Mapping[str, int | Sequence[int]] | None = None,
+    split: Mapping[str, GivenSplit] | None = None,
 ) -> Routing:
     """Decide for every trainable parameter of a model whether it is a matrix for the spectral side or takes AdamW.
 
@@ -216,7 +216,7 @@ def param_groups(
     *,
     spectral: Sequence[str] | Mapping[str, MatrixView] = (),
     adamw: Sequence[str] = (),
-    split: Mapping[str, int | Sequence[int]] | None = None,
+    split: Mapping[str, GivenSplit] | None = None,
     lr: float | Tensor | None = None,
     adamw_lr: float | Tensor | None = None,
     weight_decay: float | None = None,
