@@ -21,19 +21,22 @@ from htmuon.spectral import check_normalization, check_power, map_of
 ADAMW_SETTINGS = ("use_muon", "lr", "betas", "eps", "weight_decay")
 # What a group holds that is no setting.
 NOT_SETTINGS = ("params", "param_names")
-# What a variant adds to the defaults when groups are already there.
-OF_VARIANTS = ("beta2",)
 # What a step counts in every group. `step` is left to wrappers, some of which count there.
 COUNTERS = ("steps_taken", "skipped_steps")
 
 
-def make_plain(group: Group, defaults: Group) -> None:
-    """Write the settings of a group in Python's own types; a map that is an object leaves its exponent as the power.
+def check_beta2(value: object) -> None:
+    """Raise unless `value` is a decay of second moments, in [0, 1)."""
+    check_number("beta2", value, below=1.0, remedy="Pass a float such as 0.95.")
+
+
+def make_plain(group: Group, names: Iterable[str]) -> None:
+    """Write settings in Python's own types; a map that is an object leaves its exponent as the power.
 
     Two may be tensors: a learning rate, as in torch, and on an accelerator a power, which the host does not read.
     """
     group.update(without_objects(group))
-    for name in {*defaults, *OF_VARIANTS}:
+    for name in names:
         value = group.get(name)
         if type(value) in (float, int, bool, str) or value is None:
             continue
@@ -101,6 +104,12 @@ def check_settings(group: Group, *, sets_size: bool, wait: bool = False) -> None
         sets_size: whether the optimizer's adaptation fixes the size of the update itself.
         wait: whether to read a learning rate from an accelerator, which a step must not.
     """
+    for name in ("levels", "precision"):
+        if name in group:
+            raise ValueError(
+                f"{name} is a setting of a method; got {name}={group[name]!r} as one of a group, as before 0.1.0. "
+                "Pass method=htmuon.linalg.Polynomial(levels=8, precision='bfloat16'), say."
+            )
     check_flag("use_muon", group["use_muon"])
     check_flag("nesterov", group["nesterov"])
     check_flag("compile", group["compile"])
@@ -113,8 +122,6 @@ def check_settings(group: Group, *, sets_size: bool, wait: bool = False) -> None
     for beta in betas:
         check_number("betas", beta, below=1.0, remedy="Pass (0.9, 0.95).")
     check_number("momentum", group["momentum"], below=1.0, remedy="Pass a float such as 0.95.")
-    if "beta2" in group:
-        check_number("beta2", group["beta2"], below=1.0, remedy="Pass a float such as 0.95.")
     view = group["matrix_view"]
     if view is not None and view not in MATRIX_VIEWS:
         raise unknown_name("matrix_view", view, list(MATRIX_VIEWS))
