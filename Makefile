@@ -8,7 +8,9 @@ CONSTRAINTS ?= constraints.txt
 INSTALL = $(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable
 SOURCES := htmuon tests benchmarks $(wildcard examples)
 
-.PHONY: demo lint check test docs tune bench dist clean
+.PHONY: install demo lint check test docs tune bench dist clean
+
+install: $(VENV)/.train
 
 demo: $(VENV)/.train
 	$(BIN)/htmuon compare llama-tiny --out runs/demo

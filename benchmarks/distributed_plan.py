@@ -3,7 +3,7 @@
     python benchmarks/distributed_plan.py                      the table of docs/distributed.md
     python benchmarks/distributed_plan.py llama-1b --ranks 8   one model
 
-Counts are those of the ledger that a step keeps (htmuon/layouts/owners.py): multiplications of the bracket and bytes of
+Counts are those of the ledger that a step keeps (htmuon/layouts/base.py): multiplications of the bracket and bytes of
 float32 that a rank sends for matrices under `fully_shard` (each matrix once to its owner, its update once back) or with
 `process_group=` (each update from its owner to all others).
 """

@@ -7,7 +7,7 @@ optimizer = htmuon.HTMuon(groups, lr=0.02)      # one torch.optim.Optimizer for 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from htmuon import linalg, optim, spectral
+from htmuon import linalg, optim, routing, spectral
 from htmuon.optim import (
     OPTIMIZERS,
     AdaMuon,
@@ -16,11 +16,9 @@ from htmuon.optim import (
     HTNorMuon,
     Muon,
     NorMuon,
-    matrix_view,
-    param_groups,
     power_schedule,
-    route,
 )
+from htmuon.routing import Interleaved, matrix_view, param_groups, route, route_groups
 from htmuon.spectral import spectral_map, spectral_power
 
 if TYPE_CHECKING:
@@ -34,6 +32,7 @@ __all__ = [
     "HTAdaMuon",
     "HTMuon",
     "HTNorMuon",
+    "Interleaved",
     "Muon",
     "NorMuon",
     "analysis",
@@ -43,17 +42,23 @@ __all__ = [
     "param_groups",
     "power_schedule",
     "route",
+    "route_groups",
+    "routing",
     "spectral",
     "spectral_map",
     "spectral_power",
 ]
 
 
+# Imported when they are first used: no training step needs them.
+_ROOMS = ("analysis", "baselines", "bench", "checkpoints", "compare", "data", "recipes", "training")
+
+
 def __getattr__(name: str) -> Any:
-    if name == "analysis":  # imported when it is first used: no training step needs it
-        return importlib.import_module("htmuon.analysis")
+    if name in _ROOMS:
+        return importlib.import_module(f"htmuon.{name}")
     raise AttributeError(f"module 'htmuon' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_ROOMS})

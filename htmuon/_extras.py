@@ -1,4 +1,4 @@
-"""Imports of the libraries that only the recipes need, with an error that names the remedy."""
+"""Imports of libraries that come with an extra, with an error that names the remedy."""
 
 import importlib
 from types import ModuleType
@@ -22,5 +22,5 @@ def require(module: str, extra: str = "train") -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise ImportError(
-            f'htmuon.recipes needs {module.partition(".")[0]}, which is not installed: pip install "htmuon[{extra}]"'
+            f'this needs {module.partition(".")[0]}, which is not installed: pip install "htmuon[{extra}]"'
         ) from error

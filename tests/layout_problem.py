@@ -29,14 +29,21 @@ from htmuon.optim.bracket import compiled
 # Parameters that are frozen, never get a gradient, and get one at every third step.
 FROZEN, NEVER, SOMETIMES = "frozen", "never", "sometimes"
 OTHER = ("vector", "table")
-# The rows of the parts of the fused weight, which no division among ranks respects.
-PARTS = {"fused": (6, 4, 4)}
+# The rows of the parts of the fused weights, which no division among ranks respects: together, head by head, and
+# alternating in every matrix of a stack.
+PARTS: dict[str, Any] = {
+    "fused": (6, 4, 4),
+    "heads": htmuon.Interleaved(3, (3, 1, 1)),
+    "experts_fused": htmuon.Interleaved(5, (1, 1)),
+}
 
 
 # Matrices without a signal at some steps: another expert each time, a part of the fused weight, and whole ones.
 RESTING: dict[str, Callable[[int], Any]] = {
     "experts": lambda step: step % 5,
     "fused": lambda step: slice(6, 10) if step % 2 else slice(0, 0),
+    "heads": lambda step: slice(3, None, 5) if step % 2 else slice(0, 0),
+    "experts_fused": lambda step: (step % 5, slice(step % 2, None, 2)),
     "tall_1": lambda step: slice(None) if step % 3 == 1 else slice(0, 0),
     "wide_2": lambda step: slice(None) if step % 4 == 2 else slice(0, 0),
 }
@@ -51,7 +58,7 @@ class Problem(nn.Module):
         shapes = {f"tall_{i}": (13, 5) for i in range(5)} | {f"wide_{i}": (6, 11) for i in range(3)}
         shapes |= {"single": (9, 9), "short": (3, 8), FROZEN: (5, 4), NEVER: (7, 4), SOMETIMES: (13, 5)}
         shapes |= {"experts": (5, 6, 4), "kernel": (6, 3, 3, 2), "vector": (10,), "table": (11, 4)}
-        shapes |= {"fused": (14, 5)}
+        shapes |= {"fused": (14, 5), "heads": (15, 4), "experts_fused": (5, 10, 4)}
         for name, shape in shapes.items():
             self.register_parameter(name, nn.Parameter((torch.randn(shape, generator=draw) / 4).to(dtype)))
         self.get_parameter(FROZEN).requires_grad_(False)
@@ -118,7 +125,7 @@ def train(model: Problem, optimizer: htmuon.HTMuon, steps: range) -> None:
 def _tensor_parallel(model: Problem, mesh: DeviceMesh) -> None:
     """Column-wise for tall and fused matrices, row-wise for wide ones, by experts, and whole for the rest."""
     for name, p in list(model.named_parameters()):
-        dim = {"tall": 0, "fused": 0, "wide": 1, "experts": 0}.get(name.partition("_")[0])
+        dim = {"tall": 0, "fused": 0, "heads": 0, "wide": 1, "experts": 0}.get(name.partition("_")[0])
         placement = Replicate() if dim is None else Shard(dim)
         placed = distribute_tensor(p.detach(), mesh, [placement], src_data_rank=None)
         setattr(model, name, nn.Parameter(placed, requires_grad=p.requires_grad))
@@ -163,12 +170,10 @@ def fsdp_and_tensor_parallel(model: Problem, outer: int = 2) -> dict[str, Any]:
 def expert_parallel_and_fsdp(model: Problem) -> dict[str, Any]:
     """Experts divided along their number by one axis and cut by another, as torch does it; all else under FSDP2."""
     mesh = _mesh(2, dist.get_world_size() // 2)
-    experts = distribute_tensor(model.experts.detach(), mesh["inner"], [Shard(0)], src_data_rank=None)
-    model.experts = nn.Parameter(experts)
     for name, p in list(model.named_parameters()):
-        if name != "experts":
-            whole = distribute_tensor(p.detach(), mesh["inner"], [Replicate()], src_data_rank=None)
-            setattr(model, name, nn.Parameter(whole, requires_grad=p.requires_grad))
+        placement = Shard(0) if name.startswith("experts") else Replicate()
+        placed = distribute_tensor(p.detach(), mesh["inner"], [placement], src_data_rank=None)
+        setattr(model, name, nn.Parameter(placed, requires_grad=p.requires_grad))
     fully_shard(model, mesh=mesh["outer"], shard_placement_fn=lambda p: Shard(1) if p.ndim == 3 else Shard(0))
     return {}
 
@@ -264,7 +269,7 @@ def resumed_alike(layout: str, optimizer: str, folder: str, steps: range, **sett
     reference = Problem()
     whole = build(optimizer, reference, **settings)
     train(reference, whole, range(steps.stop))
-    assert [int(group["steps_taken"]) for group in trained.param_groups] == [steps.stop] * 3
+    assert {int(group["steps_taken"]) for group in trained.param_groups} == {steps.stop}
     assert [group["power"] for group in trained.param_groups] == [group["power"] for group in whole.param_groups]
     return error(model, reference)
 

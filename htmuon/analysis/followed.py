@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from htmuon.analysis.hidden import HiddenMatrix, check_whole
-from htmuon.routing.heads import unwrapped
+from htmuon.analysis.hidden import HiddenMatrix, check_unsharded
+from htmuon.routing.models import unwrapped
 
 # Under these names libraries keep the optimizer that they wrap: accelerate and DeepSpeed, SAM and its kin,
 # schedule-free, pytorch_optimizer, Opacus, Lightning.
@@ -144,7 +144,7 @@ class FollowedMatrices:
             )
         if parameter is matrix.parameter:
             return matrix
-        check_whole(matrix.name, parameter)
+        check_unsharded(matrix.name, parameter)
         return replace(matrix, parameter=parameter)
 
     def _successor(self, matrix: HiddenMatrix, place: _Slot, places: dict[Tensor, _Slot]) -> Tensor | None:

@@ -79,11 +79,11 @@ def hidden_matrices(model: torch.nn.Module, names: Sequence[str] = ()) -> list[H
             raise TypeError(
                 f"matrices must be real; {matrix.name!r} is {matrix.parameter.dtype}. Name others by patterns."
             )
-        check_whole(matrix.name, matrix.parameter)
+        check_unsharded(matrix.name, matrix.parameter)
     return found
 
 
-def check_whole(name: str, parameter: Tensor) -> None:
+def check_unsharded(name: str, parameter: Tensor) -> None:
     """Raise ValueError if this rank has a part of a parameter alone."""
     if hasattr(parameter, "placements") and not _is_whole(parameter):  # a DTensor, known without torch.distributed
         raise ValueError(

@@ -106,6 +106,11 @@ def analyze_matrices(
     Not for convolution kernels as they are: give `weight.flatten(1)`, or `weight.movedim((0, 1), (-2, -1))` for a
     matrix per position of the kernel.
     """
+    if not isinstance(matrices, Mapping):
+        raise TypeError(
+            f"matrices must be a dict of tensors by name; got {type(matrices).__name__}. Of a model: "
+            "{name: p for name, p in model.named_parameters() if p.ndim >= 2}."
+        )
     given = rounding or {}
     parts = [part for name, tensor in matrices.items() for part in _matrices_of(name, tensor, given.get(name))]
     results: dict[int, MatrixAnalysis] = {}

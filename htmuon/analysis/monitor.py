@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
@@ -248,6 +249,7 @@ class _Budget:
 
 
 def _opened(path: str | os.PathLike[str], step: int | None) -> RecordLog:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     records = read_records(path)
     if records and "kind" not in records[0]:
         raise ValueError(

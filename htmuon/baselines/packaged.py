@@ -7,6 +7,7 @@ function takes by keyword is what a spec may set: `lion:beta1=0.95,beta2=0.98`.
 
 from typing import Any
 
+from htmuon._checks import check_number
 from htmuon._extras import require
 from htmuon._typing import Group
 from htmuon.baselines.baseline import Baseline
@@ -44,8 +45,7 @@ def lion(run: RunInputs, *, beta1: float = 0.9, beta2: float = 0.99, decay_scale
     Its learning rates are about ten times smaller than AdamW's, and with them the decay of the weights, which is the
     product of the two: the publication therefore takes a weight decay as many times larger. That is `decay_scale`.
     """
-    if decay_scale < 0:
-        raise ValueError(f"decay_scale must not be negative; got {decay_scale}. 1 is the weight decay of the others.")
+    check_number("decay_scale", decay_scale, remedy="1 is the weight decay of the others.")
     groups = [
         {**group, "weight_decay": decay_scale * group.get("weight_decay", run.weight_decay)} for group in run.groups
     ]

@@ -1,6 +1,7 @@
 """Optimizers from a short text: `htmuon`, `htmuon:power=0.25,normalization=rms`, `adamw`, `lion:beta1=0.95`."""
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from glob import escape
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -13,10 +14,11 @@ from htmuon._typing import Group
 from htmuon.baselines.info import RunInputs
 from htmuon.baselines.registry import optimizer_info
 from htmuon.linalg import METHODS
+from htmuon.linalg.select import AUTO
 from htmuon.optim import POWER_SCHEDULES
 from htmuon.routing.views import default_view
 from htmuon.spectral import MAPS
-from htmuon.spectral.choice import NOT_IN_DICTS
+from htmuon.spectral.choice import NOT_IN_DICTS, any_map
 
 if TYPE_CHECKING:
     from htmuon.layouts.base import ProcessGroup
@@ -99,13 +101,16 @@ def build_optimizer(
         schedule = _take_schedule(settings, default_power=info.settings["power"])
     else:
         schedule = {}
-    for kind, names in PARTS.items():
-        if kind in info.settings and settings.get(kind) in names:
-            given = {field: settings.pop(field) for field in part_settings(kind, settings[kind]) if field in settings}
-            settings |= {kind: {"name": settings[kind], **given}} if given else {}
+    known = dict(info.settings)
+    for kind in (kind for kind in PARTS if kind in info.settings and kind in settings):
+        fields_of_part = _settings_of_part(kind, settings[kind], info.settings)
+        known |= fields_of_part
+        given = {field: settings.pop(field) for field in fields_of_part if field in settings}
+        settings |= {kind: {"name": settings[kind], **given}} if given else {}
     for key in settings:
-        if key not in info.settings:
-            raise unknown_name(f"a setting of {name}", key, list(info.settings))
+        if key not in known:
+            others = ["schedule"] if "power" in info.settings else []
+            raise unknown_name(f"a setting of {name}", key, [*known, *others])
     run = RunInputs(
         groups=_groups(model, settings.pop("matrices", matrices)),
         lr=lr,
@@ -155,16 +160,31 @@ def _take_schedule(settings: dict[str, Any], default_power: float) -> dict[str, 
 
 
 def part_settings(kind: Part, name: str) -> dict[str, Any]:
-    """What a spec may set of a method or a spectral map, with the defaults; words of the optimizer mean its own.
+    """What a spec may set of a method or a spectral map, with the defaults; the exponent of a map is `power`.
+
+    Raises:
+        ValueError: there is no such method or map.
 
     Example:
         >>> part_settings("method", "polynomial"), part_settings("spectral_map", "power")
         ({'levels': 6, 'precision': None}, {})
     """
-    part: Any = PARTS[kind][name]
-    taken = {*NOT_IN_DICTS, *optimizer_info("htmuon").settings}
-    own = fields(part) if is_dataclass(part) else ()
-    return {field.name: field.default for field in own if field.name not in taken}
+    if kind == "method":
+        part: Any = METHODS[name]
+    else:
+        part = MAPS[name] if is_dataclass(MAPS[name]) else any_map(name)
+    return {
+        field.name: getattr(part, field.name)
+        for field in (fields(part) if is_dataclass(part) else ())
+        if field.name not in NOT_IN_DICTS and hasattr(part, field.name)
+    }
+
+
+def _settings_of_part(kind: Part, name: str, own: Mapping[str, Any]) -> dict[str, Any]:
+    """The same for the part in a spec, without words that the optimizer has, too, and means by them its own."""
+    if kind == "method" and name == AUTO:
+        return {}
+    return {key: default for key, default in part_settings(kind, name).items() if key not in own}
 
 
 def _value(text: str) -> bool | int | float | str | None:

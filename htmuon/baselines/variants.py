@@ -52,7 +52,7 @@ def variant_info(name: str) -> OptimizerInfo:
 def _settings(kind: type[HTMuon]) -> dict[str, Any]:
     """What a spec may set, with the defaults."""
     found: dict[str, Any] = {}
-    # A variant takes its parents' settings as **settings, so the constructors of all of them count.
+    # A variant may take its parents' settings as **settings: the constructors of all of them count.
     for parent in kind.__mro__[: kind.__mro__.index(torch.optim.Optimizer)]:
         for key, parameter in inspect.signature(parent.__init__).parameters.items():  # type: ignore[misc]
             if key not in _NOT_IN_SPECS and parameter.kind is inspect.Parameter.KEYWORD_ONLY:

@@ -1,4 +1,4 @@
-"""The command line: `htmuon compare | train | analyze | bench | list`."""
+"""The command line: `htmuon compare | train | route | analyze | bench | list`."""
 
 import importlib
 import os
@@ -18,6 +18,7 @@ Heavy-tailed spectral optimizers for PyTorch: U S^p V^T for any p, on top of eve
 commands:
   compare RECIPE   train a recipe with several optimizers and seeds, learning rates tuned or stored; ends in a report
   train RECIPE     one training run
+  route NAME       which parameters of an architecture are matrices, and why the others are not
   analyze PATH     spectra of a checkpoint's matrices: heavy tails, ranks, noise; of two checkpoints side by side
   bench RECIPE     time and error of an optimizer step by every method, beside torch.optim.Muon and other libraries
   list             recipes, optimizers, spectral maps, methods, normalizations, power schedules
@@ -26,6 +27,7 @@ examples:
   htmuon compare llama-tiny --out runs/demo
   htmuon compare llama-tiny --optimizers adamw muon htmuon:power=0.25 --seeds 0 1 2 --learning-rates tune
   htmuon train llama-tiny --optimizer.name htmuon --optimizer.lr 0.02 --out runs/first
+  htmuon route gpt_oss
   htmuon analyze runs/first --out runs/first/spectra
   htmuon bench llama-60m --layers 2
   htmuon compare llama-tiny --help      all settings of the recipe, with their defaults
@@ -56,6 +58,7 @@ _COMMANDS = {
     "train": _Command(
         "htmuon.cli.train", ("tyro", "rich"), "; with --resume the same command resumes where this one stopped"
     ),
+    "route": _Command("htmuon.cli.route", ("tyro", "rich")),
     "analyze": _Command("htmuon.cli.analyze", ("tyro", "rich", "safetensors")),
     "bench": _Command("htmuon.cli.bench", ("tyro", "rich")),
     "list": _Command("htmuon.cli.listing"),

@@ -56,7 +56,12 @@ def _settings(name: str) -> tuple[str, str]:
 
 
 def _part_settings() -> list[tuple[str, str]]:
-    found = [(name, part_settings(kind, name)) for kind, names in PARTS.items() for name in names]
+    own = optimizer_info("htmuon").settings
+    found = [
+        (name, {key: value for key, value in part_settings(kind, name).items() if key not in own})
+        for kind, names in PARTS.items()
+        for name in names
+    ]
     return [(name, _written(settings)) for name, settings in found if settings]
 
 

@@ -31,6 +31,8 @@ def name_of(kind: str, settings: PartDict) -> Any:
             f"a dict given as {kind} must have the key 'name'; got {settings!r}. "
             f"Add it, or pass the name alone: {kind}='...'."
         )
+    if not isinstance(settings["name"], str):
+        raise TypeError(f"the name in a dict given as {kind} must be a string; got {settings['name']!r}.")
     return settings["name"]
 
 

@@ -46,7 +46,7 @@ def method_setting(choice: MethodChoice) -> str | PartDict:
     """A method as a parameter group and a file hold it: its name, or a dict where its settings are not the defaults.
 
     Args:
-        choice: names and dicts stay as they are.
+        choice: a name stays as it is.
 
     Raises:
         TypeError: it is no name, dict or method.
@@ -57,7 +57,7 @@ def method_setting(choice: MethodChoice) -> str | PartDict:
         >>> method_setting(Polynomial(levels=8)), method_setting(Polynomial())
         ({'name': 'polynomial', 'levels': 8, 'precision': None}, 'polynomial')
     """
-    if isinstance(choice, str | dict):
+    if isinstance(choice, str):
         return choice
     method = method_of(choice)
     if method.name in METHODS and METHODS[method.name] == method:

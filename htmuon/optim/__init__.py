@@ -6,9 +6,6 @@ from htmuon.optim.base import SpectralOptimizer
 from htmuon.optim.htmuon import OPTIMIZERS, HTMuon, Muon
 from htmuon.optim.normuon import HTNorMuon, NorMuon
 from htmuon.optim.schedules import POWER_SCHEDULES, power_schedule
-from htmuon.routing.routes import Routing
-from htmuon.routing.routing import param_groups, route
-from htmuon.routing.views import matrix_view
 
 __all__ = [
     "OPTIMIZERS",
@@ -19,12 +16,8 @@ __all__ = [
     "HTNorMuon",
     "Muon",
     "NorMuon",
-    "Routing",
     "SpectralOptimizer",
-    "matrix_view",
-    "param_groups",
     "power_schedule",
-    "route",
 ]
 
 import_all(__name__)

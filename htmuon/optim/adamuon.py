@@ -1,19 +1,20 @@
 """AdaMuon and HTAdaMuon: the sign of the momentum is mapped, and elements are adapted by their own statistics."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from htmuon._checks import check_number, plain
+from htmuon._checks import plain
 from htmuon._typing import AdjustLrFn, Group, Normalization, State
 from htmuon.linalg import MethodChoice
 from htmuon.linalg.base import safe_divisor
 from htmuon.optim.htmuon import OPTIMIZERS, HTMuon
 from htmuon.optim.rules import FADED
 from htmuon.optim.schedules import ScheduleDict
+from htmuon.optim.settings import check_beta2
 from htmuon.spectral import MapChoice
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ class AdaMuon(HTMuon):
     """
 
     sets_size = True
+    own_settings: ClassVar = {"beta2": check_beta2}
 
     def __init__(
         self,
@@ -127,7 +129,7 @@ class AdaMuon(HTMuon):
         process_group: "ProcessGroup | None" = None,
     ) -> None:
         beta2 = plain(beta2)
-        check_number("beta2", beta2, below=1.0, remedy="Pass a float such as 0.95.")
+        check_beta2(beta2)
         super().__init__(
             params,
             lr,

@@ -1,4 +1,4 @@
-"""Methods and spectral maps that are given as objects: what a group holds of them, and whose power counts.
+"""Methods, spectral maps and splits that are given as objects: what a group holds of them, and whose power counts.
 
 A group holds a name or a plain dict, and the exponent of a map as its `power`: one that is edited later, or that a
 schedule writes, makes the map again with that exponent.
@@ -9,13 +9,16 @@ from torch import Tensor
 from htmuon._checks import plain
 from htmuon._typing import Group
 from htmuon.linalg import method_setting
+from htmuon.routing.split import split_setting
 from htmuon.spectral import map_setting
 from htmuon.spectral.choice import exponent
 
 
 def without_objects(group: Group) -> Group:
-    """The method and the map of a group as they are stored."""
+    """The method, the split and the map of a group as they are stored."""
     stored: Group = {"method": method_setting(group["method"])} if "method" in group else {}
+    if "split" in group:
+        stored["split"] = split_setting(group["split"])
     if "spectral_map" in group:
         stored["spectral_map"] = map_setting(group["spectral_map"])
         power = _own_power(group)

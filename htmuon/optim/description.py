@@ -7,7 +7,7 @@ from torch import Tensor
 
 from htmuon._typing import Group
 from htmuon.layouts import is_distributed, several_processes
-from htmuon.optim.settings import ADAMW_SETTINGS, NOT_SETTINGS, OF_VARIANTS
+from htmuon.optim.settings import ADAMW_SETTINGS, NOT_SETTINGS
 
 
 def shown(group: Group, defaults: Group) -> list[tuple[str, Any]]:
@@ -17,7 +17,7 @@ def shown(group: Group, defaults: Group) -> list[tuple[str, Any]]:
         group: with every key; one with `use_muon=False` uses only the settings of AdamW.
         defaults: the settings of an optimizer.
     """
-    unused = () if group["use_muon"] else {*defaults, *OF_VARIANTS}.difference(ADAMW_SETTINGS)
+    unused = () if group["use_muon"] else set(defaults).difference(ADAMW_SETTINGS)
     return sorted((key, value) for key, value in group.items() if key not in (*NOT_SETTINGS, *unused))
 
 

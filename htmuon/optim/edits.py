@@ -1,5 +1,6 @@
 """What users, schedulers and trainers write into the groups between two steps."""
 
+import copy
 from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
@@ -43,7 +44,7 @@ class Seen:
 
 
 def _matrices(group: Group) -> tuple[Any, ...]:
-    return group["use_muon"], group["matrix_view"], group["split"]
+    return group["use_muon"], group["matrix_view"], copy.deepcopy(group["split"])  # a list or a dict, edited in place
 
 
 def _is_pair(betas: object) -> TypeGuard[tuple[Any, Any]]:

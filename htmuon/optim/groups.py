@@ -5,6 +5,9 @@ Settings reach a group by the constructor, by `add_param_group`, by a checkpoint
 """
 
 import copy
+import warnings
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -48,6 +51,8 @@ class GroupedOptimizer(Optimizer):
 
     # Whether the adaptation gives the update the Frobenius norm sqrt(min(m, n)), whatever the normalization.
     sets_size: ClassVar[bool] = False
+    # The settings that a variant has beside those of all, each with what raises for a bad value.
+    own_settings: ClassVar[Mapping[str, Callable[[object], None]]] = {}
 
     def __init__(
         self,
@@ -61,6 +66,8 @@ class GroupedOptimizer(Optimizer):
                 f"params must be parameters or groups; got the model {type(params).__name__}. Pass "
                 "htmuon.param_groups(model)."
             )
+        # For groups that name a map of their own: the power of an object is that of the object alone.
+        self._power_of_names = defaults["power"]
         check_one_power(defaults, usual=self._usual_power())
         make_plain(defaults, defaults)
         make_plain(other_defaults, other_defaults)
@@ -114,11 +121,15 @@ class GroupedOptimizer(Optimizer):
     def _add_group(self, param_group: Group) -> None:
         given = dict(param_group)
         check_one_power(given)
-        make_plain(given, self.defaults)
+        make_plain(given, self._setting_names)
+        _warn_of_near_misses(given, self._setting_names)
+        if "spectral_map" in given:
+            given.setdefault("power", self._power_of_names)
         if given.get("use_muon", self.defaults["use_muon"]) is False:
             given = {**self.other_defaults, **given}
-        given = {**self.defaults, **given}
-        check_settings(given, sets_size=self.sets_size, wait=True)
+        usual = {name: plain(value) if isinstance(value, dict) else value for name, value in self.defaults.items()}
+        given = {**usual, **given}  # dicts are copied: no two groups share one
+        self._check(given, wait=True)
         if isinstance(given["lr"], Tensor):
             given["lr"] = given["lr"].clone()  # a scheduler that changes it in place must find one for each group
         super().add_param_group(given)
@@ -129,20 +140,35 @@ class GroupedOptimizer(Optimizer):
         self._set_power(group)
         self._seen.append(Seen.of(group))
 
+    @property
+    def _setting_names(self) -> set[str]:
+        return {*self.defaults, *self.own_settings}
+
+    def _check(self, group: Group, *, wait: bool = False) -> None:
+        """Raise TypeError or ValueError, with a remedy, unless every setting of a group is valid."""
+        check_settings(group, sets_size=self.sets_size, wait=wait)
+        for name in self.own_settings.keys() & group:
+            self.own_settings[name](group[name])
+
+    def check_group(self, group: Group) -> None:
+        """Write the settings of a group in Python's own types and check them, also what an accelerator holds."""
+        make_plain(group, self._setting_names)
+        self._check(group, wait=True)
+
     def _add_setting(self, name: str, value: float) -> None:
         """A setting that one variant alone has: in the defaults, and in every group that does not bring its own."""
         self.defaults[name] = value
         for group in self.param_groups:
             group[name] = plain(group.get(name, value))
-            check_settings(group, sets_size=self.sets_size)
+            self._check(group)
 
     def _check_edits(self) -> None:
         """Check what users, schedulers and trainers have written into the groups since the last step, then take it."""
         if len(self._seen) != len(self.param_groups):  # a wrapper has put others in their place
             self._seen = [Seen.of(group) for group in self.param_groups]
         for group, seen in zip(self.param_groups, self._seen, strict=True):
-            make_plain(group, self.defaults)
-            check_settings(group, sets_size=self.sets_size)
+            make_plain(group, self._setting_names)
+            self._check(group)
             if seen.has_other_matrices(group):
                 check_parameters(group)
         for group, seen in zip(self.param_groups, self._seen, strict=True):
@@ -160,7 +186,7 @@ class GroupedOptimizer(Optimizer):
         """State and settings as torch's optimizers give them, with what schedulers have written since the last step."""
         if len(self._seen) == len(self.param_groups):  # else a wrapper has put others in their place
             for group in self.param_groups:
-                make_plain(group, self.defaults)
+                make_plain(group, self._setting_names)
             self._seen = [seen.follow(group) for group, seen in zip(self.param_groups, self._seen, strict=True)]
         state: dict[str, Any] = super().state_dict()
         return state
@@ -194,7 +220,12 @@ class GroupedOptimizer(Optimizer):
         state: dict[str, Any] = super().__getstate__()
         # Ranks cannot be stored: what is loaded computes everything by itself.
         alone = {"process_group": None, "_layouts": Layouts(None), "_moved": None, "_warned_idle": False}
-        own = {"other_defaults": self.other_defaults, "_seen": list(self._seen), "_constructed": True}
+        own = {
+            "other_defaults": self.other_defaults,
+            "_power_of_names": self._power_of_names,
+            "_seen": list(self._seen),
+            "_constructed": True,
+        }
         return {**state, **own, **alone}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "GroupedOptimizer":
@@ -209,3 +240,15 @@ class GroupedOptimizer(Optimizer):
         """The default of `power` in the constructor of the class, or of the nearest one above that names it."""
         found = (signature(kind).parameters.get("power") for kind in cls.__mro__ if issubclass(kind, Optimizer))
         return next((parameter.default for parameter in found if parameter is not None), None)
+
+
+def _warn_of_near_misses(group: Group, known: set[str]) -> None:
+    """Warn of keys that look like a setting but are none; wrappers and schedulers put in others of their own."""
+    for key in (key for key in group if key not in known):
+        in_a_group = key.removeprefix("adamw_")
+        near = [in_a_group] if key != in_a_group and in_a_group in known else get_close_matches(key, known, 1, 0.8)
+        if near and near[0] not in key.removeprefix(f"adamw_{near[0]}"):
+            warnings.warn(
+                f"a parameter group has the key {key!r}, which has no effect. Did you mean {near[0]!r}?",
+                stacklevel=6,
+            )

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from htmuon._typing import Group
 from htmuon.linalg.base import compute_dtype
-from htmuon.optim.settings import COUNTERS, check_parameters, check_settings, counters_device, make_plain
+from htmuon.optim.settings import COUNTERS, check_parameters, counters_device
 from htmuon.optim.state import State, check_state, copied
 
 if TYPE_CHECKING:
@@ -79,8 +79,7 @@ def _group(saved: Group, mine: Group, optimizer: "GroupedOptimizer") -> Group:
     if "steps_taken" not in saved and {"step", "skipped_steps"} <= saved.keys():  # as the counter was called once
         saved = {"steps_taken" if name == "step" else name: value for name, value in saved.items()}
     group = {**mine, **saved, "params": mine["params"]}
-    make_plain(group, optimizer.defaults)
-    check_settings(group, sets_size=optimizer.sets_size, wait=True)
+    optimizer.check_group(group)
     check_parameters(group)
     for counter in COUNTERS:
         group[counter] = number_loaded(group[counter], torch.int64, counters_device(mine), counter)

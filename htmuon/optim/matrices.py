@@ -14,7 +14,6 @@ from htmuon.linalg.base import compute_dtype
 from htmuon.optim.buckets import cost
 from htmuon.optim.signal import Flags
 from htmuon.optim.state import State
-from htmuon.routing.split import parts_of_state
 
 
 def run_staggered(pieces: Iterable[Generator[None, None, None]]) -> None:
@@ -98,7 +97,7 @@ class MatrixStack:
         with stacked([part(p) for p in self.parameters], update.dtype) as weight:
             weight.mul_(1 - rate * group["weight_decay"]).addcmul_(update, rate, value=-1)
         for name, old in stack.state.items():
-            changes = flags.over_state(active, parts_of_state(name, flags.sizes))
+            changes = flags.over_state(active, name)
             new = torch.where(changes, adapted[name], old)
             torch._foreach_copy_([state[name] for state in self.states], list(new.unbind()))
 

@@ -63,8 +63,9 @@ class Rules:
         view = self._view(len(shape))
         if self.group["split"] is None:
             return self._bracket_of(parameter, shape, view)
-        parts = part_shapes(shape, view, self.group["split"])
-        return split_bracket([self._bracket_of(parameter, of, "linear") for of in parts], parts, view, shape)
+        split = self.group["split"]
+        parts = [self._bracket_of(parameter, of, "linear") for of in part_shapes(shape, view, split)]
+        return split_bracket(parts, view, shape, split)
 
     def state_shapes(self, parameter: Tensor) -> dict[str, tuple[int, ...]]:
         """Name and shape of every state tensor of a parameter that has its shape or that of its matrices."""

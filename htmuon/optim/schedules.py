@@ -182,8 +182,7 @@ def schedule_from_dict(settings: object) -> PowerSchedule:
     """The schedule that a plain dict describes; raises TypeError or ValueError where it describes none."""
     if not isinstance(settings, dict) or "name" not in settings:
         raise TypeError(
-            f"power_schedule must be None or a dict with the key 'name'; got {settings!r}. "
-            'Make one with htmuon.power_schedule("interval", power=0.125, every=5).'
+            f"power_schedule must be None or a dict with the key 'name'; got {settings!r}. {_example(settings)}"
         )
     values = {key: value for key, value in settings.items() if key != "name"}
     kind = POWER_SCHEDULES[settings["name"]]
@@ -194,3 +193,11 @@ def schedule_from_dict(settings: object) -> PowerSchedule:
         wrong = [f"{name} is missing" for name in missing] + [f"{name} is unknown" for name in unknown]
         raise ValueError(f"power schedule {settings['name']!r} takes {', '.join(known)}; {', '.join(wrong)}.")
     return kind(**values)
+
+
+def _example(name: object) -> str:
+    """How to make a schedule: the one of that name, if there is one."""
+    if isinstance(name, str) and name in POWER_SCHEDULES:
+        needed = ", ".join(f"{f.name}=..." for f in fields(POWER_SCHEDULES[name]) if f.default is MISSING)  # type: ignore[arg-type]
+        return f"Make it with htmuon.power_schedule({name!r}, {needed})."
+    return 'Make one with htmuon.power_schedule("interval", power=0.125, every=5).'

@@ -13,7 +13,7 @@ from htmuon.linalg import check_method
 from htmuon.optim.choices import without_objects
 from htmuon.optim.memory import overlaps
 from htmuon.optim.schedules import schedule_from_dict
-from htmuon.routing.split import part_shapes
+from htmuon.routing.split import part_shapes, split_of
 from htmuon.routing.views import MINIMUM_DIMS, check_shaped, default_view
 from htmuon.spectral import check_normalization, check_power, map_of
 
@@ -21,19 +21,22 @@ from htmuon.spectral import check_normalization, check_power, map_of
 ADAMW_SETTINGS = ("use_muon", "lr", "betas", "eps", "weight_decay")
 # What a group holds that is no setting.
 NOT_SETTINGS = ("params", "param_names")
-# What a variant adds to the defaults when groups are already there.
-OF_VARIANTS = ("beta2",)
 # What a step counts in every group. `step` is left to wrappers, some of which count there.
 COUNTERS = ("steps_taken", "skipped_steps")
 
 
-def make_plain(group: Group, defaults: Group) -> None:
-    """Write the settings of a group in Python's own types; a map that is an object leaves its exponent as the power.
+def check_beta2(value: object) -> None:
+    """Raise unless `value` is a decay of second moments, in [0, 1)."""
+    check_number("beta2", value, below=1.0, remedy="Pass a float such as 0.95.")
+
+
+def make_plain(group: Group, names: Iterable[str]) -> None:
+    """Write settings in Python's own types; a map that is an object leaves its exponent as the power.
 
     Two may be tensors: a learning rate, as in torch, and on an accelerator a power, which the host does not read.
     """
     group.update(without_objects(group))
-    for name in {*defaults, *OF_VARIANTS}:
+    for name in names:
         value = group.get(name)
         if type(value) in (float, int, bool, str) or value is None:
             continue
@@ -58,17 +61,6 @@ def check_sides(group: Group, prefix: str = "", *, wait: bool = False) -> None:
     check_learning_rate(f"{prefix}lr", group["lr"], wait=wait)
     check_number(f"{prefix}weight_decay", group["weight_decay"], remedy="Pass a float such as 0.1.")
     check_number(f"{prefix}eps", group["eps"], remedy=f"Pass a float such as {1e-10 if prefix else 1e-7}.")
-
-
-def _check_split(split: object) -> None:
-    if split is None:
-        return
-    sizes = split if isinstance(split, tuple | list) else (split,)
-    if not sizes or any(type(size) is not int for size in sizes):
-        raise TypeError(
-            "split must be None, a number of equal parts or a list of sizes, all of them whole numbers; got "
-            f"{split!r}. For q, k and v in one projection of equal heads give 3."
-        )
 
 
 def _check_count(name: str, value: object, remedy: str) -> None:
@@ -112,6 +104,12 @@ def check_settings(group: Group, *, sets_size: bool, wait: bool = False) -> None
         sets_size: whether the optimizer's adaptation fixes the size of the update itself.
         wait: whether to read a learning rate from an accelerator, which a step must not.
     """
+    for name in ("levels", "precision"):
+        if name in group:
+            raise ValueError(
+                f"{name} is a setting of a method; got {name}={group[name]!r} as one of a group, as before 0.1.0. "
+                "Pass method=htmuon.linalg.Polynomial(levels=8, precision='bfloat16'), say."
+            )
     check_flag("use_muon", group["use_muon"])
     check_flag("nesterov", group["nesterov"])
     check_flag("compile", group["compile"])
@@ -124,12 +122,11 @@ def check_settings(group: Group, *, sets_size: bool, wait: bool = False) -> None
     for beta in betas:
         check_number("betas", beta, below=1.0, remedy="Pass (0.9, 0.95).")
     check_number("momentum", group["momentum"], below=1.0, remedy="Pass a float such as 0.95.")
-    if "beta2" in group:
-        check_number("beta2", group["beta2"], below=1.0, remedy="Pass a float such as 0.95.")
     view = group["matrix_view"]
     if view is not None and view not in MATRIX_VIEWS:
         raise unknown_name("matrix_view", view, list(MATRIX_VIEWS))
-    _check_split(group["split"])
+    if group["split"] is not None:
+        split_of(group["split"])
     if group["use_muon"]:
         _check_spectral_settings(group, sets_size=sets_size)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from htmuon._typing import Group
 from htmuon.layouts import is_distributed, part_like, slice_like
 from htmuon.optim.buckets import has_gradient
-from htmuon.routing.split import part_sizes
+from htmuon.routing.split import Interleaved, part_of_row, parts_of_state, rows_of_parts
 from htmuon.routing.views import batch_dims, default_view, matrix_shape, row_dim
 
 
@@ -28,26 +28,26 @@ class Flags(NamedTuple):
         parameter: the parameter.
         batch: how many of its first dims count matrices.
         rows: its dim that holds the output rows.
-        sizes: how many rows each of its parts has; none where it is not split.
+        parts: which of those rows each of its parts has; None where it is not split.
     """
 
     parameter: Tensor
     batch: int
     rows: int
-    sizes: tuple[int, ...]
+    parts: Interleaved | None
 
     @classmethod
     def of(cls, group: Group, parameter: Tensor) -> "Flags":
         """The flags of a parameter of a group of matrices."""
         view = group["matrix_view"] or default_view(parameter.ndim)
         rows = matrix_shape(tuple(parameter.shape), view)[-2]
-        sizes = () if group["split"] is None else tuple(part_sizes(rows, group["split"]))
-        return cls(parameter, batch_dims(parameter.ndim, view), row_dim(parameter.ndim, view), sizes)
+        parts = None if group["split"] is None else rows_of_parts(rows, group["split"])
+        return cls(parameter, batch_dims(parameter.ndim, view), row_dim(parameter.ndim, view), parts)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """`[*batch]` or `[*batch, parts]`, of the whole parameter."""
-        return (*self.parameter.shape[: self.batch], *((len(self.sizes),) if self.sizes else ()))
+        return (*self.parameter.shape[: self.batch], *((len(self.parts.sizes),) if self.parts else ()))
 
     @property
     def largest_norm(self) -> float:
@@ -63,13 +63,13 @@ class Flags(NamedTuple):
 
         A flag is true where the Frobenius norm may be above the floor: `largest sqrt(m n) > floor`.
         """
-        kept = range(self.batch) if not self.sizes else (*range(self.batch), self.rows)
+        kept = range(self.batch) if not self.parts else (*range(self.batch), self.rows)
         rest = tuple(dim for dim in range(gradient.ndim) if dim not in kept)
         peaks = torch.linalg.vector_norm(gradient, torch.inf, rest)
         flags = peaks > floor / self.largest_norm
-        if self.sizes:
-            counts = torch.zeros(*peaks.shape[:-1], len(self.sizes), dtype=torch.int32, device=peaks.device)
-            flags = counts.index_add_(-1, self._part_of_row(), flags.to(torch.int32)) > 0
+        if self.parts:
+            counts = torch.zeros(*peaks.shape[:-1], len(self.parts.sizes), dtype=torch.int32, device=peaks.device)
+            flags = counts.index_add_(-1, self._part_of_row(self.parts), flags.to(torch.int32)) > 0
         return peaks, flags
 
     def whole(self, seen: Tensor) -> Tensor:
@@ -83,35 +83,30 @@ class Flags(NamedTuple):
     def over_parameter(self, flags: Tensor) -> Tensor:
         """Flags `[stack, *flags]` of whole parameters, so that they broadcast against `[stack, *slice]`."""
         flags = slice_like(flags, self.parameter, first=1, last=self.batch)
-        if not self.sizes:
+        if not self.parts:
             return flags.reshape(*flags.shape, *(1,) * (self.parameter.ndim - self.batch))
-        rows = flags.index_select(-1, self._part_of_row())
+        rows = flags.index_select(-1, self._part_of_row(self.parts))
         other = (1,) * (self.parameter.ndim - self.batch - 1)
         return rows.reshape(*rows.shape, *other).movedim(self.batch + 1, self.rows + 1)
 
-    def over_state(self, flags: Tensor, parts: slice) -> Tensor:
-        """Flags `[stack, *flags]`, those of some parts, so that they broadcast against `[stack, *slice of a state]`."""
-        flags = flags[..., parts] if self.sizes else flags
+    def over_state(self, flags: Tensor, name: str) -> Tensor:
+        """Flags `[stack, *flags]` so that they broadcast against `[stack, *slice of a state]`, by the state's name."""
+        flags = flags[..., parts_of_state(name, self.parts)] if self.parts else flags
         flags = flags[..., None, None]
         return slice_like(flags, self.parameter, batch_dims=self.batch, first=1)
 
-    def _part_of_row(self) -> Tensor:
+    def _part_of_row(self, parts: Interleaved) -> Tensor:
         """To which part each row belongs that this rank holds."""
-        numbers = part_of_row(self.sizes, self.parameter.device)
+        numbers = _numbers(parts, self.parameter.device)
         shape = [1] * self.parameter.ndim
         shape[self.rows] = len(numbers)
         return slice_like(numbers.view(shape), self.parameter).reshape(-1)
 
 
 @lru_cache(maxsize=256)
-def part_of_row(sizes: tuple[int, ...], device: torch.device) -> Tensor:
-    """The number of the part that each row belongs to, `[rows]`.
-
-    Example:
-        >>> part_of_row((2, 1), torch.device("cpu"))
-        tensor([0, 0, 1])
-    """
-    return torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)).to(device)
+def _numbers(parts: Interleaved, device: torch.device) -> Tensor:
+    """The number of the part that each row belongs to, `[rows]`; kept, for a copy to an accelerator waits for it."""
+    return torch.tensor(part_of_row(parts)).to(device)
 
 
 class Signals(NamedTuple):

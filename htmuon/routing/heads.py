@@ -1,9 +1,24 @@
-"""Where a model reads raw input and where it answers: its embeddings, stems and output heads."""
+"""Where a model answers: its output heads.
+
+What a model declares goes first (`get_classifier` of timm, `get_output_embeddings` of transformers and what stands
+outside of its `base_model`), then the names of its parts, and where nothing is named so, the outermost last layer.
+"""
+
+from itertools import pairwise
 
 from torch import nn
 
+from htmuon.routing.models import (
+    CONTAINERS,
+    in_width,
+    inner_models,
+    is_layer,
+    is_of_timm,
+    is_of_transformers,
+    out_width,
+    unwrapped,
+)
 from htmuon.routing.reparametrized import layers
-from htmuon.routing.storage import stored_view
 
 # Whole path components, never parts of them: "head" must not match "headwise_gate".
 HEAD_NAMES = frozenset(
@@ -11,77 +26,228 @@ HEAD_NAMES = frozenset(
 )
 
 
-# These, and names that end in "_head", name a head only outside of repeated blocks, where there is no number before
+# These, and names that end as `ENDINGS`, name a head only outside of repeated blocks, where there is no number before
 # them.
 OUTER_HEAD_NAMES = frozenset(
     {"head", "heads", "head_dist", "fc", "output", "out", "output_layer", "output_projection", "proj_out"}
 )
+ENDINGS = ("_head", "_heads", "_classifier", "_predictor", "_predictions")
 
 
-STEM_NAMES = frozenset(
-    {"patch_embed", "patch_embedding", "patch_embeddings", "to_patch_embedding", "stem", "conv_stem"}
+# Layers of detectors and of heads of several layers that answer, wherever they stand.
+ANSWER_NAMES = frozenset(
+    {"cls_logits", "cls_score", "bbox_pred", "bbox_reg", "bbox_ctrness", "class_embed", "bbox_embed"}
+    | {"class_labels_classifier", "bbox_predictor", "class_predictor", "enc_score_head", "enc_bbox_head"}
+    | {"seq_relationship", "sop_classifier"}
 )
 
 
-def is_embedding(module: nn.Module) -> bool:
-    """Whether the module looks rows up in a table."""
-    return isinstance(module, nn.Embedding | nn.EmbeddingBag)
+# Heads of models that declare another one.
+AUXILIARY_NAMES = frozenset({"head_dist", "aux_head", "AuxLogits"})
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside DistributedDataParallel and torch.compile, whose names would hide what is outermost in it."""
-    for name in ("module", "_orig_mod"):
-        inner = getattr(model, name, None)
-        if isinstance(inner, nn.Module) and list(model.children()) == [inner]:
-            return unwrapped(inner)
-    return model
+# What ends in a head's name, and is the last hidden layer before it.
+HIDDEN_NAMES = frozenset(
+    {"conv_head", "pre_head", "pre_logits", "pooling_head", "attn_pool", "projection_head"}
+    | {"query_pos_head", "ref_point_head", "ref_anchor_head"}
+)
 
 
 def head_modules(model: nn.Module) -> set[nn.Module]:
-    """The output heads of an unwrapped model: what it says they are and what is named so, else its last layer.
+    """The output heads of a model: what it declares and what is named so, else its last layer.
 
-    Of several layers below one name (`classifier.0`, `classifier.3`) the last is the head. The last layer counts where
-    no head is named and it is outermost: an attribute of the model, or the end of a plain `nn.Sequential`.
+    A head of several layers (`classifier.0`, `classifier.3`) answers by its last one, parallel heads (a `ModuleDict`, a
+    `ModuleList`) by each. The last layer of all counts where no head is found and it is outermost: an attribute of the
+    model, or the end of a plain `nn.Sequential`. Models of libraries inside of a larger one are asked for themselves.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+        >>> head_modules(model) == {model[2]}
+        True
     """
+    model = unwrapped(model)
+    inner = dict(inner_models(model))
     heads: set[nn.Module] = set()
-    get_output = getattr(model, "get_output_embeddings", None)
-    declared = get_output() if callable(get_output) else None
-    if isinstance(declared, nn.Module):
-        heads.add(declared)
-    matrices = [(name.split("."), m) for name, m in layers(model) if stored_view(m, "weight") is not None]
-    named: dict[tuple[str, ...], nn.Module] = {}
-    for path, module in matrices:
-        place = _head_place(path)
-        if place is not None:
-            named[place] = module
-    heads.update(named.values())
-    if not heads and len(matrices) > 1 and _is_outermost(model, matrices[-1][0]):
-        heads.add(matrices[-1][1])
+    for one in inner.values():
+        heads |= _of_timm(one) if is_of_timm(one) else _of_transformers(one)
+    if model in inner.values():
+        return heads
+    apart = {held for one in inner.values() for held in one.modules()}
+    heads |= _named(model, apart)
+    if not heads:
+        heads |= _outermost(model, apart)
     return heads
 
 
-def stem_modules(model: nn.Module) -> set[nn.Module]:
-    """Layers of an unwrapped model that read raw input: named stems, and a convolution that comes before all else."""
-    weighted = [(n, m) for n, m in layers(model) if is_embedding(m) or stored_view(m, "weight") is not None]
-    stems = {module for name, module in weighted if STEM_NAMES.intersection(name.split("."))}
-    if len(weighted) > 1 and isinstance(weighted[0][1], nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        stems.add(weighted[0][1])
-    return stems
+def last_layers(module: nn.Module) -> set[nn.Module]:
+    """The layers that make the output of a part of a model.
+
+    Example:
+        >>> parallel = nn.ModuleDict({"age": nn.Linear(8, 1), "name": nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 5))})
+        >>> last_layers(parallel) == {parallel["age"], parallel["name"][1]}
+        True
+    """
+    if is_layer(module):
+        return {module}
+    children = [(name, child) for name, child in module.named_children() if _holds_layer(child)]
+    if not children:
+        return set()
+    adapted = dict(children).get("base_layer")  # what a layer is called inside of an adapter such as LoRA
+    if adapted is not None:
+        return last_layers(adapted)
+    if isinstance(module, nn.ModuleDict) or (isinstance(module, nn.ModuleList) and not _is_chain(module)):
+        answering = [child for _, child in children]
+    else:
+        answering = [child for name, child in children if _answers(name)] or [children[-1][1]]
+        if isinstance(module, nn.Sequential | nn.ModuleList):
+            answering = [children[-1][1]]
+    return {layer for child in answering for layer in last_layers(child)}
+
+
+def _of_timm(model: nn.Module) -> set[nn.Module]:
+    """What a timm model says that it classifies by; nothing where it was made without classes."""
+    declared = model.get_classifier()  # type: ignore[operator]
+    parts = declared if isinstance(declared, list | tuple) else [declared]
+    heads = {layer for part in parts if isinstance(part, nn.Module) for layer in last_layers(part)}
+    beside = [part for name, part in model.named_modules() if name.rpartition(".")[2] in AUXILIARY_NAMES]
+    return heads | ({layer for part in beside for layer in last_layers(part)} if heads else set())
+
+
+def _of_transformers(model: nn.Module) -> set[nn.Module]:
+    """The output embeddings that a model declares, and the heads of its task, which stand outside of its base model."""
+    get_output = getattr(model, "get_output_embeddings", None)
+    try:
+        declared = get_output() if callable(get_output) else None
+    except (AttributeError, NotImplementedError):  # declared for other configurations of the same class
+        declared = None
+    heads = last_layers(declared) if isinstance(declared, nn.Module) else set()
+    base = getattr(model, "base_model", model)
+    heads |= _strictly_named(model)
+    if base is model and (heads or _is_base(model)):
+        return heads
+    below = {
+        held
+        for module in model.modules()
+        if module is not model and is_of_transformers(module) and (module is base or _is_base(module))
+        for held in module.modules()
+    }
+    if heads:
+        return heads | _beside(model, heads, below)
+    return _named(model, below) or _last_part(model, below)
+
+
+def _beside(model: nn.Module, heads: set[nn.Module], below: set[nn.Module]) -> set[nn.Module]:
+    """Heads that stand beside those that a model declares, as parts of the model itself (`multiple_choice_head`)."""
+    return {
+        layer
+        for name, part in model.named_children()
+        if _ends_as_head(name) and part not in below and heads.isdisjoint(part.modules())
+        for layer in last_layers(part)
+    }
+
+
+def _is_base(model: nn.Module) -> bool:
+    """Whether a model of transformers is one without a task: its class is named for none."""
+    return not any(word in type(model).__name__ for word in ("For", "LMHead", "DoubleHeads", "Generation"))
+
+
+def _holds_layer(module: nn.Module) -> bool:
+    return any(is_layer(held) for held in module.modules())
+
+
+def _is_chain(parts: nn.ModuleList) -> bool:
+    """Whether the layers of a list are meant one after the other: each reads what the one before it makes."""
+    listed = list(parts)
+    if len(listed) < 2 or not all(is_layer(part) for part in listed):
+        return False
+    return all(out_width(first) == in_width(second) for first, second in pairwise(listed))
+
+
+def _answers(name: str) -> bool:
+    """Whether a part of a head is named as one that answers."""
+    return name in HEAD_NAMES or name in ANSWER_NAMES or name in ("head", "out_proj", "proj_out") or _ends_as_head(name)
+
+
+def _ends_as_head(name: str) -> bool:
+    return name.endswith(ENDINGS) and name not in HIDDEN_NAMES
+
+
+def _ends(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The layers of a model, with their names, without those of adapters (LoRA)."""
+    return [(name, m) for name, m in layers(model) if is_layer(m) and "lora_" not in name]
+
+
+def _named(model: nn.Module, apart: set[nn.Module]) -> set[nn.Module]:
+    """The layers that answer for the parts of a model that are named as heads, apart from those of inner models."""
+    heads: set[nn.Module] = set()
+    done: set[tuple[str, ...]] = set()
+    for name, module in _ends(model):
+        place = _head_place(name.split("."))
+        if place is None or place in done or module in apart:
+            continue
+        done.add(place)
+        if not _is_before_another(model, place):
+            heads |= last_layers(model.get_submodule(".".join(place))) - apart
+    return heads
+
+
+def _strictly_named(model: nn.Module) -> set[nn.Module]:
+    """The layers that answer by names that nothing else has."""
+    places = {
+        ".".join(path[: depth + 1])
+        for name, _ in _ends(model)
+        for path in [name.split(".")]
+        for depth, part in enumerate(path)
+        if part in ANSWER_NAMES
+    }
+    return {layer for place in places for layer in last_layers(model.get_submodule(place))}
 
 
 def _head_place(path: list[str]) -> tuple[str, ...] | None:
     """The path down to the component that names a head, or None."""
     for depth, part in enumerate(path):
+        if part in HIDDEN_NAMES:
+            return None
         outside_blocks = not any(before.isdigit() for before in path[:depth])
-        if part in HEAD_NAMES or (outside_blocks and (part in OUTER_HEAD_NAMES or part.endswith("_head"))):
+        named = part in HEAD_NAMES or part in ANSWER_NAMES
+        if named or (outside_blocks and (part in OUTER_HEAD_NAMES or _ends_as_head(part))):
             return tuple(path[: depth + 1])
     return None
 
 
-def _is_outermost(model: nn.Module, path: list[str]) -> bool:
-    """Whether a layer is an attribute of the model or a direct child of a Sequential that is in no block."""
-    *before, last = path
+def _is_before_another(model: nn.Module, place: tuple[str, ...]) -> bool:
+    """Whether what feeds on a part stands beside it.
+
+    torchvision's `box_head` feeds the `box_predictor`, ModernBERT's `head` the `classifier`.
+    """
+    *before, last = place
+    parent = model.get_submodule(".".join(before))
+    if last == "head":
+        return any(name in HEAD_NAMES for name, _ in parent.named_children())
+    return last.endswith("_head") and hasattr(parent, last.removesuffix("_head") + "_predictor")
+
+
+def _outermost(model: nn.Module, apart: set[nn.Module]) -> set[nn.Module]:
+    """The last of several layers, where it is an attribute of the model or ends a Sequential that is in no block."""
+    ends = [(name, module) for name, module in _ends(model) if module not in apart]
+    if not ends or (len(ends) == 1 and not apart):
+        return set()
+    name, module = ends[-1]
+    *before, last = name.split(".")
     if last.isdigit():
         parent = model.get_submodule(".".join(before))
-        return isinstance(parent, nn.Sequential) and not any(part.isdigit() for part in before)
-    return not before
+        if isinstance(parent, nn.ModuleList) and not _is_chain(parent):
+            return set()
+        outermost = isinstance(parent, CONTAINERS) and not any(part.isdigit() for part in before)
+        return {module} if outermost else set()
+    return set() if before else {module}
+
+
+def _last_part(model: nn.Module, below: set[nn.Module]) -> set[nn.Module]:
+    """The layers that answer for the last part of a task's model, where none is named; a projection is none."""
+    parts = [
+        (name, child)
+        for name, child in model.named_children()
+        if child not in below and "proj" not in name and _holds_layer(child) and not is_of_transformers(child)
+    ]
+    return last_layers(parts[-1][1]) - below if parts else set()

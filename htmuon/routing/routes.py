@@ -8,7 +8,10 @@ from torch.nn import Parameter
 
 from htmuon._checks import check_flag, check_learning_rate, check_number, plain
 from htmuon._typing import Group, MatrixView
-from htmuon.routing.split import part_shapes
+from htmuon.routing.split import Split, part_shapes
+
+# Of the listing.
+COLUMNS = ("parameter", "shape", "optimizer", "matrix [out, in]", "reason")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +23,8 @@ class Route:
         parameter: the parameter.
         view: how it is a matrix, or None where it takes AdamW.
         reason: one clause for the listing.
-        split: parts of it that are matrices of their own: so many equal ones, or the output rows of each.
+        split: parts of it that are matrices of their own: so many equal ones, the output rows of each,
+            or `Interleaved`.
         decays: whether weight decay is good for it where it takes AdamW: not so for vectors, gains and coordinates.
     """
 
@@ -28,8 +32,21 @@ class Route:
     parameter: Parameter
     view: MatrixView | None
     reason: str
-    split: int | tuple[int, ...] | None = None
+    split: Split | None = None
     decays: bool = True
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """What the listing says of it, under the heads `COLUMNS`."""
+        shape = tuple(self.parameter.shape)
+        matrices = [] if self.view is None else part_shapes(shape, self.view, self.split)
+        return (
+            self.name,
+            _sides(shape) or "scalar",
+            "AdamW" if self.view is None else "spectral",
+            " + ".join(map(_sides, matrices)),
+            self.reason,
+        )
 
 
 @dataclass(frozen=True)
@@ -41,6 +58,22 @@ class Routing:
     """
 
     routes: tuple[Route, ...]
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers are trained."""
+        return sum(route.parameter.numel() for route in self.routes)
+
+    @property
+    def spectral_parameters(self) -> int:
+        """How many of them are in matrices on the spectral side."""
+        return sum(route.parameter.numel() for route in self.routes if route.view is not None)
+
+    @property
+    def largest_other(self) -> Route | None:
+        """The largest parameter that takes AdamW; None where none does."""
+        others = [route for route in self.routes if route.view is None]
+        return max(others, key=lambda route: route.parameter.numel(), default=None)
 
     def groups(
         self,
@@ -75,21 +108,15 @@ class Routing:
         return groups
 
     def __str__(self) -> str:
-        rows = [("parameter", "shape", "optimizer", "matrix [out, in]", "reason")]
-        for route in self.routes:
-            shape = tuple(route.parameter.shape)
-            matrix = ""
-            if route.view is not None:
-                shapes = part_shapes(shape, route.view, route.split)
-                matrix = " + ".join("x".join(map(str, of)) for of in shapes)
-            side = "AdamW" if route.view is None else "spectral"
-            rows.append((route.name, "x".join(map(str, shape)) or "scalar", side, matrix, route.reason))
-        widths = [max(len(row[column]) for row in rows) for column in range(5)]
+        rows = [COLUMNS, *(route.cells for route in self.routes)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        matrices = sum(route.parameter.numel() for route in self.routes if route.view is not None)
-        total = sum(route.parameter.numel() for route in self.routes)
-        lines.append(f"{matrices:,} of {total:,} parameters are matrices on the spectral side.")
-        return "\n".join(lines)
+        counts = f"{self.spectral_parameters:,} of {self.parameters:,}"
+        return "\n".join([*lines, f"{counts} parameters are matrices on the spectral side."])
+
+
+def _sides(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
 
 
 def _parameters(routes: list[Route], named: bool) -> list[Any]:

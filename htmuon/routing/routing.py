@@ -8,7 +8,7 @@ is not recognized takes AdamW, and the listing (`print(htmuon.route(model))`) gi
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import Parameter
@@ -17,33 +17,49 @@ from htmuon._checks import plain
 from htmuon._registry import unknown_name
 from htmuon._typing import MATRIX_VIEWS, Group, MatrixView
 from htmuon.layouts import is_flattened
-from htmuon.routing.heads import head_modules, is_embedding, stem_modules, unwrapped
+from htmuon.routing.declared import Holders, Stored, holders
+from htmuon.routing.heads import head_modules
+from htmuon.routing.lookups import is_vector_like, lookup_modules, undecayed_names
+from htmuon.routing.models import is_embedding
+from htmuon.routing.patterns import check_patterns, matching
 from htmuon.routing.reparametrized import WeightPlace, is_coordinates, layer_name, places
+from htmuon.routing.routers import router_modules
 from htmuon.routing.routes import Route, Routing
-from htmuon.routing.split import part_shapes
-from htmuon.routing.storage import is_grouped, is_vector, other_reason, own_view, weight_shape
+from htmuon.routing.split import GivenSplit, part_shapes, split_of
+from htmuon.routing.stems import stem_modules
+from htmuon.routing.storage import is_grouped, is_vector, other_reason, own_view, stored, weight_shape
 from htmuon.routing.views import MINIMUM_DIMS, check_shaped, default_view
 
+# Parts of one parameter: as a user gives them, as its module fuses them ("auto"), or none.
+Parts = GivenSplit | Literal["auto"] | None
+# Parts of every parameter ("auto" or none), or by pattern.
+SplitRules = Mapping[str, Parts] | Literal["auto"] | None
 
-def _reason_against(module: nn.Module, heads: set[nn.Module], stems: set[nn.Module]) -> str | None:
-    """Why a module's parameters take AdamW whatever their shape, or None."""
-    if is_embedding(module):
-        return "embedding"
-    if module in heads:
-        return "output head"
-    if module in stems:
-        return "patch or stem layer"
-    return None
+# What becomes of a fused weight for which nothing else is said.
+DEFAULT_SPLIT: Literal["auto"] | None = None
 
 
-def _reason_for_adamw(parameter: Tensor, place: WeightPlace) -> str | None:
+def _roles(model: nn.Module) -> dict[nn.Module, str]:
+    """The modules whose parameters take AdamW whatever their shape, and why."""
+    roles = dict.fromkeys(stem_modules(model), "patch or stem layer")
+    roles |= dict.fromkeys(lookup_modules(model), "lookup stored as Linear")
+    roles |= dict.fromkeys(router_modules(model), "router")
+    roles |= dict.fromkeys(head_modules(model), "output head")
+    return roles | dict.fromkeys((module for module in model.modules() if is_embedding(module)), "embedding")
+
+
+def _own_storage(parameter: Tensor, place: WeightPlace, by: Holders) -> Stored | None:
+    """How a parameter stores matrices of its layer, by itself or in the shape of the weight that is made of it."""
+    return None if own_view(parameter, place) is None else stored(place.module, place.attribute, by)
+
+
+def _reason_for_adamw(parameter: Tensor, place: WeightPlace, own: Stored | None) -> str | None:
     """Why a parameter that has no role of its own takes AdamW; None for a hidden matrix."""
     if is_coordinates(place):
         return "coordinates of an orthogonal matrix"
-    view = own_view(parameter, place)
-    if view is not None:
+    if own is not None:
         rivals = [other for other in place.others if other is not None and other.shape == parameter.shape]
-        return other_reason(parameter, view) or ("one of several of the weight's shape" if rivals else None)
+        return other_reason(parameter, own.view) or ("one of several of the weight's shape" if rivals else None)
     if is_grouped(place.module):
         return "grouped convolution"
     if place.makers and weight_shape(place.module, place.attribute) is not None:
@@ -51,66 +67,100 @@ def _reason_for_adamw(parameter: Tensor, place: WeightPlace) -> str | None:
     return f"bare parameter of {layer_name(place.module)}"
 
 
-def _route_by_module(name: str, parameter: Parameter, at: list[WeightPlace], reasons: list[str]) -> Route:
+def _is_vector(parameter: Tensor, place: WeightPlace) -> bool:
+    """Whether it is a vector or, by the name that all libraries give biases, the stack of those that experts add."""
+    return is_vector(parameter, place) or (
+        parameter.ndim == 2 and (place.attribute == "bias" or place.attribute.endswith("_bias"))
+    )
+
+
+def _no_matrix(parameter: Tensor, place: WeightPlace) -> str | None:
+    """Why a parameter cannot be a matrix even if a pattern asks for it."""
+    if _is_vector(parameter, place):
+        return "vector"
+    return "empty" if parameter.numel() == 0 else None
+
+
+def _route_by_module(
+    name: str, parameter: Parameter, at: list[WeightPlace], own: Stored | None, reasons: list[str]
+) -> Route:
     """The route of a parameter that no pattern names, from all the places where it acts (several where it is tied)."""
     place = at[0]
-    if is_vector(parameter, place):
+    if _is_vector(parameter, place):
         return Route(name=name, parameter=parameter, view=None, reason=f"vector{place.under}")
     if reasons:
         tied = " (tied)" if len(at) > 1 else ""
         return Route(name=name, parameter=parameter, view=None, reason=reasons[0] + tied)
-    reason = _reason_for_adamw(parameter, place)
-    if reason is not None:
-        return Route(name=name, parameter=parameter, view=None, reason=reason + place.under)
-    reason = f"matrix of {layer_name(place.module)}{place.under}"
-    return Route(name=name, parameter=parameter, view=own_view(parameter, place), reason=reason)
+    reason = _reason_for_adamw(parameter, place, own)
+    if reason is not None or own is None:
+        return Route(name=name, parameter=parameter, view=None, reason=f"{reason}{place.under}")
+    return Route(name=name, parameter=parameter, view=own.view, reason=own.reason + place.under)
 
 
 def _route_by_pattern(
-    name: str, parameter: Parameter, place: WeightPlace, pattern: str, view: MatrixView | None
+    name: str, parameter: Parameter, place: WeightPlace, own: Stored | None, pattern: str, view: MatrixView | None
 ) -> Route:
-    """The route of a parameter that a pattern sends to the spectral side, by default in its layer's own view."""
-    view = view or own_view(parameter, place) or default_view(parameter.ndim)
+    """The route of a parameter that a pattern sends to the spectral side, in its module's own view if that is known."""
+    if own is not None and view not in (None, own.view):
+        raise ValueError(
+            f"pattern {pattern!r} gives {name!r} the view {view!r}, but {layer_name(place.module)} stores it as "
+            f"{own.view!r}. Give that view, or a list of patterns, by which the known one is taken."
+        )
+    view = view or (own.view if own is not None else default_view(parameter.ndim))
     if parameter.ndim < MINIMUM_DIMS[view]:
         raise ValueError(
             f"pattern {pattern!r} sends {name!r} of shape {tuple(parameter.shape)} to the spectral side, whose view "
             f"{view!r} needs {MINIMUM_DIMS[view]} or more dimensions. Make the pattern narrower."
         )
-    return Route(name=name, parameter=parameter, view=view, reason=f"pattern {pattern!r}")
+    known = "" if own is None else f": {own.reason}"
+    return Route(name=name, parameter=parameter, view=view, reason=f"pattern {pattern!r}{known}")
 
 
-def _split(route: Route, rules: Mapping[str, int | Sequence[int]]) -> Route:
+def _split(route: Route, own: Stored | None, rules: Mapping[str, Parts], otherwise: Parts) -> Route:
     """The route with the parts that the rules give it."""
-    found = {pattern: parts for pattern, parts in rules.items() if fnmatchcase(route.name, pattern)}
-    if not found:
-        return route
-    if len(found) > 1:
-        raise ValueError(
-            f"parameter {route.name!r} matches {len(found)} split patterns: {list(found)}. Make one narrower."
-        )
-    [(pattern, parts)] = found.items()
     if route.view is None:
-        raise ValueError(
-            f"split pattern {pattern!r} matches {route.name!r}, which takes AdamW ({route.reason}). Make it "
-            "narrower, or send the parameter to the spectral side by spectral=[...]."
-        )
-    split = parts if isinstance(parts, int) else tuple(parts)
+        return route
+    found = matching(route.name, rules)
+    if len(found) > 1:
+        raise ValueError(f"parameter {route.name!r} matches {len(found)} split patterns: {found}. Make one narrower.")
+    parts = rules[found[0]] if found else otherwise
+    if parts == "auto":
+        return replace(route, split=None if own is None else own.split)
+    split = None if parts is None else split_of(parts)
     try:
         part_shapes(tuple(route.parameter.shape), route.view, split)
     except ValueError as error:
-        raise ValueError(f"split pattern {pattern!r}, parameter {route.name!r}: {error}") from None
+        raise ValueError(f"split pattern {found[0]!r}, parameter {route.name!r}: {error}") from None
     return replace(route, split=split)
 
 
-def _check_patterns(patterns: Iterable[str], names: list[str], argument: str) -> None:
-    if isinstance(patterns, str):
-        raise TypeError(f"{argument} must be a list of patterns; got the string {patterns!r}. Write [{patterns!r}].")
+def _check_taken(argument: str, patterns: Iterable[str], routes: Sequence[Route], remedy: str) -> None:
+    """Raise if nothing that a pattern matches is on the spectral side."""
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
+        found = [route for route in routes if matching(route.name, [pattern])]
+        if found and all(route.view is None for route in found):
+            name, shape, reason = found[0].name, tuple(found[0].parameter.shape), found[0].reason
             raise ValueError(
-                f"{argument} pattern {pattern!r} matches no trainable parameter. Patterns are shell-style over whole "
-                f"names such as {names[0]!r}: try {'*' + pattern.strip('*') + '*'!r}."
+                f"{argument} patterns must match a matrix; {pattern!r} matches {name!r} of shape {shape}, which takes "
+                f"AdamW ({reason}), and no matrix. {remedy}"
             )
+
+
+def _split_rules(split: SplitRules) -> tuple[Mapping[str, Parts], Parts]:
+    """The parts by pattern, and those of what no pattern matches."""
+    if split is None or split == "auto":
+        return {}, split
+    if not isinstance(split, Mapping):
+        raise TypeError(
+            f'split must map patterns to parts, {{"*.qkv.weight": 3}}, or be "auto" or None; got {split!r}.'
+        )
+    for parts in split.values():
+        if isinstance(parts, bool | float) or (isinstance(parts, str) and parts != "auto"):
+            raise TypeError(
+                f"parts must be a number of equal ones or a list of sizes; got {parts!r}. Write 3, say; "
+                '"auto" are the parts that the module fuses.'
+            )
+    return split, DEFAULT_SPLIT
 
 
 def route(
@@ -118,7 +168,7 @@ def route(
     *,
     spectral: Sequence[str] | Mapping[str, MatrixView] = (),
     adamw: Sequence[str] = (),
-    split: Mapping[str, int | Sequence[int]] | None = None,
+    split: SplitRules = DEFAULT_SPLIT,
 ) -> Routing:
     """Decide for every trainable parameter of a model whether it is a matrix for the spectral side or takes AdamW.
 
@@ -131,23 +181,31 @@ def route(
     the spectral side goes the parameter of its shape, while gains, factors and the coordinates of `orthogonal` take
     AdamW.
 
+    A pattern never takes what cannot be a matrix: vectors, biases (also those that a module stacks) and empty
+    parameters stay with AdamW when a wide pattern meets them. How a known module stores its matrices is known better
+    than by a pattern: that view is taken, and another one is refused. A pattern that matches nothing, beside others
+    that match, is a warning: scripts for several models name parts that not each of them has.
+
     Args:
         model: any module.
         spectral: shell-style patterns over parameter names that go to the spectral side all the same; a mapping
-            from pattern to view where a parameter is neither the weight of a known layer nor stored as
+            from pattern to view where a parameter is neither the weight of a known module nor stored as
             `[*batch, out, in]` (see `htmuon.matrix_view`).
         adamw: patterns that go to AdamW.
-        split: how parameters on the spectral side that fuse several matrices are taken apart, by pattern: so many
-            equal parts, or the output rows of each, `{"*.qkv.weight": 3}` or `{"*.qkv.weight": (4096, 1024, 1024)}`.
+        split: how parameters on the spectral side that fuse several matrices are taken apart: `"auto"` into the parts
+            that their modules fuse; None leaves them whole. By pattern, so many equal parts, or the output rows of
+            each, `{"*.qkv.weight": 3}` or `{"*.qkv.weight": (4096, 1024, 1024)}`, or `htmuon.Interleaved` rows,
+            `"auto"` or None; what no pattern matches, as without a mapping. Split patterns that match nothing are a
+            warning. The groups of a convolution are matrices of their own unless a pattern says otherwise.
 
     Returns:
         A `Routing`: `print` it for the listing, `.groups()` for an optimizer.
 
     Raises:
         TypeError: a single string in place of a list.
-        ValueError: a pattern matches nothing, two patterns contradict each other, a matched parameter is a vector,
-            parts are not the rows of a matrix, nothing in the model is trainable, a lazy module in it has seen no
-            batch, or the model is wrapped by FullyShardedDataParallel.
+        ValueError: no pattern matches anything, or one nothing but vectors; two patterns contradict each other, or a
+            view the known one; parts are not the rows of a matrix, nothing in the model is trainable, a lazy module
+            in it has seen no batch, or the model is wrapped by FullyShardedDataParallel.
 
     Example:
         >>> import torch, htmuon
@@ -162,7 +220,6 @@ def route(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module; got {type(model).__name__}. Pass the model itself.")
-    split = plain(split)
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     names = [name for name, _ in named]
     if not names:
@@ -175,39 +232,44 @@ def route(
             f"the model must not be wrapped by FullyShardedDataParallel, which flattens {flattened[0]!r} and leaves no "
             "matrix of it. Wrap it by torch.distributed.fsdp.fully_shard instead."
         )
-    _check_patterns(spectral, names, "spectral")
-    _check_patterns(adamw, names, "adamw")
-    if split is not None and not isinstance(split, Mapping):
-        raise TypeError(f'split must map patterns to parts, {{"*.qkv.weight": 3}}; got {split!r}.')
-    for parts in (split or {}).values():
-        if isinstance(parts, str | bool | float):
-            raise TypeError(f"parts must be a number of equal ones or a list of sizes; got {parts!r}. Write 3, say.")
-    _check_patterns(split or {}, names, "split")
+    rules, otherwise = _split_rules(plain(split))
+    check_patterns("spectral", spectral, names, required=True)
+    check_patterns("adamw", adamw, names, required=True)
+    check_patterns("split", rules, names, required=False)
     views: dict[str, MatrixView | None] = dict(spectral) if isinstance(spectral, Mapping) else dict.fromkeys(spectral)
     for view in views.values():
         if view is not None and view not in MATRIX_VIEWS:
             raise unknown_name("matrix_view", view, list(MATRIX_VIEWS))
 
-    heads, stems = head_modules(unwrapped(model)), stem_modules(unwrapped(model))
-    acting = places(model)
+    roles = _roles(model)
+    undecayed = undecayed_names(model, names)
+    acting, held = places(model), holders(model)
     routes = []
     for name, parameter in named:
-        wanted = [pattern for pattern in views if fnmatchcase(name, pattern)]
-        refused = [pattern for pattern in adamw if fnmatchcase(name, pattern)]
-        if wanted and refused:
+        at = acting[parameter]
+        impossible = _no_matrix(parameter, at[0])
+        wanted = matching(name, views)
+        refused = matching(name, adamw)
+        if wanted and refused and not impossible:
             raise ValueError(
                 f"parameter {name!r} matches both spectral={wanted[0]!r} and adamw={refused[0]!r}. Make one narrower."
             )
-        at = acting[parameter]
+        own = _own_storage(parameter, at[0], held.get(at[0].module, ()))
         if refused:
             found = Route(name=name, parameter=parameter, view=None, reason=f"pattern {refused[0]!r}")
+        elif wanted and impossible:
+            found = Route(name=name, parameter=parameter, view=None, reason=impossible + at[0].under)
         elif wanted:
-            found = _route_by_pattern(name, parameter, at[0], wanted[0], views[wanted[0]])
+            found = _route_by_pattern(name, parameter, at[0], own, wanted[0], views[wanted[0]])
         else:
-            against = [_reason_against(place.module, heads, stems) for place in at]
-            found = _route_by_module(name, parameter, at, [reason for reason in against if reason])
-        decays = not any(is_vector(parameter, place) or is_coordinates(place) for place in at)
-        routes.append(_split(replace(found, decays=decays), split or {}))
+            against = [roles.get(place.module) for place in at]
+            found = _route_by_module(name, parameter, at, own, [reason for reason in against if reason])
+        bare = is_vector_like(parameter) and any(own_view(parameter, place) is None for place in at)
+        decays = not (bare or name in undecayed or any(_is_vector(parameter, p) or is_coordinates(p) for p in at))
+        unnamed: Parts = "auto" if is_grouped(at[0].module) else otherwise
+        routes.append(_split(replace(found, decays=decays), own, rules, unnamed))
+    _check_taken("spectral", views, routes, "Write the pattern of a parameter that multiplies.")
+    _check_taken("split", rules, routes, "Leave it out, or send the parameter to the spectral side by spectral=[...].")
     return Routing(tuple(routes))
 
 
@@ -216,7 +278,7 @@ def param_groups(
     *,
     spectral: Sequence[str] | Mapping[str, MatrixView] = (),
     adamw: Sequence[str] = (),
-    split: Mapping[str, int | Sequence[int]] | None = None,
+    split: SplitRules = DEFAULT_SPLIT,
     lr: float | Tensor | None = None,
     adamw_lr: float | Tensor | None = None,
     weight_decay: float | None = None,

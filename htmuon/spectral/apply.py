@@ -79,7 +79,7 @@ def spectral_map(
         to NaN and leaves the others of its batch alone.
 
     Raises:
-        TypeError: `matrix` is not a dense real floating-point tensor, or `method` none of the above.
+        TypeError: `matrix` is not a dense real floating-point tensor, `function` no map, or `method` none of the above.
         ValueError: it has fewer than two dimensions, or method, normalization and map don't fit together.
 
     Example:
@@ -89,6 +89,11 @@ def spectral_map(
         [1.0, 0.5]
     """
     check_matrix(matrix)
+    if not hasattr(function, "at") or isinstance(function, type):
+        raise TypeError(
+            "function must be a map such as htmuon.spectral.Knee(0.125), or htmuon.spectral.Function(f) for your "
+            f"own; got {function!r} of type {type(function).__name__}."
+        )
     function = function.at(tuple(matrix.shape))
     chosen = select_method(matrix, function, method)
     check_normalization(normalization, power=function.power)

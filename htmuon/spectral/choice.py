@@ -59,6 +59,21 @@ def map_setting(choice: MapChoice) -> str | PartDict:
     return name if is_part(usual) and as_dict(name, usual, NOT_IN_DICTS) == setting else setting
 
 
+def any_map(name: str) -> SpectralMap:
+    """A registered map at an exponent that it has: some have no free one.
+
+    Example:
+        >>> any_map("knee").power is None, any_map("soren").power is None
+        (True, True)
+    """
+    for power in (1.0, 0.0):
+        try:
+            return MAPS[name](power)
+        except ValueError as error:
+            refused = error
+    raise refused
+
+
 def exponent(function: SpectralMap) -> float | Tensor | None:
     """The exponent that a parameter group holds as its `power`; of published maps that of their weak directions.
 

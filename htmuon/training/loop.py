@@ -169,7 +169,7 @@ class TrainingLoop:
         """What this process trains on in a step, each batch with its weight, so that every target counts equally."""
         numbers = range(step * self.config.accumulation, (step + 1) * self.config.accumulation)
         # Batches of images have equally many targets, and those of a whole step can take much memory.
-        parts = [numbers] if self.config.data.task == "language" else [[number] for number in numbers]
+        parts = [numbers] if self.config.data.targets_vary else [[number] for number in numbers]
         for part in parts:
             start = time.perf_counter()
             batches = [self.task.fetch(number) for number in part]
@@ -247,7 +247,7 @@ class TrainingLoop:
             self.monitor.sync()
         progress = {
             "side_by_side": self.side_by_side,
-            "text": self.source.fingerprint,
+            "data_fingerprint": self.source.fingerprint,
             "threads": torch.get_num_threads(),
             "losses": losses,
             "skipped_steps": self.skipped_steps,
@@ -276,7 +276,7 @@ class TrainingLoop:
         if checkpoint is None:
             return 0
         progress = checkpoint.progress
-        self.home.check_data(self.config, progress["text"], self.source.fingerprint)
+        self.home.check_data(self.config, progress["data_fingerprint"], self.source.fingerprint)
         if progress["threads"] != torch.get_num_threads():
             self.observer.on_message(
                 f"the run used {progress['threads']} threads and resumes with {torch.get_num_threads()}: "

@@ -1,6 +1,7 @@
 """The complete settings of one training run, and their JSON form."""
 
 import dataclasses
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, get_args
@@ -30,10 +31,12 @@ class DataConfig(ABC):
         kind: its name in JSON.
         task: what is learned from it.
         path: where it is; "" stands for what comes with the package, or has a name elsewhere.
+        targets_vary: whether batches have unequal numbers of targets, so that those of a step are weighted together.
     """
 
     kind: ClassVar[str]
     task: ClassVar[TaskKind]
+    targets_vary: ClassVar[bool] = False
     path: str
 
     @property
@@ -83,7 +86,7 @@ DATA: Registry[type[DataConfig]] = Registry("data.kind")
 MODELS: Registry[type[ModelConfig]] = Registry("model.kind")
 
 
-def register(kinds: Registry[type[T]]) -> Callable[[type[C]], type[C]]:
+def register_kind(kinds: Registry[type[T]]) -> Callable[[type[C]], type[C]]:
     """A decorator that puts a dataclass into `DATA` or `MODELS` under its `kind`."""
 
     def put(config: type[C]) -> type[C]:
@@ -250,6 +253,9 @@ class RunConfig:
 
 def _of_kind(kinds: Registry[type[T]], values: Mapping[str, Any]) -> T:
     """The dataclass that the settings name as their `kind`."""
+    importlib.import_module("htmuon.data")  # where the kinds register themselves, above this room
+    if not isinstance(values, Mapping) or not isinstance(values.get("kind", ""), str):
+        raise TypeError(f"{kinds.kind} must be a name in a dict of settings; got {values!r}.")
     if "kind" not in values:
         raise ValueError(
             f"{kinds.kind} must be given; the settings have none, as those that versions before 0.1.0 wrote. "

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-TaskKind = Literal["language", "images"]
+TaskKind = str  # "language", "images"
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Task(Protocol):
         """What the batches to come depend on beside their numbers, as plain JSON values."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned after the batch before the next one."""
+        """Resume from what `state_dict` returned after the batch before the next one."""
 
     def fetch(self, index: int) -> Batch:
         """Training batch number `index`, the one after that of the call before; it depends on data, seed and number."""

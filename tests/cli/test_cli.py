@@ -106,7 +106,7 @@ def test_list_names_and_describes_everything(capsys: pytest.CaptureFixture[str])
     [
         (
             ["compair"],
-            "the command must be one of compare, train, analyze, bench, list; got 'compair'. Did you mean 'compare'?",
+            "one of compare, train, route, analyze, bench, list; got 'compair'. Did you mean 'compare'?",
         ),
         (["compare"], "the name of a recipe must come first; choose one of llama-tiny"),
         (["compare", "lama-tiny"], "recipe must be one of llama-tiny"),

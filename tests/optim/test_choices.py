@@ -57,11 +57,11 @@ def test_objects_are_stored_as_plain_dicts_and_continue_from_a_file_to_the_bit(n
 
 @pytest.mark.parametrize(
     ("choice", "method"),
-    [(Polynomial(), "polynomial"), (Eigh(), "eigh"), ({"name": "polynomial", "levels": 4}, None), ("svd", "svd")],
+    [(Polynomial(), "polynomial"), (Eigh(), "eigh"), ({"name": "polynomial"}, "polynomial"), ("svd", "svd")],
 )
-def test_what_is_the_default_is_stored_by_name_and_a_dict_as_it_is(choice, method):
+def test_what_is_the_default_is_stored_by_name(choice, method):
     optimizer = htmuon.HTMuon([{"params": [matrix()], "method": choice}])
-    assert optimizer.param_groups[0]["method"] == (choice if method is None else method)
+    assert optimizer.param_groups[0]["method"] == method
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_dict_is_copied_and_an_optimizer_can_be():
     optimizer = htmuon.HTMuon([matrix()], method=given)
     given["levels"] = 99
     assert optimizer.param_groups[0]["method"]["levels"] == 4
-    assert copy.deepcopy(optimizer).param_groups[0]["method"] == {"name": "polynomial", "levels": 4}
+    assert copy.deepcopy(optimizer).param_groups[0]["method"] == optimizer.param_groups[0]["method"]
 
 
 @pytest.mark.parametrize(
@@ -240,3 +240,63 @@ def test_a_group_shows_what_it_uses(name):
     assert optimizer.param_groups[1]["momentum"] == 0.95  # every key is there all the same
     torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
     assert repr(optimizer).count("initial_lr") == 2
+
+
+@pytest.mark.parametrize("name", ["levels", "precision"])
+def test_settings_of_a_method_are_none_of_a_group(name):
+    with pytest.raises(ValueError, match=rf"{name} is a setting of a method; got {name}=None .*Polynomial\(levels=8"):
+        htmuon.HTMuon([{"params": [torch.nn.Parameter(torch.eye(2))], name: None}])
+    optimizer = htmuon.HTMuon([torch.nn.Parameter(torch.eye(2))])
+    saved = optimizer.state_dict()
+    saved["param_groups"][0][name] = 8
+    with pytest.raises(ValueError, match=f"{name} is a setting of a method"):
+        optimizer.load_state_dict(saved)
+
+
+def test_no_two_groups_share_a_method():
+    parameters = [[torch.nn.Parameter(torch.eye(4))] for _ in range(2)]
+    optimizer = htmuon.HTMuon([{"params": p} for p in parameters], method=Polynomial(levels=8))
+    optimizer.param_groups[0]["method"]["levels"] = 4
+    assert [group["method"]["levels"] for group in optimizer.param_groups] == [4, 8]
+    assert optimizer.defaults["method"]["levels"] == 8
+
+
+def test_the_power_of_a_map_is_not_that_of_groups_with_another_map():
+    groups = [{"params": [torch.nn.Parameter(torch.eye(4))], **own} for own in ({"spectral_map": "power"}, {})]
+    optimizer = htmuon.HTMuon(groups, spectral_map=Clip())
+    assert [group["power"] for group in optimizer.param_groups] == [0.125, 1.0]
+    copied = copy.deepcopy(optimizer)
+    copied.add_param_group({"params": [torch.nn.Parameter(torch.eye(4))], "spectral_map": "knee"})
+    assert copied.param_groups[-1]["power"] == 0.125
+
+
+def test_a_partial_dict_of_a_method_is_stored_whole():
+    optimizer = htmuon.HTMuon([torch.nn.Parameter(torch.eye(4))], method={"name": "polynomial", "levels": 8})
+    assert optimizer.param_groups[0]["method"] == {"name": "polynomial", "levels": 8, "precision": None}
+    optimizer = htmuon.HTMuon([torch.nn.Parameter(torch.eye(4))], method={"name": "polynomial"})
+    assert optimizer.param_groups[0]["method"] == "polynomial"
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [("pwoer", "power"), ("adamw_lr", "lr"), ("weight_decy", "weight_decay")],
+)
+def test_a_key_that_looks_like_a_setting_is_named(key, meant):
+    with pytest.warns(UserWarning, match=f"the key '{key}', which has no effect.*Did you mean '{meant}'"):
+        htmuon.HTMuon([{"params": [matrix()], key: 0.5}])
+
+
+@pytest.mark.parametrize("key", ["initial_lr", "max_lr", "max_momentum", "base_momentum", "lr_scale", "step", "name"])
+def test_keys_of_schedulers_and_wrappers_are_no_mistakes(key):
+    htmuon.HTMuon([{"params": [matrix()], key: 0.5}])  # warnings are errors
+
+
+def test_a_schedule_by_name_is_told_how_to_make_it():
+    with pytest.raises(TypeError, match=r"power_schedule\('logistic', start=\.\.\., end=\.\.\., total_steps="):
+        htmuon.HTMuon([matrix()], power_schedule="logistic")
+
+
+@pytest.mark.parametrize("function", ["knee", Knee, torch.tanh])
+def test_the_function_alone_takes_maps(function):
+    with pytest.raises(TypeError, match="function must be a map such as"):
+        htmuon.spectral_map(torch.eye(3), function)

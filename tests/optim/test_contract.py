@@ -358,3 +358,13 @@ def test_memory_is_what_is_declared(name):
         "momentum_buffer": matrix.numel(),
         **extra,
     }
+
+
+@pytest.mark.parametrize("name", htmuon.OPTIMIZERS)
+def test_defaults_differ_from_those_of_htmuon_where_the_variant_means_it(name):
+    usual, own = (
+        {key: p.default for key, p in inspect.signature(kind).parameters.items()}
+        for kind in (htmuon.HTMuon, htmuon.OPTIMIZERS[name])
+    )
+    different = {key for key in {*usual, *own} if usual.get(key) != own.get(key)}
+    assert different <= {"lr", "power", "beta2", "adjust_lr_fn"}

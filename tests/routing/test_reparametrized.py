@@ -232,12 +232,13 @@ def test_what_is_no_matrix_of_the_layer_says_so():
         "b.parametrizations.weight.original1": "not of the shape of Linear.weight under Product",
         "c.parametrizations.weight.original0": "one of several of the weight's shape under Product",
         "c.parametrizations.weight.original1": "one of several of the weight's shape under Product",
-        "d.parametrizations.weight.original": "grouped convolution under SpectralNorm",
-        "e.weight_ih_l0": "bare parameter of LSTM",
+        "d.parametrizations.weight.original": "matrix of Conv1d; 4 groups under SpectralNorm",
+        "e.weight_ih_l0": "matrix of LSTM; i, f, g, o",
         "e.weight_hh_l0_g": "vector under WeightNorm",
         "e.weight_hh_l0_v": "bare parameter of LSTM under WeightNorm",
     }
-    assert not any(route.view for route in found.values())
+    matrices = {name for name, route in found.items() if route.view}
+    assert matrices == {"hidden.d.parametrizations.weight.original", "hidden.e.weight_ih_l0"}
 
 
 @pytest.mark.parametrize("name", ["lm_head", "last"])
@@ -280,5 +281,8 @@ def test_patterns_and_splits_are_over_these_names():
     # A gain stays one whatever sends it to AdamW.
     [group] = [g for g in htmuon.param_groups(model, adamw=["qkv*"]) if g.get("weight_decay") == 0.0]
     assert "qkv.parametrizations.weight.original0" in dict(group["params"])
-    with pytest.raises(ValueError, match=r"takes AdamW .vector under WeightNorm.. Make it narrower"):
-        htmuon.route(model, split={"qkv*original*": 3})
+    # A wide pattern leaves the gain alone; one that matches nothing else is refused.
+    found = routes(model, split={"qkv*original*": 3})
+    assert [found[f"qkv.parametrizations.weight.original{i}"].split for i in (0, 1)] == [None, 3]
+    with pytest.raises(ValueError, match=r"takes AdamW .vector under WeightNorm.*Leave it out"):
+        htmuon.route(model, split={"qkv*original0": 3})

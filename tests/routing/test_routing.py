@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 import htmuon
+from htmuon.routing import routing
+from htmuon.routing.declared import Stored
 
 
 class Block(nn.Module):
@@ -189,13 +191,87 @@ def test_the_listing_can_be_read():
         ({"spectral": "position"}, TypeError, "must be a list of patterns"),
         ({"adamw": "position"}, TypeError, "must be a list of patterns"),
         ({"spectral": ["pos*"], "adamw": ["*tion"]}, ValueError, "'position' matches both"),
-        ({"spectral": ["*.norm.weight"]}, ValueError, r"of shape \(8,\) to the spectral side.*2 or more"),
+        ({"spectral": ["*.norm.weight"]}, ValueError, r"of shape \(8,\), which takes AdamW .vector.*multiplies"),
+        ({"spectral": {"position": "conv"}}, ValueError, r"of shape \(16, 8\) to the spectral side.*3 or more"),
         ({"spectral": {"position": "sideways"}}, ValueError, "one of linear, transposed"),
     ],
 )
 def test_bad_patterns_are_named(patterns, error, words):
     with pytest.raises(error, match=words):
         htmuon.param_groups(Transformer(), **patterns)
+
+
+class StackedExperts(nn.Module):
+    """Experts of one parameter a layer, with their biases stacked too."""
+
+    def __init__(self):
+        super().__init__()
+        self.up_proj = nn.Parameter(torch.zeros(4, 6, 8))
+        self.up_proj_bias = nn.Parameter(torch.zeros(4, 6))
+        self.unused = nn.Parameter(torch.zeros(0, 6, 8))
+
+
+def test_a_wide_pattern_leaves_out_what_cannot_be_a_matrix():
+    model = nn.ModuleDict({"experts": StackedExperts(), "norm": nn.LayerNorm(8)})
+    views, reasons = sides(model, spectral=["experts.*"])
+    assert views == dict.fromkeys(views) | {"experts.up_proj": "linear"}
+    assert reasons["experts.up_proj_bias"] == "vector"
+    assert reasons["experts.unused"] == "empty"
+    # What is no matrix is not fought over, and stacked biases are not decayed.
+    sides(model, spectral=["experts.*"], adamw=["*bias"])
+    undecayed = [group for group in htmuon.param_groups(model, spectral=["experts.*"]) if not group["use_muon"]][-1]
+    assert "experts.up_proj_bias" in dict(undecayed["params"])
+    with pytest.raises(ValueError, match=r"'\*_bias' matches 'experts.up_proj_bias' of shape \(4, 6\)"):
+        htmuon.route(model, spectral=["experts.up_proj", "*_bias"])
+
+
+def test_a_script_for_several_models_is_warned_of_what_is_not_in_this_one():
+    model = Transformer()
+    with pytest.warns(UserWarning, match=r"adamw pattern '\*.router.\*' matches no trainable parameter"):
+        views, _ = sides(model, adamw=["*.router.*", "blocks.0.fc.weight"])
+    assert views["blocks.0.fc.weight"] is None
+    with pytest.warns(UserWarning, match=r"split pattern '\*.qkv.\*' matches no trainable parameter"):
+        found = htmuon.route(model, split={"*.qkv.*": 3})
+    assert str(found) == str(htmuon.route(model))
+
+
+def test_the_error_of_a_pattern_suggests_one_that_matches():
+    with pytest.raises(
+        ValueError, match=r"'\*.gate.\*' matches no.*try '\*gate\*', which matches 'blocks.0.headwise_gate"
+    ):
+        htmuon.route(Transformer(), adamw=["*.gate.*"])
+    with pytest.raises(ValueError, match=r"the most similar one is 'lm_head.weight'"):
+        htmuon.route(Transformer(), adamw=["lm_heed.weight"])
+
+
+def fused_route(monkeypatch, split):
+    """Routes of a model whose attention says how it fuses its projections."""
+    fused = Stored("linear", (8, 4, 4), "q, k and v in one")
+    monkeypatch.setattr(routing, "stored", lambda module, attribute, by: fused)
+    model = nn.ModuleDict({"wqkv": nn.Linear(8, 16), "up": nn.Linear(8, 16), "head": nn.Linear(8, 3)})
+    return {route.name: route for route in htmuon.route(model, split=split).routes}
+
+
+def test_auto_takes_apart_what_a_module_fuses(monkeypatch):
+    parts = (8, 4, 4)
+    for split, wqkv, up in (
+        ("auto", parts, parts),
+        (None, None, None),
+        ({"wqkv.weight": "auto", "up.weight": None}, parts, None),
+        ({"wqkv.weight": 2, "up.*": "auto"}, 2, parts),
+    ):
+        found = fused_route(monkeypatch, split)
+        assert (found["wqkv.weight"].split, found["up.weight"].split) == (wqkv, up)
+        assert found["wqkv.weight"].reason == "q, k and v in one"
+        assert found["head.weight"].split is None
+
+
+@pytest.mark.parametrize("default", ["auto", None])
+def test_what_no_split_pattern_matches_takes_the_default(monkeypatch, default):
+    monkeypatch.setattr(routing, "DEFAULT_SPLIT", default)
+    found = fused_route(monkeypatch, {"up.weight": 2})
+    assert found["up.weight"].split == 2
+    assert found["wqkv.weight"].split == ((8, 4, 4) if default == "auto" else None)
 
 
 def test_a_model_without_trainable_parameters_is_refused():
@@ -247,8 +323,10 @@ def test_a_pattern_takes_the_view_of_the_layer():
     model = nn.Sequential(nn.Conv1d(3, 8, 5), nn.ConvTranspose2d(8, 4, 2), nn.Linear(4, 4), nn.Linear(4, 2))
     views, _ = sides(model, spectral=["*.weight"])
     assert list(filter(None, views.values())) == ["conv", "conv_transpose", "linear", "linear"]
-    views, _ = sides(model, spectral={"0.weight": "linear"})
-    assert views["0.weight"] == "linear"
+    views, _ = sides(model, spectral={"0.weight": "conv"})
+    assert views["0.weight"] == "conv"
+    with pytest.raises(ValueError, match=r"gives '0.weight' the view 'linear', but Conv1d stores it as 'conv'"):
+        htmuon.route(model, spectral={"0.weight": "linear"})
 
 
 def test_an_empty_matrix_takes_adamw():

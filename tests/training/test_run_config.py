@@ -13,7 +13,7 @@ from htmuon.data.text.language_models import LlamaConfig
 from htmuon.data.text.text_config import TextConfig
 from htmuon.recipes import RECIPES
 from htmuon.training.resumable import lr_factor
-from htmuon.training.run_config import DATA, DataConfig, OptimizerConfig, RunConfig, register
+from htmuon.training.run_config import DATA, DataConfig, OptimizerConfig, RunConfig, register_kind
 from htmuon.training.run_result import RunResult
 from htmuon.training.train import train
 
@@ -92,7 +92,7 @@ def test_an_unknown_kind_is_named(config):
 def test_a_new_kind_of_data_needs_no_other_edit(config, monkeypatch):
     monkeypatch.setattr(DATA, "_parts", dict(DATA.items()))
 
-    @register(DATA)
+    @register_kind(DATA)
     @dataclasses.dataclass(frozen=True)
     class Digits(DataConfig):
         kind: ClassVar[str] = "digits"

@@ -113,7 +113,7 @@ def test_both_get_what_the_log_gets_and_change_nothing(tmp_path, config, recorde
         assert (tmp_path / "run" / file).read_bytes() == (tmp_path / "plain" / file).read_bytes()
     assert_shows(board(tmp_path / "run"), tmp_path / "run")
     assert_shows(wandb_rows(tmp_path / "run"), tmp_path / "run")
-    tags = {"train/loss", "train/lr", "train/power", "train/steps_per_second", "validation/loss", "updates/stable_rank"}
+    tags = {"train/loss", "train/lr", "train/power", "train/steps_per_second", "test/loss", "updates/stable_rank"}
     assert tags <= board(tmp_path / "run").keys() & wandb_rows(tmp_path / "run").keys()
 
 

@@ -127,7 +127,7 @@ def sensitivity(tuned: Mapping[str, TunedOptimizer], styles: Mapping[str, Style]
     return Figure(
         name="learning-rate-sensitivity",
         title="Sensitivity to the learning rate",
-        caption="Loss of the tuning runs on the validation documents against the learning rate; the ring marks the "
+        caption="Loss of the tuning runs on the validation split against the learning rate; the ring marks the "
         "chosen rate, a cross at the upper edge a run that diverged or lies beyond the picture. A wide valley is a "
         "forgiving optimizer.",
         panels=(

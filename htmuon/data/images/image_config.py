@@ -6,13 +6,13 @@ from typing import ClassVar, Literal, get_args
 
 from htmuon._checks import check_flag, check_number, check_text, check_whole
 from htmuon._registry import unknown_name
-from htmuon.training.run_config import DATA, DataConfig, RunConfig, register
+from htmuon.training.run_config import DATA, DataConfig, RunConfig, register_kind
 from htmuon.training.task import TaskKind, TaskSource
 
 Crop = Literal["resized", "padded"]
 
 
-@register(DATA)
+@register_kind(DATA)
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig(DataConfig):
     """Images of one size that are held in memory, and what training does to them.
@@ -53,7 +53,7 @@ class ImageConfig(DataConfig):
         return ImageSource(run, self)
 
 
-@register(DATA)
+@register_kind(DATA)
 @dataclass(frozen=True, kw_only=True)
 class ImageStreamConfig(DataConfig):
     """Images that are decoded while the model trains, and what training does to them.

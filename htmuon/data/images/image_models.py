@@ -7,13 +7,13 @@ import torch
 
 from htmuon._checks import check_number, check_whole
 from htmuon._extras import require
-from htmuon.training.run_config import MODELS, register
+from htmuon.training.run_config import MODELS, register_kind
 from htmuon.training.task import TaskKind
 
 Depth = Literal[10, 18, 34, 50]
 
 
-@register(MODELS)
+@register_kind(MODELS)
 @dataclass(frozen=True, kw_only=True)
 class ResNetConfig:
     """The shape of a ResNet for small images: a stem of one 3x3 convolution, then four stages of halved resolution.
@@ -46,7 +46,7 @@ class ResNetConfig:
         return build_resnet(self, classes=classes, channels=channels, seed=seed)
 
 
-@register(MODELS)
+@register_kind(MODELS)
 @dataclass(frozen=True, kw_only=True)
 class ViTConfig:
     """The shape of a vision transformer with a class token and learned positions, as `timm` has it.

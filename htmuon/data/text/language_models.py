@@ -8,11 +8,11 @@ import torch
 
 from htmuon._checks import check_whole
 from htmuon._extras import require
-from htmuon.training.run_config import MODELS, register
+from htmuon.training.run_config import MODELS, register_kind
 from htmuon.training.task import TaskKind
 
 
-@register(MODELS)
+@register_kind(MODELS)
 @dataclass(frozen=True, kw_only=True)
 class LlamaConfig:
     """The shape of a LLaMA with separate input and output embeddings.
@@ -65,7 +65,7 @@ class LlamaConfig:
         return _initialized(lambda: transformers.LlamaForCausalLM(config), seed)
 
 
-@register(MODELS)
+@register_kind(MODELS)
 @dataclass(frozen=True, kw_only=True)
 class GPT2Config:
     """The shape of a GPT-2 without dropout, whose output head is its input embedding.

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal, get_args
 
 from htmuon._checks import check_text, check_whole
 from htmuon._registry import unknown_name
-from htmuon.training.run_config import DATA, DataConfig, RunConfig, register
+from htmuon.training.run_config import DATA, DataConfig, RunConfig, register_kind
 from htmuon.training.task import TaskKind, TaskSource
 
 Packing = Literal["pad", "concatenate"]
@@ -15,6 +15,7 @@ class Tokens(DataConfig):
     """Text as sequences of tokens: what its two kinds of settings share."""
 
     task: ClassVar[TaskKind] = "language"
+    targets_vary: ClassVar[bool] = True
     vocab_size: int
     sequence_length: int
 
@@ -29,7 +30,7 @@ class Tokens(DataConfig):
         return {"vocab_size": self.vocab_size, "sequence_length": self.sequence_length}
 
 
-@register(DATA)
+@register_kind(DATA)
 @dataclass(frozen=True, kw_only=True)
 class TextConfig(Tokens):
     r"""The text of a language-model run, all of it in memory.
@@ -67,7 +68,7 @@ class TextConfig(Tokens):
         return LanguageSource(run, self)
 
 
-@register(DATA)
+@register_kind(DATA)
 @dataclass(frozen=True, kw_only=True)
 class TextStreamConfig(Tokens):
     r"""Text of any size, from the Hugging Face hub or from local files; never more than a few batches are in memory.

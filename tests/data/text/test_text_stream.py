@@ -65,7 +65,7 @@ class TestRuns:
                 train(run, tmp_path / "broken", other)
         train(run, tmp_path / "broken", other)
         assert other.first_steps == [0, 5, 30, 50]
-        assert "all training data was read; epoch 2 begins." in whole.messages
+        assert "all training data was read; epoch 2 starts." in whole.messages
         for name in ("model.safetensors", "spectra.safetensors"):
             assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
@@ -89,9 +89,9 @@ class TestRuns:
             "1 training document left out, as unreadable: a.json, row 4: not JSON.",
             "2 training documents left out, as unreadable: a.json, row 8: not JSON.",
             "4 training documents left out, as unreadable: a.json, row 41: not JSON.",
-            "all training data was read; epoch 2 begins.",
+            "all training data was read; epoch 2 starts.",
             "8 training documents left out, as unreadable: a.json, row 41: not JSON.",
-            "all training data was read; epoch 3 begins.",
+            "all training data was read; epoch 3 starts.",
         ]
         lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
         assert [line["unreadable_samples"] for line in lines if line["kind"] == "train"][
@@ -123,7 +123,7 @@ class TestRuns:
 
         monkeypatch.setattr("htmuon.data.text.documents._blocks", broken)
         words = (
-            r"reading .*\.json\.gz failed \(RuntimeError: no route\); when .* the run goes on from its last checkpoint"
+            r"reading .*\.json\.gz failed \(RuntimeError: no route\); when .* the run resumes from its last checkpoint"
         )
         with pytest.raises(OSError, match=words):
             task.fetch(0)

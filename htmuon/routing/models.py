@@ -1,0 +1,83 @@
+"""How models are nested: what a wrapper holds, and which library a model says it comes from."""
+
+from collections.abc import Iterator
+from typing import cast
+
+from torch import nn
+
+from htmuon.routing.reparametrized import parametrizations
+from htmuon.routing.storage import stored_view
+
+# Containers of torch hold layers side by side or in turn; what they hold is no model in a wrapper.
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+def is_layer(module: nn.Module) -> bool:
+    """Whether the module maps its input by a matrix, its `weight`."""
+    return stored_view(module, "weight") is not None
+
+
+def is_embedding(module: nn.Module) -> bool:
+    """Whether the module looks rows up in a table."""
+    return isinstance(module, nn.Embedding | nn.EmbeddingBag)
+
+
+def in_width(module: nn.Module) -> int:
+    """How many channels or features a layer reads at a place."""
+    width = getattr(module, "in_channels", None) or getattr(module, "in_features", None) or getattr(module, "nx", 0)
+    return cast(int, width)
+
+
+def out_width(module: nn.Module) -> int:
+    """How many channels or features a layer makes at a place."""
+    width = getattr(module, "out_channels", None) or getattr(module, "out_features", None) or getattr(module, "nf", 0)
+    return cast(int, width)
+
+
+def is_of_transformers(module: nn.Module) -> bool:
+    """Whether it is a model of transformers, by its classes' names, for the library need not be installed."""
+    return any(kind.__name__ == "PreTrainedModel" for kind in type(module).__mro__)
+
+
+def is_of_timm(module: nn.Module) -> bool:
+    """Whether the module says which of its layers classify, as timm's models do, whatever their names."""
+    return callable(getattr(type(module), "get_classifier", None))
+
+
+def is_model(module: nn.Module) -> bool:
+    """Whether a module is a whole model of a library that declares its parts."""
+    return is_of_transformers(module) or is_of_timm(module)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside of DistributedDataParallel, torch.compile, a LightningModule, a module with a loss beside it.
+
+    A wrapper is a module of which one child holds all parameters: its names would hide what is outermost in it.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+        >>> wrapper = nn.Module()
+        >>> wrapper.net, wrapper.loss = net, nn.CrossEntropyLoss()
+        >>> unwrapped(wrapper) is net
+        True
+    """
+    while not (is_model(model) or isinstance(model, CONTAINERS)):
+        holding = [child for child in model.children() if next(child.parameters(), None) is not None]
+        own = next(model.parameters(recurse=False), None)
+        if own is not None or len(holding) != 1 or is_layer(holding[0]) or parametrizations(model):
+            break
+        if isinstance(holding[0], nn.ModuleList | nn.ModuleDict):
+            break
+        [model] = holding
+    return model
+
+
+def inner_models(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The outermost models of libraries in a model, with their names: itself, or those that it is put together of."""
+    waiting = [("", model)]
+    while waiting:
+        name, module = waiting.pop()
+        if is_model(module):
+            yield name, module
+        else:
+            waiting += [(f"{name}.{key}" if name else key, child) for key, child in module.named_children()]
