@@ -10,19 +10,30 @@ from torch import nn
 
 from htmuon.routing.models import (
     CONTAINERS,
+    core,
     in_width,
     inner_models,
     is_layer,
     is_of_timm,
     is_of_transformers,
     out_width,
-    unwrapped,
 )
 from htmuon.routing.reparametrized import layers
 
 # Whole path components, never parts of them: "head" must not match "headwise_gate".
 HEAD_NAMES = frozenset(
-    {"lm_head", "embed_out", "classifier", "score", "unembed", "unembedding", "to_logits", "logits", "qa_outputs"}
+    {
+        "lm_head",
+        "embed_out",
+        "classifier",
+        "classifier_distill",
+        "score",
+        "unembed",
+        "unembedding",
+        "to_logits",
+        "logits",
+        "qa_outputs",
+    }
 )
 
 
@@ -65,7 +76,7 @@ def head_modules(model: nn.Module) -> set[nn.Module]:
         >>> head_modules(model) == {model[2]}
         True
     """
-    model = unwrapped(model)
+    model = core(model)
     inner = dict(inner_models(model))
     heads: set[nn.Module] = set()
     for one in inner.values():
@@ -98,7 +109,8 @@ def last_layers(module: nn.Module) -> set[nn.Module]:
     if isinstance(module, nn.ModuleDict) or (isinstance(module, nn.ModuleList) and not _is_chain(module)):
         answering = [child for _, child in children]
     else:
-        answering = [child for name, child in children if _answers(name)] or [children[-1][1]]
+        answering = [child for name, child in children if _answers(name) and not _is_before_another(module, name)]
+        answering = answering or [children[-1][1]]
         if isinstance(module, nn.Sequential | nn.ModuleList):
             answering = [children[-1][1]]
     return {layer for child in answering for layer in last_layers(child)}
@@ -123,7 +135,7 @@ def _of_transformers(model: nn.Module) -> set[nn.Module]:
     heads = last_layers(declared) if isinstance(declared, nn.Module) else set()
     base = getattr(model, "base_model", model)
     heads |= _strictly_named(model)
-    if base is model and (heads or _is_base(model)):
+    if _is_base(model):
         return heads
     below = {
         held
@@ -141,7 +153,10 @@ def _beside(model: nn.Module, heads: set[nn.Module], below: set[nn.Module]) -> s
     return {
         layer
         for name, part in model.named_children()
-        if _ends_as_head(name) and part not in below and heads.isdisjoint(part.modules())
+        if name.endswith(("_head", "_heads", "_classifier"))
+        and name not in HEAD_NAMES | HIDDEN_NAMES
+        and part not in below
+        and heads.isdisjoint(part.modules())
         for layer in last_layers(part)
     }
 
@@ -186,7 +201,7 @@ def _named(model: nn.Module, apart: set[nn.Module]) -> set[nn.Module]:
         if place is None or place in done or module in apart:
             continue
         done.add(place)
-        if not _is_before_another(model, place):
+        if not _is_before_another(model.get_submodule(".".join(place[:-1])), place[-1]):
             heads |= last_layers(model.get_submodule(".".join(place))) - apart
     return heads
 
@@ -215,16 +230,14 @@ def _head_place(path: list[str]) -> tuple[str, ...] | None:
     return None
 
 
-def _is_before_another(model: nn.Module, place: tuple[str, ...]) -> bool:
-    """Whether what feeds on a part stands beside it.
+def _is_before_another(parent: nn.Module, name: str) -> bool:
+    """Whether what feeds on a part of a module stands beside it.
 
     torchvision's `box_head` feeds the `box_predictor`, ModernBERT's `head` the `classifier`.
     """
-    *before, last = place
-    parent = model.get_submodule(".".join(before))
-    if last == "head":
-        return any(name in HEAD_NAMES for name, _ in parent.named_children())
-    return last.endswith("_head") and hasattr(parent, last.removesuffix("_head") + "_predictor")
+    if name == "head":
+        return any(other in HEAD_NAMES for other, _ in parent.named_children())
+    return name.endswith("_head") and hasattr(parent, name.removesuffix("_head") + "_predictor")
 
 
 def _outermost(model: nn.Module, apart: set[nn.Module]) -> set[nn.Module]:

@@ -50,21 +50,30 @@ def is_model(module: nn.Module) -> bool:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside of DistributedDataParallel, torch.compile, a LightningModule, a module with a loss beside it.
+    """The model inside DistributedDataParallel and torch.compile, whose names would hide what is outermost in it."""
+    for name in ("module", "_orig_mod"):
+        inner = getattr(model, name, None)
+        if isinstance(inner, nn.Module) and list(model.children()) == [inner]:
+            return unwrapped(inner)
+    return model
 
-    A wrapper is a module of which one child holds all parameters: its names would hide what is outermost in it.
+
+def core(model: nn.Module) -> nn.Module:
+    """The model inside of any wrapper: a LightningModule, a module with a loss or a metric beside it.
+
+    A wrapper is a module of which one child, no layer and no list of them, holds all parameters.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
         >>> wrapper = nn.Module()
         >>> wrapper.net, wrapper.loss = net, nn.CrossEntropyLoss()
-        >>> unwrapped(wrapper) is net
+        >>> core(wrapper) is net
         True
     """
-    while not (is_model(model) or isinstance(model, CONTAINERS)):
+    while not (is_model(model) or isinstance(model, CONTAINERS) or parametrizations(model)):
         holding = [child for child in model.children() if next(child.parameters(), None) is not None]
         own = next(model.parameters(recurse=False), None)
-        if own is not None or len(holding) != 1 or is_layer(holding[0]) or parametrizations(model):
+        if own is not None or len(holding) != 1 or is_layer(holding[0]):
             break
         if isinstance(holding[0], nn.ModuleList | nn.ModuleDict):
             break

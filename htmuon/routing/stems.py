@@ -5,7 +5,7 @@ from itertools import takewhile
 
 from torch import nn
 
-from htmuon.routing.models import in_width, is_embedding, is_layer, is_of_transformers, out_width, unwrapped
+from htmuon.routing.models import core, in_width, is_embedding, is_layer, is_of_transformers, out_width
 from htmuon.routing.reparametrized import layers
 
 STEM_NAMES = frozenset(
@@ -29,7 +29,7 @@ def stem_modules(model: nn.Module) -> set[nn.Module]:
         >>> stem_modules(model) == {model[0]}
         True
     """
-    model = unwrapped(model)
+    model = core(model)
     weighted = [(name, m) for name, m in layers(model) if is_embedding(m) or is_layer(m) or isinstance(m, CONVOLUTIONS)]
     stems: set[nn.Module] = set()
     if len(weighted) > 1 and isinstance(weighted[0][1], CONVOLUTIONS):

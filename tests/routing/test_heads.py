@@ -1,0 +1,190 @@
+"""Where models answer: heads by declaration, structure and name, on models as their libraries build them."""
+
+import pytest
+import torch
+from torch import nn
+
+import htmuon
+from htmuon.routing.heads import head_modules, last_layers
+from htmuon.routing.models import core
+
+
+def heads(model):
+    """The names of the head's weights, by the routing of the whole model."""
+    return {r.name for r in htmuon.route(model).routes if r.reason.startswith("output head")}
+
+
+def meta(build):
+    with torch.device("meta"):
+        return build()
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(9, 8)
+        self.hidden = nn.Linear(8, 8)
+        self.head = nn.Linear(8, 9)
+
+
+class Weighted(nn.Module):
+    """A wrapper with a loss and a metric beside the model, as a LightningModule has them."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+        self.loss = nn.CrossEntropyLoss(weight=None)
+        self.register_buffer("count", torch.zeros(()))
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_a_wrapper_changes_nothing(depth):
+    net = model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3))
+    for _ in range(depth):
+        model = Weighted(model)
+    assert core(model) is net
+    assert heads(model) == {"net." * depth + "4.weight"}
+
+
+def test_a_model_inside_of_a_larger_one_keeps_its_head_and_a_net_of_one_block_has_none():
+    model = nn.ModuleDict({"student": Weighted(Net()), "teacher": Net()})
+    assert heads(model) == {"student.net.head.weight", "teacher.head.weight"}
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16), 1, enable_nested_tensor=False)
+    assert heads(Weighted(encoder)) == set()
+
+
+@pytest.mark.parametrize("kind", [nn.ModuleDict, nn.ModuleList])
+def test_parallel_heads_all_answer(kind):
+    tasks = {"age": nn.Linear(8, 1), "name": nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 5))}
+    model = Net()
+    model.head = kind(tasks if kind is nn.ModuleDict else tasks.values())
+    age, name = ("age", "name") if kind is nn.ModuleDict else ("0", "1")
+    assert heads(model) == {f"head.{age}.weight", f"head.{name}.2.weight"}
+
+
+def test_layers_of_a_list_in_turn_answer_by_the_last():
+    chain = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 4)])
+    assert last_layers(chain) == {chain[2]}
+    beside = nn.ModuleList([nn.Linear(8, 4), nn.Linear(8, 4)])
+    assert last_layers(beside) == {beside[0], beside[1]}
+
+
+class Adapted(nn.Module):
+    """A layer with adapters of low rank beside it, named as peft names them."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.base_layer = layer
+        self.lora_A = nn.ModuleDict({name: nn.Linear(8, 2, bias=False) for name in ("first", "second")})
+        self.lora_B = nn.ModuleDict({name: nn.Linear(2, 9, bias=False) for name in ("first", "second")})
+
+
+def test_adapters_are_no_head():
+    model = Net()
+    model.head = Adapted(model.head)
+    assert heads(model) == {"head.base_layer.weight"}
+    model = nn.Sequential(nn.Linear(8, 8), Adapted(nn.Linear(8, 9)))
+    assert heads(model) <= {"1.base_layer.weight"}
+
+
+TIMM = {
+    "efficientnet_b0": {"classifier.weight"},  # conv_head is hidden
+    "mobilenetv3_small_050": {"classifier.weight"},
+    "crossvit_tiny_240": {"head.0.weight", "head.1.weight"},
+    "repvit_m0_9": {"head.head.l.weight", "head.head_dist.l.weight"},
+    "selecsls42": {"fc.weight"},
+    "deit_tiny_distilled_patch16_224": {"head.weight", "head_dist.weight"},
+    "vit_base_patch16_siglip_224": set(),  # a pooling head, and no classes
+}
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_timm(name):
+    timm = pytest.importorskip("timm")
+    model = meta(lambda: timm.create_model(name))
+    assert heads(model) == TIMM[name]
+    assert heads(Weighted(model)) == {f"net.{head}" for head in TIMM[name]}
+
+
+def test_a_timm_backbone_without_classes_below_a_head_of_ones_own():
+    timm = pytest.importorskip("timm")
+    model = nn.Module()
+    model.backbone = meta(lambda: timm.create_model("efficientnet_b0", num_classes=0))
+    model.answer = nn.Linear(1280, 7)
+    assert heads(model) == {"answer.weight"}
+
+
+DETECTORS = {
+    "fasterrcnn_mobilenet_v3_large_fpn": {
+        "rpn.head.cls_logits.weight",
+        "rpn.head.bbox_pred.weight",
+        "roi_heads.box_predictor.cls_score.weight",
+        "roi_heads.box_predictor.bbox_pred.weight",
+    },
+    "retinanet_resnet50_fpn": {
+        "head.classification_head.cls_logits.weight",
+        "head.regression_head.bbox_reg.weight",
+    },
+    "fcos_resnet50_fpn": {
+        "head.classification_head.cls_logits.weight",
+        "head.regression_head.bbox_reg.weight",
+        "head.regression_head.bbox_ctrness.weight",
+    },
+    "lraspp_mobilenet_v3_large": {"classifier.low_classifier.weight", "classifier.high_classifier.weight"},
+    "deeplabv3_mobilenet_v3_large": {"classifier.4.weight"},
+    "vit_b_32": {"heads.head.weight"},
+}
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_torchvision(name):
+    models = pytest.importorskip("torchvision").models
+    backbone = {} if name == "vit_b_32" else {"weights_backbone": None}
+    assert heads(meta(lambda: models.get_model(name, weights=None, **backbone))) == DETECTORS[name]
+
+
+def small(kind, name, **settings):
+    transformers = pytest.importorskip("transformers")
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    return meta(lambda: getattr(transformers, name)(CONFIG_MAPPING[kind](**settings)))
+
+
+BERT = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+TRANSFORMERS = {
+    ("bert", "BertModel"): set(),
+    ("bert", "BertForSequenceClassification"): {"classifier.weight"},
+    ("bert", "BertForNextSentencePrediction"): {"cls.seq_relationship.weight"},
+    ("bert", "BertForQuestionAnswering"): {"qa_outputs.weight"},
+    ("roberta", "RobertaForSequenceClassification"): {"classifier.out_proj.weight"},
+    ("electra", "ElectraForPreTraining"): {"discriminator_predictions.dense_prediction.weight"},
+    ("modernbert", "ModernBertForSequenceClassification"): {"classifier.weight"},
+    ("llama", "LlamaForSequenceClassification"): {"score.weight"},
+    ("siglip_vision_model", "SiglipVisionModel"): set(),
+}
+
+
+@pytest.mark.parametrize(("kind", "name"), TRANSFORMERS)
+def test_transformers(kind, name):
+    special = {f"{of}_token_id": 0 for of in ("pad", "bos", "eos", "cls", "sep")} if kind == "modernbert" else {}
+    assert heads(small(kind, name, **BERT, **special)) == TRANSFORMERS[kind, name]
+
+
+def test_the_heads_of_detr():
+    found = heads(small("detr", "DetrForObjectDetection", encoder_layers=1, decoder_layers=1))
+    assert found == {"class_labels_classifier.weight", "bbox_predictor.layers.2.weight"}
+
+
+def test_the_heads_of_musicgen_are_parallel():
+    model = small("musicgen_decoder", "MusicgenForCausalLM", num_hidden_layers=1, hidden_size=32, ffn_dim=32)
+    assert heads(model) == {f"lm_heads.{i}.weight" for i in range(4)}
+
+
+def test_a_head_is_what_the_output_answers_to():
+    """The oracle knows no names: without the layer's bias the whole output is the layer's own output."""
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3))
+    seen = {}
+    for layer in model:
+        layer.register_forward_hook(lambda module, _, out: seen.__setitem__(module, out))
+    out = model(torch.randn(2, 4))
+    assert head_modules(model) == {module for module, made in seen.items() if made is out}
