@@ -6,7 +6,7 @@
 Every model is built from its default configuration on the meta device, without weights and without network: of
 transformers each model type with the head of the first auto class that builds it, of timm one model of each family (a
 file and the first word of a name), of torchvision all but the quantized ones. Models that are in --out are not built
-again, so that an interrupted run goes on; delete the file to start anew. A model that takes longer than --limit seconds
+again, so that an interrupted run goes on; those of another commit are. A model that takes longer than --limit seconds
 to build is left out and counted. At the end the results go to benchmarks/results/architectures.json and the page is
 written; --page writes the page alone, from that file.
 """
@@ -17,6 +17,7 @@ import json
 import multiprocessing
 import os
 import re
+import shlex
 import signal
 import subprocess
 import time
@@ -122,8 +123,16 @@ def measured(job: tuple[str, str, int]) -> Row:
     }
 
 
+def commit() -> str:
+    """Of the working tree, with a mark if it has changes."""
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--exclude=*", "--dirty"]
+    return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def stored(path: Path) -> list[Row]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    """The rows of a file that were made at this commit."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [row for row in map(json.loads, lines) if row["commit"] == commit()]
 
 
 def missing(path: Path, libraries: list[str], limit: int) -> Iterator[tuple[str, str, int]]:
@@ -142,10 +151,10 @@ def measure(path: Path, libraries: list[str], processes: int, limit: int) -> Non
     """Route what is not in the file yet, a line for each model as soon as it is done."""
     jobs = list(missing(path, libraries, limit))
     path.parent.mkdir(parents=True, exist_ok=True)
-    begin = time.monotonic()
+    begin, at = time.monotonic(), commit()
     with multiprocessing.get_context("spawn").Pool(processes, one_thread) as pool, path.open("a") as file:
         for number, row in enumerate(pool.imap_unordered(measured, jobs), start=1):
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps({**row, "commit": at}) + "\n")
             file.flush()
             if number % 50 == 0:
                 print(f"{number} of {len(jobs)} models, {time.monotonic() - begin:.0f} s", flush=True)
@@ -153,14 +162,13 @@ def measure(path: Path, libraries: list[str], processes: int, limit: int) -> Non
 
 def collected(path: Path, command: str) -> dict[str, Any]:
     """All rows, in order, and what they were made with."""
-    git = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     versions = {library: importlib.import_module(library).__version__ for library in ("torch", *LIBRARIES)}
-    rows = sorted(stored(path), key=lambda row: (list(LIBRARIES).index(row["library"]), row["name"]))
+    rows = [{key: value for key, value in row.items() if key != "commit"} for row in stored(path)]
+    rows = sorted(rows, key=lambda row: (list(LIBRARIES).index(row["library"]), row["name"]))
     return {
         "command": command,
         "versions": {"htmuon": htmuon.__version__, **versions},
-        "commit": commit,
+        "commit": commit(),
         "date": date.today().isoformat(),
         "rows": rows,
     }
@@ -275,7 +283,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.page:
         measure(arguments.out, arguments.libraries, arguments.processes, arguments.limit)
-        write_json(RESULT, collected(arguments.out, "python benchmarks/architectures.py"))
+        options = ("--processes", str(arguments.processes), "--limit", str(arguments.limit))
+        write_json(RESULT, collected(arguments.out, shlex.join(["python", "benchmarks/architectures.py", *options])))
     PAGE.write_text(filled(PAGE.read_text()))
 
 
