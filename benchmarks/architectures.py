@@ -131,8 +131,8 @@ def commit() -> str:
 
 def stored(path: Path) -> list[Row]:
     """The rows of a file that were made at this commit."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [row for row in map(json.loads, lines) if row["commit"] == commit()]
+    lines, at = path.read_text(encoding="utf-8").splitlines() if path.exists() else [], commit()
+    return [row for row in map(json.loads, lines) if row["commit"] == at]
 
 
 def missing(path: Path, libraries: list[str], limit: int) -> Iterator[tuple[str, str, int]]:
