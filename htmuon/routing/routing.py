@@ -172,10 +172,10 @@ def route(
 ) -> Routing:
     """Decide for every trainable parameter of a model whether it is a matrix for the spectral side or takes AdamW.
 
-    To AdamW go embeddings, the output head (tied or not), norms, biases, patch and stem layers, position tables, bare
-    `nn.Parameter`s, grouped convolutions, matrices of one row or column, and everything that is not recognized. To the
-    spectral side go the weights of linear and convolution layers (transposed ones and transformers' `Conv1D` in their
-    own orientation).
+    To AdamW go embeddings, output heads (tied or not), norms, biases, patch and stem layers, routers, tables, depthwise
+    convolutions, matrices of one row or column, and everything that is not recognized. To the spectral side go the
+    weights of linear, recurrent and convolution layers in their own orientation, the groups of a convolution as
+    matrices of their own, and parameters that a known module stacks, as the experts of transformers.
 
     A weight that is made at each call, by a parametrization or by a hook such as `prune`, counts as the weight: to
     the spectral side goes the parameter of its shape, while gains, factors and the coordinates of `orthogonal` take
