@@ -4,6 +4,7 @@ What a model declares goes first (`get_classifier` of timm, `get_output_embeddin
 outside of its `base_model`), then the names of its parts, and where nothing is named so, the outermost last layer.
 """
 
+import re
 from itertools import pairwise
 
 from torch import nn
@@ -67,6 +68,10 @@ HIDDEN_NAMES = frozenset(
     {"conv_head", "pre_head", "pre_logits", "pooling_head", "attn_pool", "projection_head", "pre_classifier"}
     | {"query_pos_head", "ref_point_head", "ref_anchor_head"}
 )
+
+
+# The class of a model of transformers that has a task; RoFormerModel has none.
+TASK = re.compile("For[A-Z]|LMHead|DoubleHeads|Generation")
 
 
 def head_modules(model: nn.Module) -> set[nn.Module]:
@@ -169,7 +174,7 @@ def _beside(model: nn.Module, heads: set[nn.Module], below: set[nn.Module]) -> s
 
 def _is_base(model: nn.Module) -> bool:
     """Whether a model of transformers is one without a task: its class is named for none."""
-    return not any(word in type(model).__name__ for word in ("For", "LMHead", "DoubleHeads", "Generation"))
+    return TASK.search(type(model).__name__) is None
 
 
 def _holds_layer(module: nn.Module) -> bool:

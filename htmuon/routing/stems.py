@@ -85,7 +85,8 @@ def _read_by(model: nn.Module) -> set[nn.Module]:
         return set()
     config = getattr(model, "config", None)
     names = ("num_channels", "in_channels", "in_chans", "num_mel_bins")
-    raw = {getattr(config, name, None) for name in names} | set(range(1, FEW_CHANNELS + 1))
+    said = [getattr(config, name, None) for name in names]
+    raw = {width for width in said if isinstance(width, int)} | set(range(1, FEW_CHANNELS + 1))
     first = next((module for _, module in layers(model) if is_layer(module)), None)
     return {first} if isinstance(first, CONVOLUTIONS) and in_width(first) in raw else set()
 
