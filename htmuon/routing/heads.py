@@ -4,6 +4,7 @@ What a model declares goes first (`get_classifier` of timm, `get_output_embeddin
 outside of its `base_model`), then the names of its parts, and where nothing is named so, the outermost last layer.
 """
 
+import re
 from itertools import pairwise
 
 from torch import nn
@@ -49,6 +50,7 @@ ENDINGS = ("_head", "_heads", "_classifier", "_predictor", "_predictions")
 ANSWER_NAMES = frozenset(
     {"cls_logits", "cls_score", "bbox_pred", "bbox_reg", "bbox_ctrness", "class_embed", "bbox_embed"}
     | {"class_labels_classifier", "bbox_predictor", "class_predictor", "enc_score_head", "enc_bbox_head"}
+    | {"pre_bbox_head", "iou_prediction_head", "pred_obj_score_head"}
     | {"seq_relationship", "sop_classifier"}
 )
 
@@ -57,11 +59,19 @@ ANSWER_NAMES = frozenset(
 AUXILIARY_NAMES = frozenset({"head_dist", "aux_head", "AuxLogits"})
 
 
+# Names by which some models of transformers answer from within their base models, where nothing else is named.
+INNER_NAMES = frozenset({"final_layer", "output_projection"})
+
+
 # What ends in a head's name, and is the last hidden layer before it.
 HIDDEN_NAMES = frozenset(
-    {"conv_head", "pre_head", "pre_logits", "pooling_head", "attn_pool", "projection_head"}
+    {"conv_head", "pre_head", "pre_logits", "pooling_head", "attn_pool", "projection_head", "pre_classifier"}
     | {"query_pos_head", "ref_point_head", "ref_anchor_head"}
 )
+
+
+# The class of a model of transformers that has a task; RoFormerModel has none.
+TASK = re.compile("For[A-Z]|LMHead|DoubleHeads|Generation")
 
 
 def head_modules(model: nn.Module) -> set[nn.Module]:
@@ -134,9 +144,10 @@ def _of_transformers(model: nn.Module) -> set[nn.Module]:
         declared = None
     heads = last_layers(declared) if isinstance(declared, nn.Module) else set()
     base = getattr(model, "base_model", model)
-    heads |= _strictly_named(model)
+    heads |= _strictly_named(model, ANSWER_NAMES)
     if _is_base(model):
-        return heads
+        tasks = [part for part in model.children() if is_of_transformers(part) and not _is_base(part)]
+        return heads | {head for part in tasks for head in _of_transformers(part)}
     below = {
         held
         for module in model.modules()
@@ -145,7 +156,7 @@ def _of_transformers(model: nn.Module) -> set[nn.Module]:
     }
     if heads:
         return heads | _beside(model, heads, below)
-    return _named(model, below) or _last_part(model, below)
+    return _named(model, below) or _last_part(model, below) or _strictly_named(model, INNER_NAMES)
 
 
 def _beside(model: nn.Module, heads: set[nn.Module], below: set[nn.Module]) -> set[nn.Module]:
@@ -163,7 +174,7 @@ def _beside(model: nn.Module, heads: set[nn.Module], below: set[nn.Module]) -> s
 
 def _is_base(model: nn.Module) -> bool:
     """Whether a model of transformers is one without a task: its class is named for none."""
-    return not any(word in type(model).__name__ for word in ("For", "LMHead", "DoubleHeads", "Generation"))
+    return TASK.search(type(model).__name__) is None
 
 
 def _holds_layer(module: nn.Module) -> bool:
@@ -206,14 +217,14 @@ def _named(model: nn.Module, apart: set[nn.Module]) -> set[nn.Module]:
     return heads
 
 
-def _strictly_named(model: nn.Module) -> set[nn.Module]:
+def _strictly_named(model: nn.Module, names: frozenset[str]) -> set[nn.Module]:
     """The layers that answer by names that nothing else has."""
     places = {
         ".".join(path[: depth + 1])
         for name, _ in _ends(model)
         for path in [name.split(".")]
         for depth, part in enumerate(path)
-        if part in ANSWER_NAMES
+        if part in names
     }
     return {layer for place in places for layer in last_layers(model.get_submodule(place))}
 
@@ -257,10 +268,14 @@ def _outermost(model: nn.Module, apart: set[nn.Module]) -> set[nn.Module]:
 
 
 def _last_part(model: nn.Module, below: set[nn.Module]) -> set[nn.Module]:
-    """The layers that answer for the last part of a task's model, where none is named; a projection is none."""
+    """The layers that answer for the last part of a task's model, where none is named; no projection or quantizer."""
     parts = [
         (name, child)
         for name, child in model.named_children()
-        if child not in below and "proj" not in name and _holds_layer(child) and not is_of_transformers(child)
+        if child not in below
+        and "proj" not in name
+        and "quantizer" not in name
+        and _holds_layer(child)
+        and not is_of_transformers(child)
     ]
     return last_layers(parts[-1][1]) - below if parts else set()
