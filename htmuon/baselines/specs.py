@@ -16,6 +16,7 @@ from htmuon.baselines.registry import optimizer_info
 from htmuon.linalg import METHODS
 from htmuon.linalg.select import AUTO
 from htmuon.optim import POWER_SCHEDULES
+from htmuon.routing.routing import DEFAULT_SPLIT
 from htmuon.routing.views import default_view
 from htmuon.spectral import MAPS
 from htmuon.spectral.choice import NOT_IN_DICTS, any_map
@@ -71,7 +72,8 @@ def build_optimizer(
     `lr` is the learning rate of the hidden matrices and `adamw_lr` that of the rest, or `lr` of all where an optimizer
     has one rate (`has_separate_rates`). All decay the same parameters by `weight_decay` (Lion by `decay_scale` times
     that). A power schedule is written with its settings, "htmuon:schedule=interval,power=0.125,every=5", and so is a
-    method, "htmuon:method=polynomial,levels=8", or a map; "htmuon:matrices=all" says which parameters are matrices.
+    method, "htmuon:method=polynomial,levels=8", or a map; "htmuon:matrices=all" says which parameters are matrices, and
+    "htmuon:split=auto" that fused weights are taken apart.
 
     Args:
         spec: see `parse_spec`.
@@ -112,7 +114,7 @@ def build_optimizer(
             others = ["schedule"] if "power" in info.settings else []
             raise unknown_name(f"a setting of {name}", key, [*known, *others])
     run = RunInputs(
-        groups=_groups(model, settings.pop("matrices", matrices)),
+        groups=_groups(model, settings.pop("matrices", matrices), settings.pop("split", DEFAULT_SPLIT)),
         lr=lr,
         adamw_lr=adamw_lr,
         weight_decay=weight_decay,
@@ -125,16 +127,20 @@ def build_optimizer(
         raise ValueError(f"optimizer {spec!r}: {error}") from error
 
 
-def _groups(model: torch.nn.Module, matrices: Matrices) -> list[Group]:
+def _groups(model: torch.nn.Module, matrices: Matrices, split: Literal["auto"] | None) -> list[Group]:
     if matrices not in get_args(Matrices):
         raise unknown_name("matrices", matrices, list(get_args(Matrices)))
+    if split not in ("auto", None):
+        raise unknown_name("split", split, ["auto", "none"])
     if matrices == "hidden":
-        return htmuon.param_groups(model)
+        return htmuon.param_groups(model, split=split)
     trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     # A parameter that routing knows as a matrix keeps the view in which it is one.
     views = {route.name: route.view for route in htmuon.route(model).routes}
     return htmuon.param_groups(
-        model, spectral={escape(name): views[name] or default_view(p.ndim) for name, p in trainable if p.ndim >= 2}
+        model,
+        spectral={escape(name): views[name] or default_view(p.ndim) for name, p in trainable if p.ndim >= 2},
+        split=split,
     )
 
 

@@ -7,6 +7,7 @@ import torch
 
 from htmuon.baselines.info import OptimizerInfo, RunInputs, first_line
 from htmuon.optim import OPTIMIZERS, HTMuon, Muon
+from htmuon.routing.routing import DEFAULT_SPLIT
 
 # Updates that have the size of AdamW's take its learning rates.
 _FIRST_LR_AT_ADAMWS_SIZE = 0.004
@@ -58,7 +59,7 @@ def _settings(kind: type[HTMuon]) -> dict[str, Any]:
             if key not in _NOT_IN_SPECS and parameter.kind is inspect.Parameter.KEYWORD_ONLY:
                 found.setdefault(key, parameter.default)
     own = {key: default for key, default in found.items() if not key.startswith("adamw_") or key == "adamw_eps"}
-    return own | {"matrices": "hidden"}
+    return own | {"matrices": "hidden", "split": DEFAULT_SPLIT}
 
 
 def _family(name: str) -> str:

@@ -183,3 +183,15 @@ def test_a_misspelt_method_is_named_and_not_its_setting():
 def test_maps_without_a_free_exponent_have_settings_too():
     group = build_optimizer("htmuon:spectral_map=soft_clip,tau=0.02,power=1", make_model(), **RATES).param_groups[0]
     assert (group["spectral_map"]["name"], group["spectral_map"]["tau"], group["power"]) == ("soft_clip", 0.02, 1)
+
+
+@pytest.mark.parametrize(("split", "stored"), [("auto", 3), ("none", None)])
+def test_fused_weights_are_taken_apart_where_a_spec_asks_for_it(split, stored):
+    model = torch.nn.ModuleDict(
+        {"attention": torch.nn.MultiheadAttention(8, 2, bias=False), "head": torch.nn.Linear(8, 4)}
+    )
+    groups = build_optimizer(f"htmuon:split={split}", model, **RATES).param_groups
+    fused = attention.in_proj_weight
+    assert [group["split"] for group in groups if any(p is fused for p in group["params"])] == [stored]
+    with pytest.raises(ValueError, match="split must be one of auto, none"):
+        build_optimizer("htmuon:split=3", model, **RATES)
