@@ -33,6 +33,7 @@ HEAD_NAMES = frozenset(
         "unembedding",
         "to_logits",
         "logits",
+        "logits_proj",
         "qa_outputs",
     }
 )

@@ -191,7 +191,7 @@ def test_fused_weights_are_taken_apart_where_a_spec_asks_for_it(split, stored):
         {"attention": torch.nn.MultiheadAttention(8, 2, bias=False), "head": torch.nn.Linear(8, 4)}
     )
     groups = build_optimizer(f"htmuon:split={split}", model, **RATES).param_groups
-    fused = attention.in_proj_weight
+    fused = model["attention"].in_proj_weight
     assert [group["split"] for group in groups if any(p is fused for p in group["params"])] == [stored]
     with pytest.raises(ValueError, match="split must be one of auto, none"):
         build_optimizer("htmuon:split=3", model, **RATES)
