@@ -78,7 +78,7 @@ def find(name: str) -> Architecture:
         ValueError: nothing has the name.
     """
     path = Path(name)
-    if path.exists():
+    if path.is_file() or (path / "config.json").is_file():
         return _of_folder(path)
     library, colon, inner = name.partition(":")
     if colon and library not in LIBRARIES:
@@ -91,6 +91,8 @@ def find(name: str) -> Architecture:
     for each in there:
         if wanted in names(each) or (each == "transformers" and _class_of(wanted) is not None):
             return architecture(each, wanted)
+    if path.is_dir():
+        return _of_folder(path)
     raise _unknown(wanted, there, [each for each in looked if each not in there])
 
 

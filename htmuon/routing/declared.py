@@ -22,11 +22,14 @@ class Stored:
         view: how it is a matrix.
         split: the parts of it that are matrices of their own; None where it is one.
         reason: one clause for the listing.
+        apart: whether the parts are matrices of their own even where fused weights stay whole: what is stored in one
+            parameter without a common input, as the groups of a convolution.
     """
 
     view: MatrixView
     split: Parts | None
     reason: str
+    apart: bool = False
 
 
 def holders(model: nn.Module, depth: int = 3) -> dict[nn.Module, Holders]:

@@ -32,11 +32,13 @@ class Row:
         view: how they are matrices.
         reason: one clause for the listing.
         parts: the parts of each matrix, from the module and what holds it; None where it is one.
+        apart: whether the parts are never one matrix.
     """
 
     view: MatrixView
     reason: str
     parts: Callable[[Any, Holders], Parts | None] = lambda module, by: None
+    apart: bool = False
 
 
 def _halves(module: nn.Module, by: Holders) -> Parts | None:
@@ -52,7 +54,7 @@ EXPERTS_LINEAR = Row("linear", "experts [E, out, in]")
 GATES_LINEAR = Row("linear", "experts [E, out, in]; gate, up", _halves)
 EXPERTS_TRANSPOSED = Row("transposed", "experts [E, in, out]")
 GATES_TRANSPOSED = Row("transposed", "experts [E, in, out]; gate, up", _halves)
-GATES_OF_ROWS = Row("linear", "experts [E*out, in]", lambda module, by: int(module.moe_num_experts))
+GATES_OF_ROWS = Row("linear", "experts [E*out, in]", lambda module, by: int(module.moe_num_experts), apart=True)
 FLEXIBLE = Row("linear", "one matrix [out, in] a codebook", _halves_of("fc1"))
 DIAGONAL = Row("transposed", "blocks [heads, in, out]")
 
@@ -118,7 +120,7 @@ def stacked(module: nn.Module, attribute: str, shape: tuple[int, ...], by: Holde
     parts = row.parts(module, by)
     if parts is not None and not fits(parts, matrix_shape(shape, row.view)[-2]):
         parts = None
-    return Stored(row.view, parts, row.reason)
+    return Stored(row.view, parts, row.reason, row.apart)
 
 
 def _by_flags(module: nn.Module, attribute: str, shape: tuple[int, ...]) -> Row | None:

@@ -15,6 +15,7 @@ from htmuon.routing.models import (
     in_width,
     inner_models,
     is_layer,
+    is_of_library,
     is_of_timm,
     is_of_transformers,
     out_width,
@@ -45,6 +46,10 @@ OUTER_HEAD_NAMES = frozenset(
     {"head", "heads", "head_dist", "fc", "output", "out", "output_layer", "output_projection", "proj_out"}
 )
 ENDINGS = ("_head", "_heads", "_classifier", "_predictor", "_predictions")
+# Of a user's own model these endings, and answers of detectors, may also be of hidden layers: its last one counts too.
+CERTAIN_ENDING = "_head"
+# torch's layers of a transformer, which have no head whatever holds them.
+BLOCKS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.MultiheadAttention)
 
 
 # Layers of detectors and of heads of several layers that answer, wherever they stand.
@@ -95,10 +100,10 @@ def head_modules(model: nn.Module) -> set[nn.Module]:
     if model in inner.values():
         return heads
     apart = {held for one in inner.values() for held in one.modules()}
-    heads |= _named(model, apart)
-    if not heads:
-        heads |= _outermost(model, apart)
-    return heads
+    named = _named(model, apart)
+    certain = any(_is_certain(place[-1]) for place in named)
+    heads |= {head for found in named.values() for head in found}
+    return heads if certain or (heads and not named) else heads | _outermost(model, apart)
 
 
 def last_layers(module: nn.Module) -> set[nn.Module]:
@@ -145,8 +150,9 @@ def _of_transformers(model: nn.Module) -> set[nn.Module]:
         declared = None
     heads = last_layers(declared) if isinstance(declared, nn.Module) else set()
     base = getattr(model, "base_model", model)
-    heads |= _strictly_named(model, ANSWER_NAMES)
-    if _is_base(model):
+    of_library = is_of_library(model, "transformers")
+    heads |= _strictly_named(model, ANSWER_NAMES) if of_library else set()
+    if _is_base(model) and of_library:
         tasks = [part for part in model.children() if is_of_transformers(part) and not _is_base(part)]
         return heads | {head for part in tasks for head in _of_transformers(part)}
     below = {
@@ -157,7 +163,10 @@ def _of_transformers(model: nn.Module) -> set[nn.Module]:
     }
     if heads:
         return heads | _beside(model, heads, below)
-    return _named(model, below) or _last_part(model, below) or _strictly_named(model, INNER_NAMES)
+    named = {head for found in _named(model, below).values() for head in found}
+    if not of_library:
+        return named or _outermost(model, below)
+    return named or _last_part(model, below) or _strictly_named(model, INNER_NAMES)
 
 
 def _beside(model: nn.Module, heads: set[nn.Module], below: set[nn.Module]) -> set[nn.Module]:
@@ -196,7 +205,7 @@ def _answers(name: str) -> bool:
 
 
 def _ends_as_head(name: str) -> bool:
-    return name.endswith(ENDINGS) and name not in HIDDEN_NAMES
+    return name.endswith(ENDINGS) and name not in HIDDEN_NAMES and not name.startswith("att")
 
 
 def _ends(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -204,18 +213,21 @@ def _ends(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return [(name, m) for name, m in layers(model) if is_layer(m) and "lora_" not in name]
 
 
-def _named(model: nn.Module, apart: set[nn.Module]) -> set[nn.Module]:
+def _named(model: nn.Module, apart: set[nn.Module]) -> dict[tuple[str, ...], set[nn.Module]]:
     """The layers that answer for the parts of a model that are named as heads, apart from those of inner models."""
-    heads: set[nn.Module] = set()
-    done: set[tuple[str, ...]] = set()
+    heads: dict[tuple[str, ...], set[nn.Module]] = {}
     for name, module in _ends(model):
         place = _head_place(name.split("."))
-        if place is None or place in done or module in apart:
+        if place is None or place in heads or module in apart:
             continue
-        done.add(place)
-        if not _is_before_another(model.get_submodule(".".join(place[:-1])), place[-1]):
-            heads |= last_layers(model.get_submodule(".".join(place))) - apart
-    return heads
+        before_another = _is_before_another(model.get_submodule(".".join(place[:-1])), place[-1])
+        heads[place] = set() if before_another else last_layers(model.get_submodule(".".join(place))) - apart
+    return {place: found for place, found in heads.items() if found}
+
+
+def _is_certain(name: str) -> bool:
+    """Whether a name is given to heads alone."""
+    return name in HEAD_NAMES | OUTER_HEAD_NAMES or name.endswith(CERTAIN_ENDING)
 
 
 def _strictly_named(model: nn.Module, names: frozenset[str]) -> set[nn.Module]:
@@ -236,17 +248,19 @@ def _head_place(path: list[str]) -> tuple[str, ...] | None:
         if part in HIDDEN_NAMES:
             return None
         outside_blocks = not any(before.isdigit() for before in path[:depth])
-        named = part in HEAD_NAMES or part in ANSWER_NAMES
-        if named or (outside_blocks and (part in OUTER_HEAD_NAMES or _ends_as_head(part))):
+        outer = part in OUTER_HEAD_NAMES or part in ANSWER_NAMES or _ends_as_head(part)
+        if part in HEAD_NAMES or (outside_blocks and outer):
             return tuple(path[: depth + 1])
     return None
 
 
 def _is_before_another(parent: nn.Module, name: str) -> bool:
-    """Whether what feeds on a part of a module stands beside it.
+    """Whether what feeds on a part of a module stands beside it, or none of what it would answer with does.
 
     torchvision's `box_head` feeds the `box_predictor`, ModernBERT's `head` the `classifier`.
     """
+    if name == "class_embed":  # a detector's answer beside its boxes; without them what a condition is embedded by
+        return not hasattr(parent, "bbox_embed")
     if name == "head":
         return any(other in HEAD_NAMES for other, _ in parent.named_children())
     return name.endswith("_head") and hasattr(parent, name.removesuffix("_head") + "_predictor")
@@ -255,7 +269,8 @@ def _is_before_another(parent: nn.Module, name: str) -> bool:
 def _outermost(model: nn.Module, apart: set[nn.Module]) -> set[nn.Module]:
     """The last of several layers, where it is an attribute of the model or ends a Sequential that is in no block."""
     ends = [(name, module) for name, module in _ends(model) if module not in apart]
-    if not ends or (len(ends) == 1 and not apart):
+    storing = [module for module in model.modules() if any(held.ndim > 1 for held in module.parameters(recurse=False))]
+    if not ends or isinstance(model, BLOCKS) or (len(storing) == 1 and not apart):
         return set()
     name, module = ends[-1]
     *before, last = name.split(".")

@@ -50,7 +50,11 @@ def undecayed_names(model: nn.Module, names: list[str]) -> set[str]:
         listing = getattr(type(module), "no_weight_decay", None)
         if not callable(listing):
             continue
-        listed = {f"{prefix}.{name}" if prefix else name for name in listing(module)}
+        try:
+            given = list(listing(module))
+        except (TypeError, NotImplementedError, AttributeError):  # another method of that name
+            continue
+        listed = {f"{prefix}.{name}" if prefix else name for name in given if isinstance(name, str)}
         patterns = [name for name in listed if "*" in name]
         found |= listed & set(names)
         found |= {name for name in names for pattern in patterns if fnmatchcase(name, pattern)}

@@ -5,6 +5,7 @@ from typing import cast
 
 from torch import nn
 
+from htmuon.routing.declared import is_of
 from htmuon.routing.reparametrized import parametrizations
 from htmuon.routing.storage import stored_view
 
@@ -35,13 +36,19 @@ def out_width(module: nn.Module) -> int:
 
 
 def is_of_transformers(module: nn.Module) -> bool:
-    """Whether it is a model of transformers, by its classes' names, for the library need not be installed."""
-    return any(kind.__name__ == "PreTrainedModel" for kind in type(module).__mro__)
+    """Whether it is a model of transformers, or one that a user made from its base class."""
+    return is_of(module, "transformers", "PreTrainedModel")
+
+
+def is_of_library(module: nn.Module, library: str) -> bool:
+    """Whether the module's class is one of a library itself, not one that a user made from it."""
+    kinds = (kind.__module__.partition(".")[0] for kind in type(module).__mro__)
+    return next(name for name in kinds if name != "torch") == library
 
 
 def is_of_timm(module: nn.Module) -> bool:
-    """Whether the module says which of its layers classify, as timm's models do, whatever their names."""
-    return callable(getattr(type(module), "get_classifier", None))
+    """Whether it is a model of timm, which says which of its layers classify, whatever their names."""
+    return is_of(module, "timm") and callable(getattr(type(module), "get_classifier", None))
 
 
 def is_model(module: nn.Module) -> bool:
@@ -83,9 +90,12 @@ def core(model: nn.Module) -> nn.Module:
 
 def inner_models(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The outermost models of libraries in a model, with their names: itself, or those that it is put together of."""
-    waiting = [("", model)]
+    waiting, seen = [("", model)], set()
     while waiting:
         name, module = waiting.pop()
+        if module in seen:  # shared, or held by what it holds
+            continue
+        seen.add(module)
         if is_model(module):
             yield name, module
         else:

@@ -2,12 +2,14 @@
 
 from torch import nn
 
+from htmuon.routing.declared import is_of
+
 ROUTER_NAMES = frozenset({"gate", "router", "gating", "wg", "gate_layer", "router_layer"})
 ENDINGS = ("Router", "TopKGating", "MoEV1Gate", "MoEGate", "MoeGate")
 
 
 def router_modules(model: nn.Module) -> set[nn.Module]:
-    """The routers of a model and all in them: classes named so, and the gate beside a module's experts.
+    """The routers of a model and all in them but experts: classes of transformers, and the gate beside experts.
 
     Example:
         >>> block = nn.Module()
@@ -16,11 +18,14 @@ def router_modules(model: nn.Module) -> set[nn.Module]:
         True
     """
     routers: set[nn.Module] = set()
+    experts: set[nn.Module] = set()
     for module in model.modules():
-        if type(module).__name__.endswith(ENDINGS):
-            routers.update(module.modules())
         children = dict(module.named_children())
-        if any(name == "experts" or name.endswith("_experts") for name in children):
-            for name in ROUTER_NAMES & children.keys():
-                routers.update(children[name].modules())
-    return routers
+        bare = dict(module.named_parameters(recurse=False))
+        held = [name for name in {**children, **bare} if name == "experts" or name.endswith("_experts")]
+        experts.update(inner for name in held if name in children for inner in children[name].modules())
+        if is_of(module, "transformers") and type(module).__name__.endswith(ENDINGS):
+            routers.update(module.modules())
+        for name in ROUTER_NAMES & children.keys() if held else ():
+            routers.update(children[name].modules())
+    return routers - experts

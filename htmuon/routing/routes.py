@@ -14,7 +14,7 @@ from htmuon.routing.split import Split, part_shapes
 COLUMNS = ("parameter", "shape", "optimizer", "matrix [out, in]", "reason")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Route:
     """Where one parameter goes, and why.
 
@@ -49,7 +49,7 @@ class Route:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Routing:
     """Where every trainable parameter of a model goes; `str()` of it is a table.
 
@@ -113,6 +113,8 @@ class Routing:
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         counts = f"{self.spectral_parameters:,} of {self.parameters:,}"
         return "\n".join([*lines, f"{counts} parameters are matrices on the spectral side."])
+
+    __repr__ = __str__
 
 
 def _sides(shape: tuple[int, ...]) -> str:

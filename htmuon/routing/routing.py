@@ -203,9 +203,9 @@ def route(
 
     Raises:
         TypeError: a single string in place of a list.
-        ValueError: no pattern matches anything, or one nothing but vectors; two patterns contradict each other, or a
-            view the known one; parts are not the rows of a matrix, nothing in the model is trainable, a lazy module
-            in it has seen no batch, or the model is wrapped by FullyShardedDataParallel.
+        ValueError: no pattern matches anything, or one nothing but what takes AdamW; two patterns contradict each
+            other, or a view the known one; parts are not the rows of a matrix, nothing in the model is trainable, a
+            lazy module in it has seen no batch, or the model is wrapped by FullyShardedDataParallel.
 
     Example:
         >>> import torch, htmuon
@@ -266,7 +266,7 @@ def route(
             found = _route_by_module(name, parameter, at, own, [reason for reason in against if reason])
         bare = is_vector_like(parameter) and any(own_view(parameter, place) is None for place in at)
         decays = not (bare or name in undecayed or any(_is_vector(parameter, p) or is_coordinates(p) for p in at))
-        unnamed: Parts = "auto" if is_grouped(at[0].module) else otherwise
+        unnamed: Parts = "auto" if own is not None and own.apart else otherwise
         routes.append(_split(replace(found, decays=decays), own, rules, unnamed))
     _check_taken("spectral", views, routes, "Write the pattern of a parameter that multiplies.")
     _check_taken("split", rules, routes, "Leave it out, or send the parameter to the spectral side by spectral=[...].")

@@ -51,11 +51,11 @@ def stored(module: nn.Module, attribute: str, by: Holders = ()) -> Stored | None
 
     Example:
         >>> stored(nn.Linear(3, 4), "weight")
-        Stored(view='linear', split=None, reason='matrix of Linear')
+        Stored(view='linear', split=None, reason='matrix of Linear', apart=False)
         >>> stored(nn.LSTM(3, 4), "weight_ih_l0")
-        Stored(view='linear', split=4, reason='matrix of LSTM; i, f, g, o')
+        Stored(view='linear', split=4, reason='matrix of LSTM; i, f, g, o', apart=False)
         >>> stored(nn.Conv2d(8, 16, 3, groups=4), "weight")
-        Stored(view='conv', split=4, reason='matrix of Conv2d; 4 groups')
+        Stored(view='conv', split=4, reason='matrix of Conv2d; 4 groups', apart=True)
         >>> stored(nn.LayerNorm(4), "weight") is None
         True
     """
@@ -111,7 +111,7 @@ def _grouped(module: nn.Module, view: MatrixView, reason: str) -> Stored | None:
     assert isinstance(module, _ConvNd)
     if view != "conv" or module.groups == module.in_channels:
         return None
-    return Stored(view, module.groups, f"{reason}; {module.groups} groups")
+    return Stored(view, module.groups, f"{reason}; {module.groups} groups", apart=True)
 
 
 def _of_others(module: nn.Module, attribute: str, by: Holders) -> Stored | None:

@@ -188,3 +188,76 @@ def test_a_head_is_what_the_output_answers_to():
         layer.register_forward_hook(lambda module, _, out: seen.__setitem__(module, out))
     out = model(torch.randn(2, 4))
     assert head_modules(model) == {module for module, made in seen.items() if made is out}
+
+
+def test_a_users_own_model_of_transformers_has_the_head_that_is_named_or_last():
+    transformers = pytest.importorskip("transformers")
+
+    class Tagger(transformers.PreTrainedModel):
+        config_class = transformers.BertConfig
+        base_model_prefix = "encoder"
+
+        def __init__(self, config, answer):
+            super().__init__(config)
+            self.encoder = transformers.BertModel(config, add_pooling_layer=False)
+            setattr(self, answer, nn.Linear(config.hidden_size, 5))
+
+    config = transformers.BertConfig(
+        vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    for answer in ("classifier", "tags"):
+        assert heads(meta(lambda answer=answer: Tagger(config, answer))) == {f"{answer}.weight"}
+
+
+@pytest.mark.parametrize("answer", [lambda self, name: self.head, lambda self, name="": "head", lambda self: None])
+def test_a_users_own_get_classifier_is_not_called(answer):
+    assert heads(type("Own", (Net,), {"get_classifier": answer})()) == {"head.weight"}
+
+
+class Hidden(nn.Module):
+    """Hidden layers that are named as heads are elsewhere, and an answer that is named as nothing is."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(9, 8)
+        self.blocks = nn.ModuleList([nn.ModuleDict({"mask_predictor": nn.Linear(8, 8), "bbox_pred": nn.Linear(8, 8)})])
+        self.attn_heads = nn.Linear(8, 8)
+        self.class_embed = nn.Linear(8, 8)
+        self.project = nn.Linear(8, 9)
+
+
+def test_hidden_layers_with_names_of_answers_are_matrices():
+    assert heads(Hidden()) == {"project.weight"}
+
+
+def test_uncertain_names_do_not_hide_the_last_layer():
+    model = Hidden()
+    model.length_predictor = nn.Linear(8, 1)
+    model.last = nn.Linear(8, 9)
+    assert heads(model) == {"length_predictor.weight", "last.weight"}
+
+
+def test_detr_as_its_authors_name_it():
+    model = Net()
+    del model.head
+    model.class_embed = nn.Linear(8, 5)
+    model.bbox_embed = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+    assert heads(model) == {"class_embed.weight", "bbox_embed.2.weight"}
+
+
+@pytest.mark.parametrize("kind", [nn.TransformerEncoderLayer, nn.TransformerDecoderLayer])
+def test_a_layer_of_a_transformer_in_a_wrapper_has_no_head(kind):
+    assert heads(Weighted(kind(8, 2, 16))) == set()
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.Embedding])
+def test_one_linear_layer_behind_others_is_the_head(kind):
+    model = nn.Module()
+    model.inner, model.last = kind(9, 8), nn.Linear(8, 9)
+    assert heads(model) == {"last.weight"}
+
+
+def test_models_that_hold_each_other_are_walked_once():
+    model = Net()
+    model.hidden.owner = nn.ModuleList([model])
+    assert heads(model) == {"head.weight"}

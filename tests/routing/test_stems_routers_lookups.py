@@ -122,3 +122,31 @@ def test_tokens_and_gains_do_not_decay_nor_does_what_the_model_lists():
     assert still == {"token", "scale", "bias_table", "layers.0.bias", "layers.1.bias"}
     [fixed] = [g for g in htmuon.param_groups(model) if g.get("weight_decay") == 0.0]
     assert {name.removeprefix("net.") for name, _ in fixed["params"]} == still
+
+
+class ModelWithRouter(nn.Module):
+    """A user's model whose class is named as a router, with experts that are bare parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(8, 8)
+        self.gate = nn.Linear(8, 4, bias=False)
+        self.experts = nn.Parameter(torch.ones(4, 8, 8))
+        self.last = nn.Linear(8, 9)
+
+
+def test_a_gate_beside_bare_experts_is_a_router_and_a_users_class_of_that_name_is_none():
+    model = type("OwnRouter", (ModelWithRouter,), {})()
+    assert of(model, "router") == {"gate.weight"}
+
+
+@pytest.mark.parametrize("listing", [lambda self, name: name, lambda self: None, lambda self: 3, lambda self: [1]])
+def test_another_method_named_no_weight_decay_is_left_alone(listing):
+    model = type("Own", (ModelWithRouter,), {"no_weight_decay": listing})()
+    assert {r.name for r in htmuon.route(model).routes if not r.decays} == {"inner.bias", "last.bias"}
+
+
+def test_routes_are_compared_as_themselves_and_shown_as_a_table():
+    routing = htmuon.route(ModelWithRouter())
+    assert routing.routes[0] == routing.routes[0] != routing.routes[1]
+    assert repr(routing) == str(routing)
