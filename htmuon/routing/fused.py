@@ -264,7 +264,6 @@ FUSED: dict[str, tuple[Row, ...]] = {
         ),
     ),
     "in_proj_qkvz": (Row("q, k, v, gate of each head", _delta_net),),
-    "in_proj_qkv": (Row(QKV, lambda m, rows: (m.key_dim, m.key_dim, m.value_dim), _in("transformers")),),
     "in_proj_ba": (Row("b, a of each head", _delta_net_gates),),
 }
 
