@@ -209,7 +209,7 @@ def test_soap_leaves_out_the_vocabulary():
         ("lino", "Did you mean 'lion'"),
         ("lion:beta3=0.9", "a setting of lion must be one of beta1, beta2, decay_scale"),
         ("lion:beta1=2", "optimizer 'lion:beta1=2'.*beta1"),
-        ("lion:decay_scale=-1", "decay_scale must not be negative"),
+        ("lion:decay_scale=-1", "decay_scale must be a finite number at least 0"),
         ("ademamix:warmup=half", "warmup must be a number of steps"),
         ("mars:mars_type=adam", "mars_type"),
         ("sgd:momentum=-1", "momentum"),

@@ -225,5 +225,5 @@ def test_a_missing_library_names_the_extra(missing: str) -> None:
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == (
-        f'htmuon: error: htmuon.recipes needs {missing}, which is not installed: pip install "htmuon[train]"\n'
+        f'htmuon: error: this needs {missing}, which is not installed: pip install "htmuon[train]"\n'
     )

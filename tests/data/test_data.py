@@ -26,7 +26,7 @@ def test_all_kinds_are_known_and_nothing_heavy_is_loaded():
     assert heavy == []
     sources = "".join(path.read_text() for path in Path(htmuon.data.__file__).parent.rglob("*.py"))
     for registry, names in (("DATA", data), ("MODELS", models)):
-        assert len(re.findall(rf"^@register\({registry}\)$", sources, re.MULTILINE)) == len(names)
+        assert len(re.findall(rf"^@register_kind\({registry}\)$", sources, re.MULTILINE)) == len(names)
 
 
 def test_public_names_are_documented():
