@@ -212,7 +212,7 @@ def error(model: Problem, reference: Problem) -> float:
 
 
 def trained_alike(
-    layout: str, optimizer: str, steps: int = 20, dtype: torch.dtype = torch.float32, **settings: Any
+    layout: str, optimizer: str, steps: int = 10, dtype: torch.dtype = torch.float32, **settings: Any
 ) -> float:
     """The error, on this rank, of a run in a layout against the run on one device."""
     reference = Problem(dtype)
