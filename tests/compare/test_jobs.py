@@ -16,6 +16,7 @@ import pytest
 
 from htmuon._files import write_json
 from htmuon.cli import compare as compare_command
+from htmuon.compare import jobs
 from htmuon.compare.compare_config import CompareConfig
 from htmuon.compare.comparing import compare
 from htmuon.compare.grid import GridConfig
@@ -94,23 +95,34 @@ def test_runs_side_by_side_are_those_in_turn_to_the_bit(tiny: CompareConfig, tmp
     assert "at a time" not in (one.out / "summary.json").read_text()
 
 
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that have the libraries when they start, where it does not matter how they get them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["htmuon.recipes", "transformers.models.llama.modeling_llama", "tokenizers"])
+    monkeypatch.setattr(jobs, "get_context", lambda method: context)
+
+
+@pytest.mark.usefixtures("forked")
 def test_an_error_in_a_process_is_that_of_the_comparison(tiny: CompareConfig) -> None:
     missing = dataclasses.replace(tiny.run, data=dataclasses.replace(tiny.run.data, path="no such text"))
     with pytest.raises(ValueError, match="no such text"):
         compare(dataclasses.replace(tiny, run=missing, jobs=2), command="")
 
 
+@pytest.mark.usefixtures("forked")
 def test_an_error_ends_the_runs_beside_it(tiny: CompareConfig, tmp_path: Path) -> None:
     """Whichever of them was asked for first."""
     endless = dataclasses.replace(tiny.run, steps=10**6, monitor_every=None)
     missing = dataclasses.replace(endless, data=dataclasses.replace(endless.data, path="no such text"))
     with (
         pytest.raises(ValueError, match="no such text"),
-        opened_jobs(2, Display(), tmp_path / "data") as jobs,
+        opened_jobs(2, Display(), tmp_path / "data") as two,
     ):
-        list(jobs.each(lambda run: jobs.train("", run, tmp_path / str(id(run))), [endless, missing]))
+        list(two.each(lambda run: two.train("", run, tmp_path / str(id(run))), [endless, missing]))
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_process_that_is_killed_ends_the_comparison(tiny: CompareConfig, tmp_path: Path) -> None:
     endless = dataclasses.replace(tiny.run, steps=10**6, monitor_every=None)
 
@@ -123,9 +135,9 @@ def test_a_process_that_is_killed_ends_the_comparison(tiny: CompareConfig, tmp_p
     killer.start()
     with (
         pytest.raises(ChildProcessError, match=r"from outside.*with fewer jobs"),
-        opened_jobs(2, Display(), tmp_path / "data") as jobs,
+        opened_jobs(2, Display(), tmp_path / "data") as two,
     ):
-        list(jobs.each(lambda name: jobs.train("", endless, tmp_path / name), ["run1", "run2"]))
+        list(two.each(lambda name: two.train("", endless, tmp_path / name), ["run1", "run2"]))
     killer.join()
     assert not multiprocessing.active_children()
 
