@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,13 @@ def measured(folder: Path) -> dict[str, Any]:
     return {name: (run.final_loss, run.curve("train"), run.curve("evaluation")) for name, run in runs.items()}
 
 
-@pytest.mark.usefixtures("no_figures")
+@pytest.fixture
+def forked(processes: BaseContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that have the libraries when they start; those of the killed comparison below get them as users' do."""
+    monkeypatch.setattr(jobs, "get_context", lambda method: processes)
+
+
+@pytest.mark.usefixtures("no_figures", "forked")
 def test_runs_side_by_side_are_those_in_turn_to_the_bit(tiny: CompareConfig, tmp_path: Path) -> None:
     # A grid that must grow, and of the three searches two at the same time.
     config = dataclasses.replace(
@@ -93,14 +100,6 @@ def test_runs_side_by_side_are_those_in_turn_to_the_bit(tiny: CompareConfig, tmp
     assert {len(events) for events in finished.runs} == {1}
     assert {path: path.stat().st_mtime_ns for path in results} == results
     assert "at a time" not in (one.out / "summary.json").read_text()
-
-
-@pytest.fixture
-def forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes that have the libraries when they start, where it does not matter how they get them."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["htmuon.recipes", "transformers.models.llama.modeling_llama", "tokenizers"])
-    monkeypatch.setattr(jobs, "get_context", lambda method: context)
 
 
 @pytest.mark.usefixtures("forked")
