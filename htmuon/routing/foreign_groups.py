@@ -107,13 +107,13 @@ def _members(group: Mapping[str, Any], number: int) -> list[Tensor]:
             f"groups must not be divided yet; group {number} has {divided[0]}={group[divided[0]]!r}. Pass it to the "
             "optimizer as it is."
         )
-    params = group["params"]
+    params = [group["params"]] if isinstance(group["params"], Tensor) else group["params"]
     if isinstance(params, str | Mapping) or not isinstance(params, Iterable):
         raise TypeError(
-            f"'params' must be parameters or pairs (name, parameter); group {number} has {type(params).__name__}. Write "
-            "[parameter], or model.parameters()."
+            f"'params' must be parameters or pairs (name, parameter); group {number} has {type(params).__name__}. "
+            "Write [parameter], or model.parameters()."
         )
-    members = [member[-1] if isinstance(member, tuple) and member else member for member in ([params] if isinstance(params, Tensor) else params)]
+    members = [member[-1] if isinstance(member, tuple) and member else member for member in params]
     for member in members:
         if not isinstance(member, Tensor):
             raise TypeError(
