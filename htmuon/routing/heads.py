@@ -162,11 +162,12 @@ def _of_transformers(model: nn.Module) -> set[nn.Module]:
         for held in module.modules()
     }
     if heads:
-        return heads | _beside(model, heads, below)
-    named = {head for found in _named(model, below).values() for head in found}
+        return heads | _beside(model, heads, below) | (_of_vocabulary(model, heads) if of_library else set())
+    named = _named(model, below)
     if not of_library:
-        return named or _outermost(model, below)
-    return named or _last_part(model, below) or _strictly_named(model, INNER_NAMES)
+        return {head for found in named.values() for head in found} or _outermost(model, below)
+    answering = {head for place, found in named.items() for head in found if _is_certain(place[-1]) or _maps(head)}
+    return answering or _last_part(model, below) or _strictly_named(model, INNER_NAMES)
 
 
 def _beside(model: nn.Module, heads: set[nn.Module], below: set[nn.Module]) -> set[nn.Module]:
@@ -180,6 +181,22 @@ def _beside(model: nn.Module, heads: set[nn.Module], below: set[nn.Module]) -> s
         and heads.isdisjoint(part.modules())
         for layer in last_layers(part)
     }
+
+
+def _of_vocabulary(model: nn.Module, heads: set[nn.Module]) -> set[nn.Module]:
+    """Layers beside a head that read as much as it makes: further columns of it, stored the other way round."""
+    return {
+        layer
+        for part in model.modules()
+        for head in heads.intersection(part.children())
+        for layer in part.children()
+        if layer not in heads and is_layer(layer) and in_width(layer) == out_width(head) != out_width(layer)
+    }
+
+
+def _maps(layer: nn.Module) -> bool:
+    """Whether a layer makes something else than it reads, as those that answer do."""
+    return in_width(layer) != out_width(layer)
 
 
 def _is_base(model: nn.Module) -> bool:
@@ -284,14 +301,14 @@ def _outermost(model: nn.Module, apart: set[nn.Module]) -> set[nn.Module]:
 
 
 def _last_part(model: nn.Module, below: set[nn.Module]) -> set[nn.Module]:
-    """The layers that answer for the last part of a task's model, where none is named; no projection or quantizer."""
-    parts = [
-        (name, child)
-        for name, child in model.named_children()
-        if child not in below
-        and "proj" not in name
-        and "quantizer" not in name
-        and _holds_layer(child)
-        and not is_of_transformers(child)
-    ]
-    return last_layers(parts[-1][1]) - below if parts else set()
+    """The layers that answer for the last part of a task's model that has such, where none is named.
+
+    No projection or quantizer, and no layer that makes as many features as it reads: it makes features.
+    """
+    for name, part in reversed(list(model.named_children())):
+        if part in below or "proj" in name or "quantizer" in name or is_of_transformers(part):
+            continue
+        answering = {layer for layer in last_layers(part) - below if _maps(layer)}
+        if answering:
+            return answering
+    return set()

@@ -161,18 +161,30 @@ TRANSFORMERS = {
     ("modernbert", "ModernBertForSequenceClassification"): {"classifier.weight"},
     ("llama", "LlamaForSequenceClassification"): {"score.weight"},
     ("siglip_vision_model", "SiglipVisionModel"): set(),
+    # Further columns of the output embedding, stored the other way round.
+    ("mobilebert", "MobileBertForMaskedLM"): {"cls.predictions.dense.weight"},
+    # Named as classifiers, but what they make of the questions is compared with the text.
+    ("splinter", "SplinterForQuestionAnswering"): set(),
+    ("wav2vec2", "Wav2Vec2ForXVector"): {"classifier.weight"},  # as wide as what it reads, and named as heads alone are
 }
 
 
 @pytest.mark.parametrize(("kind", "name"), TRANSFORMERS)
 def test_transformers(kind, name):
     special = {f"{of}_token_id": 0 for of in ("pad", "bos", "eos", "cls", "sep")} if kind == "modernbert" else {}
+    special |= {"embedding_size": 8} if kind == "mobilebert" else {}
     assert heads(small(kind, name, **BERT, **special)) == TRANSFORMERS[kind, name]
 
 
 def test_the_heads_of_detr():
     found = heads(small("detr", "DetrForObjectDetection", encoder_layers=1, decoder_layers=1))
     assert found == {"class_labels_classifier.weight", "bbox_predictor.layers.2.weight"}
+
+
+def test_the_last_part_that_answers_is_the_head_where_none_is_named():
+    """The last part of all makes descriptors of as many features as it reads."""
+    model = small("superpoint", "SuperPointForKeypointDetection", encoder_hidden_sizes=[8, 8, 8, 16])
+    assert heads(model) == {"keypoint_decoder.conv_score_b.weight"}
 
 
 def test_the_heads_of_musicgen_are_parallel():
