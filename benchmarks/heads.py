@@ -282,8 +282,8 @@ def judged(case: Case, known: Result | None = None) -> Result:
         break
     if not result.unjudged.startswith("build") and callable(classifier := getattr(model, "get_classifier", None)):
         case.base = result.base = isinstance(classifier(), nn.Identity)  # as timm's models without classes
-    if case.base and not result.unjudged.startswith("build"):
-        result.true_heads, result.open = [], []
+    if case.base and not result.unjudged.startswith("build"):  # all its outputs are states but what it takes for heads
+        result.true_heads, result.open = sorted(set(result.true_heads or ()) & set(result.heads)), []
     return result
 
 

@@ -113,7 +113,7 @@ def _members(group: Mapping[str, Any], number: int) -> list[Tensor]:
             f"'params' must be parameters or pairs (name, parameter); group {number} has {type(params).__name__}. "
             "Write [parameter], or model.parameters()."
         )
-    members = [member[-1] if isinstance(member, tuple) and member else member for member in params]
+    members: list[Any] = [member[-1] if isinstance(member, tuple) and member else member for member in params]
     for member in members:
         if not isinstance(member, Tensor):
             raise TypeError(

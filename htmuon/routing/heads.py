@@ -5,19 +5,21 @@ outside of its `base_model`), then the names of its parts, and where nothing is 
 """
 
 import re
-from itertools import pairwise
 
 from torch import nn
 
 from htmuon.routing.models import (
     CONTAINERS,
     core,
+    holds_layer,
     in_width,
     inner_models,
+    is_chain,
     is_layer,
     is_of_library,
     is_of_timm,
     is_of_transformers,
+    is_stack,
     out_width,
 )
 from htmuon.routing.reparametrized import layers
@@ -59,6 +61,10 @@ ANSWER_NAMES = frozenset(
     | {"pre_bbox_head", "iou_prediction_head", "pred_obj_score_head"}
     | {"seq_relationship", "sop_classifier"}
 )
+
+
+# What names of such layers end in, whatever they answer for (`enc_out_class_embed`, `decoder_bbox_head`).
+ANSWER_ENDINGS = ("_class_embed", "_bbox_embed", "_bbox_head")
 
 
 # Heads of models that declare another one.
@@ -116,13 +122,13 @@ def last_layers(module: nn.Module) -> set[nn.Module]:
     """
     if is_layer(module):
         return {module}
-    children = [(name, child) for name, child in module.named_children() if _holds_layer(child)]
+    children = [(name, child) for name, child in module.named_children() if holds_layer(child)]
     if not children:
         return set()
     adapted = dict(children).get("base_layer")  # what a layer is called inside of an adapter such as LoRA
     if adapted is not None:
         return last_layers(adapted)
-    if isinstance(module, nn.ModuleDict) or (isinstance(module, nn.ModuleList) and not _is_chain(module)):
+    if isinstance(module, nn.ModuleDict) or (isinstance(module, nn.ModuleList) and not is_chain(module)):
         answering = [child for _, child in children]
     else:
         answering = [child for name, child in children if _answers(name) and not _is_before_another(module, name)]
@@ -148,13 +154,16 @@ def _of_transformers(model: nn.Module) -> set[nn.Module]:
         declared = get_output() if callable(get_output) else None
     except (AttributeError, NotImplementedError):  # declared for other configurations of the same class
         declared = None
+    of_library = is_of_library(model, "transformers")
+    if declared is None and of_library:
+        declared = model._modules.get("lm_head")  # what the library takes itself where the input embeddings are known
     heads = last_layers(declared) if isinstance(declared, nn.Module) else set()
     base = getattr(model, "base_model", model)
-    of_library = is_of_library(model, "transformers")
-    heads |= _strictly_named(model, ANSWER_NAMES) if of_library else set()
+    heads |= _strictly_named(model, ANSWER_NAMES, ANSWER_ENDINGS) if of_library else set()
     if _is_base(model) and of_library:
-        tasks = [part for part in model.children() if is_of_transformers(part) and not _is_base(part)]
-        return heads | {head for part in tasks for head in _of_transformers(part)}
+        return heads | {
+            head for part in model.children() if is_of_transformers(part) for head in _of_transformers(part)
+        }
     below = {
         held
         for module in model.modules()
@@ -166,7 +175,7 @@ def _of_transformers(model: nn.Module) -> set[nn.Module]:
     named = _named(model, below)
     if not of_library:
         return {head for found in named.values() for head in found} or _outermost(model, below)
-    answering = {head for place, found in named.items() for head in found if _is_certain(place[-1]) or _maps(head)}
+    answering = {head for place, found in named.items() for head in found if place[-1] in HEAD_NAMES or _maps(head)}
     return answering or _last_part(model, below) or _strictly_named(model, INNER_NAMES)
 
 
@@ -180,6 +189,7 @@ def _beside(model: nn.Module, heads: set[nn.Module], below: set[nn.Module]) -> s
         and part not in below
         and heads.isdisjoint(part.modules())
         for layer in last_layers(part)
+        if _maps(layer)
     }
 
 
@@ -202,18 +212,6 @@ def _maps(layer: nn.Module) -> bool:
 def _is_base(model: nn.Module) -> bool:
     """Whether a model of transformers is one without a task: its class is named for none."""
     return TASK.search(type(model).__name__) is None
-
-
-def _holds_layer(module: nn.Module) -> bool:
-    return any(is_layer(held) for held in module.modules())
-
-
-def _is_chain(parts: nn.ModuleList) -> bool:
-    """Whether the layers of a list are meant one after the other: each reads what the one before it makes."""
-    listed = list(parts)
-    if len(listed) < 2 or not all(is_layer(part) for part in listed):
-        return False
-    return all(out_width(first) == in_width(second) for first, second in pairwise(listed))
 
 
 def _answers(name: str) -> bool:
@@ -247,14 +245,14 @@ def _is_certain(name: str) -> bool:
     return name in HEAD_NAMES | OUTER_HEAD_NAMES or name.endswith(CERTAIN_ENDING)
 
 
-def _strictly_named(model: nn.Module, names: frozenset[str]) -> set[nn.Module]:
+def _strictly_named(model: nn.Module, names: frozenset[str], endings: tuple[str, ...] = ()) -> set[nn.Module]:
     """The layers that answer by names that nothing else has."""
     places = {
         ".".join(path[: depth + 1])
         for name, _ in _ends(model)
         for path in [name.split(".")]
         for depth, part in enumerate(path)
-        if part in names
+        if part in names or part.endswith(endings)
     }
     return {layer for place in places for layer in last_layers(model.get_submodule(place))}
 
@@ -280,7 +278,8 @@ def _is_before_another(parent: nn.Module, name: str) -> bool:
         return not hasattr(parent, "bbox_embed")
     if name == "head":
         return any(other in HEAD_NAMES for other, _ in parent.named_children())
-    return name.endswith("_head") and hasattr(parent, name.removesuffix("_head") + "_predictor")
+    predictor = name.removesuffix("_head") + "_predictor"
+    return name.endswith("_head") and isinstance(getattr(parent, predictor, None), nn.Module)
 
 
 def _outermost(model: nn.Module, apart: set[nn.Module]) -> set[nn.Module]:
@@ -293,7 +292,7 @@ def _outermost(model: nn.Module, apart: set[nn.Module]) -> set[nn.Module]:
     *before, last = name.split(".")
     if last.isdigit():
         parent = model.get_submodule(".".join(before))
-        if isinstance(parent, nn.ModuleList) and not _is_chain(parent):
+        if isinstance(parent, nn.ModuleList) and not is_chain(parent):
             return set()
         outermost = isinstance(parent, CONTAINERS) and not any(part.isdigit() for part in before)
         return {module} if outermost else set()
@@ -306,9 +305,10 @@ def _last_part(model: nn.Module, below: set[nn.Module]) -> set[nn.Module]:
     No projection or quantizer, and no layer that makes as many features as it reads: it makes features.
     """
     for name, part in reversed(list(model.named_children())):
-        if part in below or "proj" in name or "quantizer" in name or is_of_transformers(part):
+        inner = "quantizer" in name or ("proj" in name and not name.endswith("out_proj"))
+        if part in below or inner or is_of_transformers(part):
             continue
-        answering = {layer for layer in last_layers(part) - below if _maps(layer)}
-        if answering:
+        ends = [held for held in part.children() if is_layer(held)] if is_stack(part) else last_layers(part)
+        if answering := {layer for layer in ends if layer not in below and _maps(layer)}:
             return answering
     return set()

@@ -10,6 +10,7 @@ from htmuon.routing.reparametrized import layers
 
 STEM_NAMES = frozenset(
     {"patch_embed", "patch_embedding", "patch_embeddings", "to_patch_embedding", "stem", "conv_stem"}
+    | {"patch_projection", "patcher"}
 )
 
 

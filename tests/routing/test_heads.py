@@ -165,6 +165,7 @@ TRANSFORMERS = {
     ("mobilebert", "MobileBertForMaskedLM"): {"cls.predictions.dense.weight"},
     # Named as classifiers, but what they make of the questions is compared with the text.
     ("splinter", "SplinterForQuestionAnswering"): set(),
+    ("bert-generation", "BertGenerationEncoder"): set(),  # the encoder of a task, without a head
     ("wav2vec2", "Wav2Vec2ForXVector"): {"classifier.weight"},  # as wide as what it reads, and named as heads alone are
 }
 
@@ -181,10 +182,58 @@ def test_the_heads_of_detr():
     assert found == {"class_labels_classifier.weight", "bbox_predictor.layers.2.weight"}
 
 
-def test_the_last_part_that_answers_is_the_head_where_none_is_named():
-    """The last part of all makes descriptors of as many features as it reads."""
-    model = small("superpoint", "SuperPointForKeypointDetection", encoder_hidden_sizes=[8, 8, 8, 16])
-    assert heads(model) == {"keypoint_decoder.conv_score_b.weight"}
+UNNAMED = {
+    # The last part makes descriptors of as many features as it reads, the one before it scores.
+    ("superpoint", "SuperPointForKeypointDetection"): (
+        {"encoder_hidden_sizes": [8, 8, 8, 16]},
+        {"keypoint_decoder.conv_score_b.weight"},
+    ),
+    # Blocks alike, and a projection that makes what is compared.
+    ("superglue", "SuperGlueForKeypointMatching"): ({}, set()),
+    ("efficientloftr", "EfficientLoFTRForKeypointMatching"): ({}, set()),
+    # Blocks alike, and two layers beside them.
+    ("speecht5", "SpeechT5ForTextToSpeech"): (
+        {"encoder_layers": 1, "decoder_layers": 1},
+        {"speech_decoder_postnet.feat_out.weight", "speech_decoder_postnet.prob_out.weight"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("kind", "name"), UNNAMED)
+def test_the_last_part_that_answers_is_the_head_where_none_is_named(kind, name):
+    settings, expected = UNNAMED[kind, name]
+    assert heads(small(kind, name, **settings)) == expected
+
+
+def test_layers_of_a_list_with_activations_between_are_in_turn():
+    model = small("chmv2", "CHMv2ForDepthEstimation")
+    assert heads(model) == {"head.conv_depth.head.4.weight"}
+
+
+def test_what_queries_make_of_a_mask_is_compared_with_the_pixels():
+    """Beside a declared head the part is named as one, and makes as many features as it reads."""
+    assert heads(small("eomt", "EomtForUniversalSegmentation", num_hidden_layers=1)) == {"class_predictor.weight"}
+
+
+def test_a_method_beside_a_head_is_nothing_that_feeds_on_it():
+    """`box_predictor` is a method here, and a module of torchvision's detectors."""
+    found = heads(small("owlv2", "Owlv2ForObjectDetection"))
+    assert {"box_head.dense2.weight", "objectness_head.dense2.weight"} <= found
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_the_heads_of_both_stages_of_detectors():
+    found = heads(small("omdet-turbo", "OmDetTurboForObjectDetection", decoder_num_layers=2))
+    boxes = {"encoder_bbox_head", "decoder_bbox_head.0", "decoder_bbox_head.1"}
+    assert found == {f"decoder.{box}.layers.2.weight" for box in boxes}
+    found = heads(small("lw_detr", "LwDetrForObjectDetection", decoder_layers=1, group_detr=1))
+    first = {"model.enc_out_bbox_embed.0.layers.2.weight", "model.enc_out_class_embed.0.weight"}
+    assert found == first | {"class_embed.weight", "bbox_embed.layers.2.weight"}
+
+
+def test_models_put_together_of_others_have_the_heads_of_each():
+    found = heads(small("bark", "BarkModel"))
+    assert {"semantic.lm_head.weight", "coarse_acoustics.lm_head.weight"} <= found
 
 
 def test_the_heads_of_musicgen_are_parallel():
