@@ -46,6 +46,12 @@ def test_stage_wise_patch_embeddings_are_hidden():
     assert model.get_parameter(stem).shape[1] == 3
 
 
+def test_the_patches_of_a_series_are_raw():
+    """With the statistics of its normalization put back, which are no stem."""
+    model = transformers_model("patchtsmixer", "PatchTSMixerForRegression")
+    assert of(model, "patch or stem layer") == {"model.encoder.patcher.weight"}
+
+
 def test_both_encoders_of_raft_read_the_image():
     models = pytest.importorskip("torchvision").models
     stems = of(meta(lambda: models.get_model("raft_small", weights=None)), "patch or stem layer")
