@@ -175,7 +175,7 @@ def _of_transformers(model: nn.Module) -> set[nn.Module]:
     named = _named(model, below)
     if not of_library:
         return {head for found in named.values() for head in found} or _outermost(model, below)
-    answering = {head for place, found in named.items() for head in found if place[-1] in HEAD_NAMES or _maps(head)}
+    answering = {head for place, found in named.items() for head in found if _is_certain(place[-1]) or _maps(head)}
     return answering or _last_part(model, below) or _strictly_named(model, INNER_NAMES)
 
 
