@@ -302,13 +302,15 @@ def _outermost(model: nn.Module, apart: set[nn.Module]) -> set[nn.Module]:
 def _last_part(model: nn.Module, below: set[nn.Module]) -> set[nn.Module]:
     """The layers that answer for the last part of a task's model that has such, where none is named.
 
-    No projection or quantizer, and no layer that makes as many features as it reads: it makes features.
+    No projection or quantizer. A layer or a Sequential answers by its end; what the library wrote a class for, by no
+    layer that makes as many features as it reads: it makes features.
     """
     for name, part in reversed(list(model.named_children())):
         inner = "quantizer" in name or ("proj" in name and not name.endswith("out_proj"))
         if part in below or inner or is_of_transformers(part):
             continue
         ends = [held for held in part.children() if is_layer(held)] if is_stack(part) else last_layers(part)
-        if answering := {layer for layer in ends if layer not in below and _maps(layer)}:
+        plain = is_layer(part) or isinstance(part, nn.Sequential)
+        if answering := {layer for layer in ends if layer not in below and (plain or _maps(layer))}:
             return answering
     return set()

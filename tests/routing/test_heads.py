@@ -185,6 +185,8 @@ def test_the_heads_of_detr():
 UNDECLARED = {
     # Named as heads alone are, it is one though it makes as many words as it reads features.
     ("lasr_ctc", "LasrForCTC"): ({}, {"ctc_head.weight"}),
+    # As many pixels of a patch as features.
+    ("vit", "ViTForMaskedImageModeling"): ({"num_hidden_layers": 1}, {"decoder.0.weight"}),
     # The last part makes descriptors of as many features as it reads, the one before it scores.
     ("superpoint", "SuperPointForKeypointDetection"): (
         {"encoder_hidden_sizes": [8, 8, 8, 16]},
