@@ -10,6 +10,7 @@ from torch import nn
 
 from htmuon.routing.models import (
     CONTAINERS,
+    changes_width,
     core,
     holds_layer,
     in_width,
@@ -26,21 +27,9 @@ from htmuon.routing.reparametrized import layers
 
 # Whole path components, never parts of them: "head" must not match "headwise_gate".
 HEAD_NAMES = frozenset(
-    {
-        "lm_head",
-        "embed_out",
-        "classifier",
-        "classifier_distill",
-        "score",
-        "unembed",
-        "unembedding",
-        "to_logits",
-        "logits",
-        "logits_proj",
-        "qa_outputs",
-    }
+    {"lm_head", "embed_out", "classifier", "classifier_distill", "score", "unembed", "unembedding", "to_logits"}
+    | {"logits", "logits_proj", "qa_outputs"}
 )
-
 
 # These, and names that end as `ENDINGS`, name a head only outside of repeated blocks, where there is no number before
 # them.
@@ -53,7 +42,6 @@ CERTAIN_ENDING = "_head"
 # torch's layers of a transformer, which have no head whatever holds them.
 BLOCKS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.MultiheadAttention)
 
-
 # Layers of detectors and of heads of several layers that answer, wherever they stand.
 ANSWER_NAMES = frozenset(
     {"cls_logits", "cls_score", "bbox_pred", "bbox_reg", "bbox_ctrness", "class_embed", "bbox_embed"}
@@ -62,25 +50,20 @@ ANSWER_NAMES = frozenset(
     | {"seq_relationship", "sop_classifier"}
 )
 
-
 # What names of such layers end in, whatever they answer for (`enc_out_class_embed`, `decoder_bbox_head`).
 ANSWER_ENDINGS = ("_class_embed", "_bbox_embed", "_bbox_head")
-
 
 # Heads of models that declare another one.
 AUXILIARY_NAMES = frozenset({"head_dist", "aux_head", "AuxLogits"})
 
-
 # Names by which some models of transformers answer from within their base models, where nothing else is named.
 INNER_NAMES = frozenset({"final_layer", "output_projection"})
-
 
 # What ends in a head's name, and is the last hidden layer before it.
 HIDDEN_NAMES = frozenset(
     {"conv_head", "pre_head", "pre_logits", "pooling_head", "attn_pool", "projection_head", "pre_classifier"}
     | {"query_pos_head", "ref_point_head", "ref_anchor_head"}
 )
-
 
 # The class of a model of transformers that has a task; RoFormerModel has none.
 TASK = re.compile("For[A-Z]|LMHead|DoubleHeads|Generation")
@@ -175,7 +158,9 @@ def _of_transformers(model: nn.Module) -> set[nn.Module]:
     named = _named(model, below)
     if not of_library:
         return {head for found in named.values() for head in found} or _outermost(model, below)
-    answering = {head for place, found in named.items() for head in found if _is_certain(place[-1]) or _maps(head)}
+    answering = {
+        head for place, found in named.items() for head in found if _is_certain(place[-1]) or changes_width(head)
+    }
     return answering or _last_part(model, below) or _strictly_named(model, INNER_NAMES)
 
 
@@ -189,7 +174,7 @@ def _beside(model: nn.Module, heads: set[nn.Module], below: set[nn.Module]) -> s
         and part not in below
         and heads.isdisjoint(part.modules())
         for layer in last_layers(part)
-        if _maps(layer)
+        if changes_width(layer)
     }
 
 
@@ -202,11 +187,6 @@ def _of_vocabulary(model: nn.Module, heads: set[nn.Module]) -> set[nn.Module]:
         for layer in part.children()
         if layer not in heads and is_layer(layer) and in_width(layer) == out_width(head) != out_width(layer)
     }
-
-
-def _maps(layer: nn.Module) -> bool:
-    """Whether a layer makes something else than it reads, as those that answer do."""
-    return in_width(layer) != out_width(layer)
 
 
 def _is_base(model: nn.Module) -> bool:
@@ -311,6 +291,6 @@ def _last_part(model: nn.Module, below: set[nn.Module]) -> set[nn.Module]:
             continue
         ends = [held for held in part.children() if is_layer(held)] if is_stack(part) else last_layers(part)
         plain = is_layer(part) or isinstance(part, nn.Sequential)
-        if answering := {layer for layer in ends if layer not in below and (plain or _maps(layer))}:
+        if answering := {layer for layer in ends if layer not in below and (plain or changes_width(layer))}:
             return answering
     return set()

@@ -36,6 +36,11 @@ def out_width(module: nn.Module) -> int:
     return cast(int, width)
 
 
+def changes_width(layer: nn.Module) -> bool:
+    """Whether a layer makes something else than it reads, as those that answer do."""
+    return in_width(layer) != out_width(layer)
+
+
 def holds_layer(module: nn.Module) -> bool:
     """Whether a module is a layer or has one in it."""
     return any(is_layer(held) for held in module.modules())
