@@ -283,14 +283,21 @@ def _last_part(model: nn.Module, below: set[nn.Module]) -> set[nn.Module]:
     """The layers that answer for the last part of a task's model that has such, where none is named.
 
     No projection or quantizer. A layer or a Sequential answers by its end; what the library wrote a class for, by no
-    layer that makes as many features as it reads: it makes features.
+    layer that makes as many features as it reads, unless that is named for it: it makes features.
     """
+    named = {layer for name, layer in model.named_modules() if _is_certain(name.rpartition(".")[2])}
     for name, part in reversed(list(model.named_children())):
         inner = "quantizer" in name or ("proj" in name and not name.endswith("out_proj"))
         if part in below or inner or is_of_transformers(part):
             continue
-        ends = [held for held in part.children() if is_layer(held)] if is_stack(part) else last_layers(part)
         plain = is_layer(part) or isinstance(part, nn.Sequential)
-        if answering := {layer for layer in ends if layer not in below and (plain or changes_width(layer))}:
+        ends = _beside_blocks(part) if is_stack(part) else last_layers(part)
+        if answering := {end for end in ends - below if plain or end in named or changes_width(end)}:
             return answering
     return set()
+
+
+def _beside_blocks(part: nn.Module) -> set[nn.Module]:
+    """The last layer beside the blocks of a part, and those that read as much as it does."""
+    beside = [held for held in part.children() if is_layer(held)]
+    return {held for held in beside if in_width(held) == in_width(beside[-1])}

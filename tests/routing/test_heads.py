@@ -195,6 +195,13 @@ UNDECLARED = {
     # Blocks alike, and a projection that makes what is compared.
     ("superglue", "SuperGlueForKeypointMatching"): ({}, set()),
     ("efficientloftr", "EfficientLoFTRForKeypointMatching"): ({}, set()),
+    # Blocks alike, a layer before them and one behind.
+    ("vit_mae", "ViTMAEForPreTraining"): (
+        {"num_hidden_layers": 1, "decoder_num_hidden_layers": 2},
+        {"decoder.decoder_pred.weight"},
+    ),
+    # As many numbers to come as features, by a layer that is named as one of output.
+    ("timesfm", "TimesFmModelForPrediction"): ({"num_hidden_layers": 1}, {"horizon_ff_layer.output_layer.weight"}),
     # Blocks alike, and two layers beside them.
     ("speecht5", "SpeechT5ForTextToSpeech"): (
         {"encoder_layers": 1, "decoder_layers": 1},
