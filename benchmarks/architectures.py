@@ -12,6 +12,7 @@ written; --page writes the page alone, from that file.
 """
 
 import argparse
+import gc
 import importlib
 import json
 import multiprocessing
@@ -103,12 +104,15 @@ def measured(job: tuple[str, str, int]) -> Row:
         return {**row, "not_built": f"{type(error).__name__}: {said}"[:300]}
     finally:
         signal.alarm(0)
+    gc.disable()  # as timeit does: the models before left much to collect
     begin = time.process_time()  # of this process alone, for the machine may be busy
     try:
         routing = htmuon.route(model, split="auto")
     except Exception as error:
         return {**row, "class": type(model).__name__, "fails": f"{type(error).__name__}: {error}"[:300]}
-    seconds = time.process_time() - begin
+    finally:
+        seconds = time.process_time() - begin
+        gc.enable()
     other = routing.largest_other
     alike = [] if other is None else [r for r in routing.routes if common(r.name) == common(other.name)]
     return {

@@ -20,6 +20,7 @@ counted as such. Minutes on two cores for timm and torchvision, about half an ho
 """
 
 import argparse
+import gc
 import inspect
 import json
 import time
@@ -249,9 +250,11 @@ def judged(case: Case, known: Result | None = None) -> Result:
         sizes = {name: p.numel() for name, p in model.named_parameters()}
         result.count, result.parameters = len(sizes), sum(sizes.values())
         try:
+            gc.disable()  # as timeit does: the models before left much to collect
             begin = time.process_time()  # of this process alone, for the machine may be busy
             routes = htmuon.route(model).routes
             result.seconds = time.process_time() - begin
+            gc.enable()
         except Exception as error:
             result.error = f"{type(error).__name__}: {error}"[:300]
             return result
