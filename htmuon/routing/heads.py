@@ -144,9 +144,8 @@ def _of_transformers(model: nn.Module) -> set[nn.Module]:
     base = getattr(model, "base_model", model)
     heads |= _strictly_named(model, ANSWER_NAMES, ANSWER_ENDINGS) if of_library else set()
     if _is_base(model) and of_library:
-        return heads | {
-            head for part in model.children() if is_of_transformers(part) for head in _of_transformers(part)
-        }
+        parts = [part for part in model.children() if is_of_transformers(part)]
+        return heads | {head for part in parts for head in _of_transformers(part)}
     below = {
         held
         for module in model.modules()
@@ -174,7 +173,7 @@ def _beside(model: nn.Module, heads: set[nn.Module], below: set[nn.Module]) -> s
         and part not in below
         and heads.isdisjoint(part.modules())
         for layer in last_layers(part)
-        if changes_width(layer)
+        if changes_width(layer) or not is_of_library(model, "transformers")
     }
 
 

@@ -281,6 +281,26 @@ def test_a_users_own_model_of_transformers_has_the_head_that_is_named_or_last():
         assert heads(meta(lambda answer=answer: Tagger(config, answer))) == {f"{answer}.weight"}
 
 
+def test_a_head_of_ones_own_beside_the_declared_one_may_make_as_many_features_as_it_reads():
+    transformers = pytest.importorskip("transformers")
+
+    class Tagger(transformers.BertForMaskedLM):
+        def __init__(self, config):
+            super().__init__(config)
+            self.policy_head = nn.Linear(config.hidden_size, config.hidden_size)
+
+    model = meta(lambda: Tagger(transformers.BertConfig(**BERT, tie_word_embeddings=False)))
+    assert heads(model) == {"policy_head.weight", "cls.predictions.decoder.weight"}
+
+
+def test_lists_of_layers_with_activations_and_parallel_heads_of_ones_own():
+    model = Net()
+    model.head = nn.ModuleList([nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 5)])
+    assert heads(model) == {"head.2.weight"}
+    model.head = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)) for _ in range(2))
+    assert heads(model) == {"head.0.2.weight", "head.1.2.weight"}
+
+
 @pytest.mark.parametrize("answer", [lambda self, name: self.head, lambda self, name="": "head", lambda self: None])
 def test_a_users_own_get_classifier_is_not_called(answer):
     assert heads(type("Own", (Net,), {"get_classifier": answer})()) == {"head.weight"}
