@@ -39,18 +39,18 @@ def router_modules(model: nn.Module) -> set[nn.Module]:
         >>> router_modules(block) == {block.gate}
         True
     """
-    routers: set[nn.Module] = set()
-    experts: set[nn.Module] = set()
+    experts: dict[nn.Module, set[nn.Module]] = {}
+    routers: list[nn.Module] = []
     for module in model.modules():
         children = dict(module.named_children())
         bare = dict(module.named_parameters(recurse=False))
         held = [name for name in {**children, **bare} if name == "experts" or name.endswith("_experts")]
-        experts.update(inner for name in held if name in children for inner in children[name].modules())
+        experts[module] = {inner for name in held if name in children for inner in children[name].modules()}
         if is_of(module, "transformers") and type(module).__name__.endswith(ENDINGS):
-            routers.update(module.modules())
-        for name in ROUTER_NAMES & children.keys() if held else ():
-            routers.update(children[name].modules())
-    return routers - experts
+            routers.append(module)
+        routers += [children[name] for name in ROUTER_NAMES & children.keys() if held]
+    parts = [set(router.modules()) for router in routers]
+    return {part for inner in parts for part in inner.difference(*(experts[module] for module in inner))}
 
 
 def lookup_modules(model: nn.Module) -> set[nn.Module]:

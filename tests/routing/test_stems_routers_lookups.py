@@ -92,6 +92,16 @@ def test_routers_are_alike_everywhere(kind, name):
     assert not any("experts.gate_up_proj" in name or "experts.down_proj" in name for name in found)
 
 
+def test_a_router_among_what_is_called_experts_is_one():
+    """JetMoe's attention holds its experts and their router under the name of experts."""
+    model = transformers_model("jetmoe", "JetMoeForCausalLM", **SMALL, kv_channels=8, num_key_value_heads=2)
+    layer = "model.layers.0"
+    assert of(model, "router") == {
+        f"{layer}.mlp.router.layer.weight",
+        f"{layer}.self_attention.experts.router.layer.weight",
+    }
+
+
 def test_relative_position_biases_of_layoutlm_are_lookups():
     model = transformers_model("layoutlmv3", "LayoutLMv3ForTokenClassification", **SMALL)
     assert of(model, "lookup") == {f"layoutlmv3.encoder.rel_pos{axis}_bias.weight" for axis in ("", "_x", "_y")}
