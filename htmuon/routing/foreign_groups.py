@@ -38,7 +38,8 @@ def route_groups(
     Args:
         model: which the parameters belong to.
         groups: dicts with `params`, tensors or pairs `(name, parameter)`. Parameters with `requires_grad=False` are
-            left out; those of the model that are in no group stay in none.
+            left out; those of the model that are in no group stay in none. A group may list a tied parameter under
+            each of its names.
         spectral: patterns over the names in the model that force parameters to the spectral side; see `htmuon.route`.
         adamw: patterns that force parameters to AdamW.
         split: how parameters that fuse several matrices are taken apart; see `htmuon.route`.
@@ -50,8 +51,8 @@ def route_groups(
     Raises:
         TypeError: as `htmuon.route`; or `groups` is no list, a group no dict with `params`, or a member of it no
             parameter.
-        ValueError: as `htmuon.route`; or a parameter is not the model's or is listed twice, or a group is divided
-            already.
+        ValueError: as `htmuon.route`; or a parameter is not the model's, is listed twice, or, tied, in two groups; or a
+            group is divided already.
 
     Example:
         >>> import torch, htmuon
@@ -70,7 +71,9 @@ def route_groups(
     routing = route(model, spectral=spectral, adamw=adamw, split=split)
     if isinstance(groups, Mapping | Tensor | str) or not isinstance(groups, Iterable):
         raise TypeError(f"groups must be a list of dicts with 'params'; got {type(groups).__name__}. Write [group].")
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
     listed: dict[int, int] = {}
     divided = []
     for number, group in enumerate(groups):
@@ -81,11 +84,13 @@ def route_groups(
                     f"groups must hold parameters of the model; group {number} has one of shape {tuple(member.shape)} "
                     f"that is not in {type(model).__name__}. Pass the model that the groups were made from."
                 )
-            if id(member) in listed:
-                before = listed[id(member)]
+            before = listed.get(id(member))
+            tied = len(names[id(member)]) > 1  # one group may list it under each of its names
+            if before is not None and not (tied and before == number):
                 where = f"group {number} twice" if before == number else f"groups {before} and {number}"
+                called = " = ".join(map(repr, names[id(member)])) + (" (tied)" if tied else "")
                 raise ValueError(
-                    f"groups must hold each parameter once; {names[id(member)]!r} is in {where}. Leave it in one place."
+                    f"groups must hold each parameter once; {called} is in {where}. Leave it in one place."
                 )
             listed[id(member)] = number
         wanted = {id(member) for member in members}
@@ -117,10 +122,20 @@ def _members(group: Mapping[str, Any], number: int) -> list[Tensor]:
     for member in members:
         if not isinstance(member, Tensor):
             raise TypeError(
-                f"'params' must be parameters or pairs (name, parameter); group {number} has {member!r}. Take it from "
-                "model.named_parameters()."
+                f"'params' must be parameters or pairs (name, parameter); group {number} has {_said(member)}. Take it "
+                "from model.named_parameters()."
             )
     return members
+
+
+def _said(member: Any) -> str:
+    """A member that is no parameter as a message says it: texts in full, tensors by their shape, others by type."""
+    if member is None or isinstance(member, str):
+        return repr(member)
+    kind = type(member).__name__
+    if isinstance(member, Tensor):
+        return f"{kind} of shape {tuple(member.shape)}"
+    return f"{kind} of {_said(member[0])}" if isinstance(member, list | tuple) and member else kind
 
 
 def _settings(group: Mapping[str, Any]) -> Group:

@@ -117,6 +117,23 @@ def test_tied_parameters_and_wrapped_models_are_found():
     ]
 
 
+def test_a_group_may_list_a_tied_parameter_under_each_of_its_names():
+    model = nn.ModuleDict({"embed": nn.Embedding(9, 4), "up": nn.Linear(4, 4), "lm_head": nn.Linear(4, 9, bias=False)})
+    model["lm_head"].weight = model["embed"].weight
+    listed = list(model.named_parameters(remove_duplicate=False))
+    assert len(listed) == 4
+    for params in (listed, [parameter for _, parameter in listed]):
+        groups = htmuon.route_groups(model, [{"params": params}])
+        assert [[name for name, _ in group["params"]] for group in groups] == [
+            ["up.weight"],
+            ["embed.weight"],
+            ["up.bias"],
+        ]
+    words = "each parameter once; 'embed.weight' = 'lm_head.weight' (tied) is in groups 0 and 1. Leave"
+    with pytest.raises(ValueError, match=re.escape(words)):
+        htmuon.route_groups(model, [{"params": model[name].parameters()} for name in ("embed", "lm_head")])
+
+
 LINEAR = nn.Linear(2, 2)
 BOTH = {"params": list(LINEAR.parameters())}
 PAIRS = "must be parameters or pairs (name, parameter); group 0 has "
@@ -140,7 +157,9 @@ PAIRS = "must be parameters or pairs (name, parameter); group 0 has "
         ([{"params": dict(LINEAR.named_parameters())}], TypeError, f"{PAIRS}dict. Write"),
         ([{"params": ["weight"]}], TypeError, f"{PAIRS}'weight'. Take it from model.named_parameters"),
         ([{"params": [("weight", None)]}], TypeError, f"{PAIRS}None. Take"),
-        ([{"params": [()]}], TypeError, f"{PAIRS}(). Take"),
+        ([{"params": [[LINEAR.bias]]}], TypeError, f"{PAIRS}list of Parameter of shape (2,). Take"),
+        ([{"params": [("weight", LINEAR.bias, 0.1)]}], TypeError, f"{PAIRS}float. Take"),
+        ([{"params": [()]}], TypeError, f"{PAIRS}tuple. Take"),
     ],
 )
 def test_bad_groups_are_named(groups, error, words):
