@@ -34,8 +34,8 @@ def stem_modules(model: nn.Module) -> set[nn.Module]:
     stems: set[nn.Module] = set()
     if len(weighted) > 1 and isinstance(weighted[0][1], CONVOLUTIONS):
         stems.add(weighted[0][1])
-    for group in _named_stems(weighted):
-        if not _is_fed(group[0], weighted):
+    for (*holder, _), group in _named_stems(weighted).items():
+        if not _is_fed(group[0], weighted, holder):
             stems |= _reading(in_width(group[0]), group)
     for reader in model.modules():
         stems |= _read_by(reader)
@@ -46,8 +46,8 @@ def stem_modules(model: nn.Module) -> set[nn.Module]:
     return stems or _declared(model)
 
 
-def _named_stems(weighted: list[tuple[str, nn.Module]]) -> list[list[nn.Module]]:
-    """The layers below each name of a stem that is in no block."""
+def _named_stems(weighted: list[tuple[str, nn.Module]]) -> dict[tuple[str, ...], list[nn.Module]]:
+    """The layers below each name of a stem that is in no block, by the path to that name."""
     groups: dict[tuple[str, ...], list[nn.Module]] = {}
     for name, module in weighted:
         path = name.split(".")
@@ -57,15 +57,21 @@ def _named_stems(weighted: list[tuple[str, nn.Module]]) -> list[list[nn.Module]]
             if part in STEM_NAMES:
                 groups.setdefault(tuple(path[: depth + 1]), []).append(module)
                 break
-    return list(groups.values())
+    return groups
 
 
-def _is_fed(module: nn.Module, weighted: list[tuple[str, nn.Module]]) -> bool:
-    """Whether a layer before this convolution makes as many channels as it reads, and more than an image has."""
-    if not isinstance(module, CONVOLUTIONS) or in_width(module) <= FEW_CHANNELS:
+def _is_fed(module: nn.Module, weighted: list[tuple[str, nn.Module]], holder: list[str]) -> bool:
+    """Whether a layer before this one makes as many features as it reads, and more than an image has channels.
+
+    A Linear layer reads flat patches, whose width may be that of another tower by chance (768 are 16x16 colors): only
+    layers beside the stem, below what holds it, feed one.
+    """
+    if in_width(module) <= FEW_CHANNELS:
         return False
-    before = takewhile(lambda other: other is not module, (other for _, other in weighted))
-    return any(out_width(other) == in_width(module) for other in before if not is_embedding(other))
+    below = "" if isinstance(module, CONVOLUTIONS) else "".join(f"{part}." for part in holder)
+    before = takewhile(lambda other: other[1] is not module, weighted)
+    made = (other for name, other in before if name.startswith(below) and not is_embedding(other))
+    return any(out_width(other) == in_width(module) for other in made)
 
 
 def _reading(width: int, modules: Sequence[nn.Module]) -> set[nn.Module]:

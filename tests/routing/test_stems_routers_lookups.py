@@ -52,6 +52,19 @@ def test_the_patches_of_a_series_are_raw():
     assert of(model, "patch or stem layer") == {"model.encoder.patcher.weight"}
 
 
+@pytest.mark.parametrize("layer", [nn.Linear(16, 8), nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 8))])
+def test_a_layer_named_as_a_stem_that_reads_what_was_made_before_is_hidden(layer):
+    model = nn.ModuleDict({"embed": nn.Linear(4, 16), "patcher": layer, "head": nn.Linear(8, 3)})
+    assert of(model, "patch or stem layer") == set()
+
+
+def test_patches_may_be_as_wide_as_what_another_tower_makes():
+    text = nn.Sequential(nn.Embedding(9, 12), nn.Linear(12, 12))
+    image = nn.ModuleDict({"patch_embedding": nn.Linear(12, 12), "up": nn.Linear(12, 12)})
+    model = nn.ModuleDict({"text": text, "image": image, "head": nn.Linear(12, 3)})
+    assert of(model, "patch or stem layer") == {"image.patch_embedding.weight"}
+
+
 def test_both_encoders_of_raft_read_the_image():
     models = pytest.importorskip("torchvision").models
     stems = of(meta(lambda: models.get_model("raft_small", weights=None)), "patch or stem layer")
