@@ -254,10 +254,11 @@ def judged(case: Case, known: Result | None = None) -> Result:
             begin = time.process_time()  # of this process alone, for the machine may be busy
             routes = htmuon.route(model).routes
             result.seconds = time.process_time() - begin
-            gc.enable()
         except Exception as error:
             result.error = f"{type(error).__name__}: {error}"[:300]
             return result
+        finally:
+            gc.enable()
         for reason, what in REASONS.items():
             found = [r.name for r in routes if r.reason.startswith(reason)]
             setattr(result, what, found)
