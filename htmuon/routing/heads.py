@@ -5,11 +5,14 @@ outside of its `base_model`), then the names of its parts, and where nothing is 
 """
 
 import re
+from collections.abc import Iterable, Mapping
 
 from torch import nn
 
 from htmuon.routing.models import (
     CONTAINERS,
+    added_parts,
+    answer,
     changes_width,
     core,
     holds_layer,
@@ -17,10 +20,10 @@ from htmuon.routing.models import (
     inner_models,
     is_chain,
     is_layer,
-    is_of_library,
     is_of_timm,
     is_of_transformers,
     is_stack,
+    library_class,
     out_width,
 )
 from htmuon.routing.reparametrized import layers
@@ -37,7 +40,8 @@ OUTER_HEAD_NAMES = frozenset(
     {"head", "heads", "head_dist", "fc", "output", "out", "output_layer", "output_projection", "proj_out"}
 )
 ENDINGS = ("_head", "_heads", "_classifier", "_predictor", "_predictions")
-# Of a user's own model these endings, and answers of detectors, may also be of hidden layers: its last one counts too.
+# The ending that only heads have. The other endings, and the names of detectors' answers, are also given to hidden
+# layers (`duration_predictor`): where a user's own model has no head but of such names, its last layer is a head too.
 CERTAIN_ENDING = "_head"
 # torch's layers of a transformer, which have no head whatever holds them.
 BLOCKS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.MultiheadAttention)
@@ -123,44 +127,74 @@ def last_layers(module: nn.Module) -> set[nn.Module]:
 
 def _of_timm(model: nn.Module) -> set[nn.Module]:
     """What a timm model says that it classifies by; nothing where it was made without classes."""
-    declared = model.get_classifier()  # type: ignore[operator]
-    parts = declared if isinstance(declared, list | tuple) else [declared]
+    declared = answer(model, "get_classifier")
+    if declared is None:  # a user's own model, whose method of that name is another
+        return {head for found in _named(model, set()).values() for head in found}
+    listed = declared.values() if isinstance(declared, Mapping) else declared
+    parts = list(listed) if isinstance(listed, Iterable) and not isinstance(listed, nn.Module) else [listed]
     heads = {layer for part in parts if isinstance(part, nn.Module) for layer in last_layers(part)}
     beside = [part for name, part in model.named_modules() if name.rpartition(".")[2] in AUXILIARY_NAMES]
     return heads | ({layer for part in beside for layer in last_layers(part)} if heads else set())
 
 
 def _of_transformers(model: nn.Module) -> set[nn.Module]:
-    """The output embeddings that a model declares, and the heads of its task, which stand outside of its base model."""
-    get_output = getattr(model, "get_output_embeddings", None)
-    try:
-        declared = get_output() if callable(get_output) else None
-    except (AttributeError, NotImplementedError):  # declared for other configurations of the same class
-        declared = None
-    of_library = is_of_library(model, "transformers")
-    if declared is None and of_library:
-        declared = model._modules.get("lm_head")  # what the library takes itself where the input embeddings are known
-    heads = last_layers(declared) if isinstance(declared, nn.Module) else set()
-    base = getattr(model, "base_model", model)
-    heads |= _strictly_named(model, ANSWER_NAMES, ANSWER_ENDINGS) if of_library else set()
-    if _is_base(model) and of_library:
-        parts = [part for part in model.children() if is_of_transformers(part)]
+    """The heads of a model of transformers: by the rules of the library's class, and those that a user added to it."""
+    if library_class(model) is None:
+        return _of_users_own(model)
+    added = {held for part in added_parts(model) for held in part.modules()}
+    heads = _of_library(model, added)
+    found = {head for heads in _named(model, set(model.modules()) - added).values() for head in heads}
+    return heads | (found or (set() if heads else _outermost(model, set(model.modules()) - added)))
+
+
+def _of_users_own(model: nn.Module) -> set[nn.Module]:
+    """The heads of a user's model on the base class of transformers: declared, named, or the last layer."""
+    declared, below = _declared(model), _below(model)
+    if declared:
+        return declared | _beside(model, declared, below)
+    return {head for found in _named(model, below).values() for head in found} or _outermost(model, below)
+
+
+def _of_library(model: nn.Module, added: set[nn.Module]) -> set[nn.Module]:
+    """The heads of a model that transformers wrote, apart from what a user added to it.
+
+    They are its output embeddings, the answers that are named as nothing else is, and the heads of its task, which
+    stand outside of its base model.
+    """
+    declared = _declared(model)
+    heads = declared | (_strictly_named(model, ANSWER_NAMES, ANSWER_ENDINGS) - added)
+    if _is_base(model):
+        parts = [part for part in model.children() if is_of_transformers(part) and part not in added]
         return heads | {head for part in parts for head in _of_transformers(part)}
-    below = {
+    below = _below(model) | added
+    if heads:
+        return heads | _beside(model, heads, below) | (_of_vocabulary(model, declared) - added)
+    answering = {
+        head
+        for place, found in _named(model, below).items()
+        for head in found
+        if _is_certain(place[-1]) or changes_width(head)
+    }
+    return answering or _last_part(model, below) or _strictly_named(model, INNER_NAMES) - added
+
+
+def _declared(model: nn.Module) -> set[nn.Module]:
+    """The output embeddings that a model of transformers declares."""
+    declared = answer(model, "get_output_embeddings")
+    if declared is None and library_class(model):
+        declared = model._modules.get("lm_head")  # what the library takes itself where the input embeddings are known
+    return last_layers(declared) if isinstance(declared, nn.Module) else set()
+
+
+def _below(model: nn.Module) -> set[nn.Module]:
+    """All that is in the base models that a model of transformers is made of."""
+    base = getattr(model, "base_model", model)
+    return {
         held
         for module in model.modules()
         if module is not model and is_of_transformers(module) and (module is base or _is_base(module))
         for held in module.modules()
     }
-    if heads:
-        return heads | _beside(model, heads, below) | (_of_vocabulary(model, heads) if of_library else set())
-    named = _named(model, below)
-    if not of_library:
-        return {head for found in named.values() for head in found} or _outermost(model, below)
-    answering = {
-        head for place, found in named.items() for head in found if _is_certain(place[-1]) or changes_width(head)
-    }
-    return answering or _last_part(model, below) or _strictly_named(model, INNER_NAMES)
 
 
 def _beside(model: nn.Module, heads: set[nn.Module], below: set[nn.Module]) -> set[nn.Module]:
@@ -173,24 +207,29 @@ def _beside(model: nn.Module, heads: set[nn.Module], below: set[nn.Module]) -> s
         and part not in below
         and heads.isdisjoint(part.modules())
         for layer in last_layers(part)
-        if changes_width(layer) or not is_of_library(model, "transformers")
+        if changes_width(layer) or library_class(model) is None
     }
 
 
-def _of_vocabulary(model: nn.Module, heads: set[nn.Module]) -> set[nn.Module]:
-    """Layers beside a head that read as much as it makes: further columns of it, stored the other way round."""
+def _of_vocabulary(model: nn.Module, declared: set[nn.Module]) -> set[nn.Module]:
+    """Further columns of a declared head in a layer beside it, stored the other way round, as MobileBERT has them.
+
+    The layer reads as many words as the head makes, and makes the features that the head lacks to read the model's.
+    """
+    width = getattr(getattr(model, "config", None), "hidden_size", None)
     return {
         layer
         for part in model.modules()
-        for head in heads.intersection(part.children())
+        for head in declared.intersection(part.children())
         for layer in part.children()
-        if layer not in heads and is_layer(layer) and in_width(layer) == out_width(head) != out_width(layer)
+        if layer not in declared and is_layer(layer)
+        if in_width(layer) == out_width(head) and in_width(head) + out_width(layer) == width
     }
 
 
 def _is_base(model: nn.Module) -> bool:
-    """Whether a model of transformers is one without a task: its class is named for none."""
-    return TASK.search(type(model).__name__) is None
+    """Whether a model of transformers is one without a task: the library's class is named for none."""
+    return TASK.search((library_class(model) or type(model)).__name__) is None
 
 
 def _answers(name: str) -> bool:
@@ -254,11 +293,11 @@ def _is_before_another(parent: nn.Module, name: str) -> bool:
     torchvision's `box_head` feeds the `box_predictor`, ModernBERT's `head` the `classifier`.
     """
     if name == "class_embed":  # a detector's answer beside its boxes; without them what a condition is embedded by
-        return not hasattr(parent, "bbox_embed")
+        return "bbox_embed" not in parent._modules
     if name == "head":
         return any(other in HEAD_NAMES for other, _ in parent.named_children())
     predictor = name.removesuffix("_head") + "_predictor"
-    return name.endswith("_head") and isinstance(getattr(parent, predictor, None), nn.Module)
+    return name.endswith("_head") and parent._modules.get(predictor) is not None
 
 
 def _outermost(model: nn.Module, apart: set[nn.Module]) -> set[nn.Module]:
@@ -279,19 +318,25 @@ def _outermost(model: nn.Module, apart: set[nn.Module]) -> set[nn.Module]:
 
 
 def _last_part(model: nn.Module, below: set[nn.Module]) -> set[nn.Module]:
-    """The layers that answer for the last part of a task's model that has such, where none is named.
+    """The layers that answer for a model with a task of which no part is named as a head.
 
-    No projection or quantizer. A layer or a Sequential answers by its end; what the library wrote a class for, by no
-    layer that makes as many features as it reads, unless that is named for it: it makes features.
+    From its last part backwards, the first part counts that answers. Never do a base model, a quantizer and a
+    projection, whose outputs are compared with others. A layer and a Sequential answer by their last layer. A part of
+    a class of the library's own often makes features for a later step outside of the model: it answers only by last
+    layers that change the width, or whose names are given to heads alone.
+
+    Args:
+        model: a task's model of transformers.
+        below: what is in its base models, and what else does not count.
     """
-    named = {layer for name, layer in model.named_modules() if _is_certain(name.rpartition(".")[2])}
+    named_as_heads = {layer for name, layer in model.named_modules() if _is_certain(name.rpartition(".")[2])}
     for name, part in reversed(list(model.named_children())):
         inner = "quantizer" in name or ("proj" in name and not name.endswith("out_proj"))
         if part in below or inner or is_of_transformers(part):
             continue
         plain = is_layer(part) or isinstance(part, nn.Sequential)
         ends = _beside_blocks(part) if is_stack(part) else last_layers(part)
-        if answering := {end for end in ends - below if plain or end in named or changes_width(end)}:
+        if answering := {end for end in ends - below if plain or end in named_as_heads or changes_width(end)}:
             return answering
     return set()
 

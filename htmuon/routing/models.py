@@ -1,8 +1,9 @@
 """How models are nested: what a wrapper holds, and which library a model says it comes from."""
 
+import inspect
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 from torch import nn
 
@@ -47,16 +48,24 @@ def holds_layer(module: nn.Module) -> bool:
 
 
 def is_chain(parts: nn.ModuleList) -> bool:
-    """Whether the parts of a list are meant one after the other: each reads what the one before it makes.
+    """Whether the parts of a list run one after the other, and not side by side on the same input.
 
-    Activations between layers say so, and widths, where not all are the same: parts of several layers that make as many
-    features as they read may as well be heads beside each other.
+    In a chain every part reads as many features as the part before it makes. Heads side by side can look so too, where
+    each makes as many features as it reads: `[24 -> 48 -> 24, 24 -> 48 -> 24, 24 -> 48 -> 96]`. All of them read the
+    same width. So parts that all read the same are a chain only where each is a single layer or none at all (an
+    activation, a norm).
+
+    Example:
+        >>> is_chain(nn.ModuleList([nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)]))
+        True
+        >>> is_chain(nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, width)) for width in (8, 3)))
+        False
     """
     ends = [found for part in parts if (found := [held for held in part.modules() if is_layer(held)])]
     if len(ends) < 2 or any(out_width(one[-1]) != in_width(other[0]) for one, other in pairwise(ends)):
         return False
     of_layers = all(is_layer(part) for part in parts if holds_layer(part))
-    return of_layers or any(in_width(found[0]) != out_width(found[-1]) for found in ends)
+    return of_layers or len({in_width(found[0]) for found in ends}) > 1
 
 
 def is_stack(part: nn.Module) -> bool:
@@ -71,10 +80,42 @@ def is_of_transformers(module: nn.Module) -> bool:
     return is_of(module, "transformers", "PreTrainedModel")
 
 
-def is_of_library(module: nn.Module, library: str) -> bool:
-    """Whether the module's class is one of a library itself, not one that a user made from it."""
-    kinds = (kind.__module__.partition(".")[0] for kind in type(module).__mro__)
-    return next(name for name in kinds if name != "torch") == library
+def library_class(model: nn.Module) -> type[nn.Module] | None:
+    """The whole model of transformers that a model is, or that a user made it from.
+
+    None where a user's model takes from the library only what all models share (`PreTrainedModel`,
+    `BertPreTrainedModel`): which parts such a model has is the user's own work.
+    """
+    of_library = (kind for kind in type(model).__mro__ if kind.__module__.startswith("transformers."))
+    nearest = next(of_library, None)
+    whole = nearest is not None and is_of_transformers(model) and not nearest.__name__.endswith("PreTrainedModel")
+    return nearest if whole else None
+
+
+def added_parts(model: nn.Module) -> list[nn.Module]:
+    """The parts that a user put into a model of transformers, in a subclass or on the model itself.
+
+    A part is the library's where the `__init__` of one of the library's classes names it, or where its class is the
+    library's.
+    """
+    known: set[str] = set()
+    for kind in type(model).__mro__:
+        if kind.__module__.startswith("transformers.") and "__init__" in vars(kind):
+            known.update(inspect.unwrap(vars(kind)["__init__"]).__code__.co_names)
+    return [part for name, part in model.named_children() if name not in known and not is_of(part, "transformers")]
+
+
+def answer(module: nn.Module, method: str) -> Any:
+    """What a module's method answers without arguments; None where it has no such method, or the method fails.
+
+    The libraries ask their models by such names (`get_classifier`, `no_weight_decay`). A user's method may share only
+    the name and want arguments or raise anything; routing then goes on as if it were not there.
+    """
+    asked = getattr(type(module), method, None)
+    try:
+        return asked(module) if callable(asked) else None
+    except Exception:
+        return None
 
 
 def is_of_timm(module: nn.Module) -> bool:
@@ -90,8 +131,8 @@ def is_model(module: nn.Module) -> bool:
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model inside DistributedDataParallel and torch.compile, whose names would hide what is outermost in it."""
     for name in ("module", "_orig_mod"):
-        inner = getattr(model, name, None)
-        if isinstance(inner, nn.Module) and list(model.children()) == [inner]:
+        inner = model._modules.get(name)
+        if inner is not None and list(model.children()) == [inner]:
             return unwrapped(inner)
     return model
 

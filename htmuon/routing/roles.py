@@ -1,13 +1,14 @@
 """What takes AdamW whatever its shape: the roles of modules, and the parameters that no decay is good for."""
 
 import re
+from collections.abc import Mapping, Set
 from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 
 from htmuon.routing.declared import is_of
 from htmuon.routing.heads import head_modules
-from htmuon.routing.models import is_embedding
+from htmuon.routing.models import answer, is_embedding
 from htmuon.routing.stems import stem_modules
 
 ROUTER_NAMES = frozenset({"gate", "router", "gating", "wg", "gate_layer", "router_layer"})
@@ -92,12 +93,8 @@ def undecayed_names(model: nn.Module, names: list[str]) -> set[str]:
     """
     found: set[str] = set()
     for prefix, module in model.named_modules():
-        listing = getattr(type(module), "no_weight_decay", None)
-        if not callable(listing):
-            continue
-        try:
-            given = list(listing(module))
-        except (TypeError, NotImplementedError, AttributeError):  # another method of that name
+        given = answer(module, "no_weight_decay")
+        if not isinstance(given, Set | Mapping | list | tuple):  # another method of that name
             continue
         listed = {f"{prefix}.{name}" if prefix else name for name in given if isinstance(name, str)}
         patterns = [name for name in listed if "*" in name]

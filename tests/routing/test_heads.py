@@ -281,6 +281,70 @@ def test_a_users_own_model_of_transformers_has_the_head_that_is_named_or_last():
         assert heads(meta(lambda answer=answer: Tagger(config, answer))) == {f"{answer}.weight"}
 
 
+LAYERS = ("num_hidden_layers", "encoder_layers", "decoder_layers", "n_layers")
+SUBCLASSED = {
+    "BertModel": "bert",
+    "BertForPreTraining": "bert",
+    "AlbertModel": "albert",
+    "FNetForPreTraining": "fnet",
+    "MobileBertForMaskedLM": "mobilebert",
+    "XLMForSequenceClassification": "xlm",
+    "LlamaForSequenceClassification": "llama",
+    "FSMTForConditionalGeneration": "fsmt",
+    "SiglipVisionModel": "siglip_vision_model",
+    "CLIPModel": "clip",
+    "EomtForUniversalSegmentation": "eomt",
+    "ViTMAEForPreTraining": "vit_mae",
+    "SuperPointForKeypointDetection": "superpoint",
+    "SuperGlueForKeypointMatching": "superglue",
+    "SpeechT5ForTextToSpeech": "speecht5",
+    "Wav2Vec2ForPreTraining": "wav2vec2",
+    "FastSpeech2ConformerModel": "fastspeech2_conformer",
+}
+
+
+@pytest.mark.parametrize("name", SUBCLASSED)
+def test_a_subclass_of_a_librarys_model_has_its_heads_and_those_that_it_adds(name):
+    pytest.importorskip("transformers")
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    kind = CONFIG_MAPPING[SUBCLASSED[name]]
+    settings = {layer: 1 for layer in LAYERS if isinstance(getattr(kind(), layer, None), int)}
+    model = small(SUBCLASSED[name], name, **settings)
+    expected = heads(model)
+    model.__class__ = type("Mine", (type(model),), {"forward": lambda self, images: self.add_head(images)})
+    assert heads(model) == expected
+    model.own_head = meta(lambda: nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)))
+    assert heads(model) == expected | {"own_head.2.weight"}
+
+
+@pytest.mark.parametrize("subclass", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "name", "own", "expected"),
+    [
+        ("llama", "LlamaForCausalLM", "reward_head", {"lm_head", "reward_head"}),
+        ("bert", "BertForSequenceClassification", "domain_classifier", {"classifier", "domain_classifier"}),
+        ("bert", "BertModel", "classifier", {"classifier"}),
+        # Named as nothing, the last layer is the head only where the library's model has none.
+        ("bert", "BertModel", "tags", {"tags"}),
+        ("llama", "LlamaForCausalLM", "adapter", {"lm_head"}),
+    ],
+)
+def test_a_part_put_into_a_librarys_model_may_be_square(kind, name, own, expected, subclass):
+    model = small(kind, name, **BERT)
+    if subclass:
+        model.__class__ = type("Mine", (type(model),), {})
+    setattr(model, own, meta(lambda: nn.Linear(16, 16)))
+    assert heads(model) == {f"{head}.weight" for head in expected}
+
+
+def test_what_reads_as_many_features_as_there_are_words_is_no_further_column_of_the_head():
+    model = small("llama", "LlamaForCausalLM", **(BERT | {"vocab_size": 32}))
+    model.model.adapter = meta(lambda: nn.Linear(32, 8))
+    model.adapter = meta(lambda: nn.Linear(32, 8))
+    assert heads(model) == {"lm_head.weight"}
+
+
 def test_a_head_of_ones_own_beside_the_declared_one_may_make_as_many_features_as_it_reads():
     transformers = pytest.importorskip("transformers")
 
@@ -301,9 +365,39 @@ def test_lists_of_layers_with_activations_and_parallel_heads_of_ones_own():
     assert heads(model) == {"head.0.2.weight", "head.1.2.weight"}
 
 
+@pytest.mark.parametrize("widths", [(8, 8, 12), (12, 8, 8), (8, 12, 8)])
+def test_parallel_heads_of_which_some_make_as_many_features_as_they_read(widths):
+    model = Net()
+    model.head = nn.ModuleList(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, width)) for width in widths)
+    assert heads(model) == {f"head.{i}.2.weight" for i in range(3)}
+
+
 @pytest.mark.parametrize("answer", [lambda self, name: self.head, lambda self, name="": "head", lambda self: None])
 def test_a_users_own_get_classifier_is_not_called(answer):
     assert heads(type("Own", (Net,), {"get_classifier": answer})()) == {"head.weight"}
+
+
+@pytest.mark.parametrize("answer", [lambda self, name: self.head, lambda self: {"answer": self.head}])
+def test_a_get_classifier_that_answers_otherwise_in_a_model_of_timm(answer):
+    timm = pytest.importorskip("timm")
+    model = meta(lambda: timm.create_model("vit_tiny_patch16_224", depth=1, num_classes=3))
+    model.__class__ = type("Own", (type(model),), {"get_classifier": answer})
+    assert heads(model) == {"head.weight"}
+
+
+def failing(self):
+    raise KeyError("not built yet")
+
+
+def test_what_a_user_wrote_is_not_evaluated():
+    class Own(Net):
+        box_predictor, bbox_embed, module, no_weight_decay = *[property(failing)] * 3, failing
+
+        def __init__(self):
+            super().__init__()
+            self.box_head, self.class_embed = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    assert heads(Own()) == {"head.weight", "box_head.weight"}
 
 
 class Hidden(nn.Module):
