@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import nn
 
+from htmuon.routing.declared import is_of
 from htmuon.routing.models import (
     CONTAINERS,
     added_parts,
@@ -46,6 +47,9 @@ CERTAIN_ENDING = "_head"
 # torch's layers of a transformer, which have no head whatever holds them.
 BLOCKS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.MultiheadAttention)
 
+# Libraries whose parts of models are no user's own work.
+LIBRARIES = ("torch", "torchvision", "torchaudio", "timm", "transformers")
+
 # Layers of detectors and of heads of several layers that answer, wherever they stand.
 ANSWER_NAMES = frozenset(
     {"cls_logits", "cls_score", "bbox_pred", "bbox_reg", "bbox_ctrness", "class_embed", "bbox_embed"}
@@ -77,8 +81,9 @@ def head_modules(model: nn.Module) -> set[nn.Module]:
     """The output heads of a model: what it declares and what is named so, else its last layer.
 
     A head of several layers (`classifier.0`, `classifier.3`) answers by its last one, parallel heads (a `ModuleDict`, a
-    `ModuleList`) by each. The last layer of all counts where no head is found and it is outermost: an attribute of the
-    model, or the end of a plain `nn.Sequential`. Models of libraries inside of a larger one are asked for themselves.
+    `ModuleList`) by each. The last layer of all counts where no head is found and it is in no block: an attribute of
+    the model, the end of a plain `nn.Sequential`, or the end of a part of a user's own class. Models of libraries
+    inside of a larger one are asked for themselves, and so are the parts that a user put into them.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
@@ -94,7 +99,7 @@ def head_modules(model: nn.Module) -> set[nn.Module]:
         return heads
     apart = {held for one in inner.values() for held in one.modules()}
     named = _named(model, apart)
-    certain = any(_is_certain(place[-1]) for place in named)
+    certain = any(_is_certain(place[-1]) and (len(place) == 1 or not _is_outer(place[-1])) for place in named)
     heads |= {head for found in named.values() for head in found}
     return heads if certain or (heads and not named) else heads | _outermost(model, apart)
 
@@ -263,6 +268,11 @@ def _is_certain(name: str) -> bool:
     return name in HEAD_NAMES | OUTER_HEAD_NAMES or name.endswith(CERTAIN_ENDING)
 
 
+def _is_outer(name: str) -> bool:
+    """Whether a name is given to heads as parts of a model itself, and within them to projections of blocks."""
+    return name in OUTER_HEAD_NAMES or name == "score"
+
+
 def _strictly_named(model: nn.Module, names: frozenset[str], endings: tuple[str, ...] = ()) -> set[nn.Module]:
     """The layers that answer by names that nothing else has."""
     places = {
@@ -301,7 +311,11 @@ def _is_before_another(parent: nn.Module, name: str) -> bool:
 
 
 def _outermost(model: nn.Module, apart: set[nn.Module]) -> set[nn.Module]:
-    """The last of several layers, where it is an attribute of the model or ends a Sequential that is in no block."""
+    """The last of several layers, where it is in no block.
+
+    It is an attribute of the model, ends a Sequential, or is the last layer of a part that a user wrote a class for
+    (`outc.conv`, `decoder.out`), of which the model has one: parts alike are blocks.
+    """
     ends = [(name, module) for name, module in _ends(model) if module not in apart]
     storing = [module for module in model.modules() if any(held.ndim > 1 for held in module.parameters(recurse=False))]
     if not ends or isinstance(model, BLOCKS) or (len(storing) == 1 and not apart):
@@ -314,7 +328,14 @@ def _outermost(model: nn.Module, apart: set[nn.Module]) -> set[nn.Module]:
             return set()
         outermost = isinstance(parent, CONTAINERS) and not any(part.isdigit() for part in before)
         return {module} if outermost else set()
-    return set() if before else {module}
+    return {module} if not before or _is_own_part(model, before) else set()
+
+
+def _is_own_part(model: nn.Module, path: list[str]) -> bool:
+    """Whether the part at a path is the only one of its class, which no library wrote, and in no block."""
+    part = model.get_submodule(".".join(path))
+    own = not any(is_of(part, library) for library in LIBRARIES)
+    return own and not any(step.isdigit() for step in path) and sum(type(m) is type(part) for m in model.modules()) == 1
 
 
 def _last_part(model: nn.Module, below: set[nn.Module]) -> set[nn.Module]:

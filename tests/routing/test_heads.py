@@ -423,6 +423,37 @@ def test_uncertain_names_do_not_hide_the_last_layer():
     assert heads(model) == {"length_predictor.weight", "last.weight"}
 
 
+@pytest.mark.parametrize("name", ["proj_out", "score", "fc", "output", "head"])
+def test_the_names_of_heads_within_blocks_do_not_hide_the_last_layer(name):
+    model = Net()
+    del model.head
+    model.attention = nn.ModuleDict({"qkv": nn.Linear(8, 24), name: nn.Linear(8, 8)})
+    model.readout = nn.Linear(8, 9)
+    assert "readout.weight" in heads(model)
+
+
+class Part(nn.Module):
+    def __init__(self, **layers):
+        super().__init__()
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+
+class Decoder(Part):
+    pass
+
+
+def test_the_last_layer_of_a_last_part_of_ones_own_is_the_head_unless_the_parts_are_alike():
+    model = nn.Module()
+    model.encoder = Part(up=nn.Linear(8, 8), down=nn.Linear(8, 4))
+    model.decoder = Decoder(up=nn.Linear(4, 8), back=nn.Linear(8, 8))
+    assert heads(model) == {"decoder.back.weight"}
+    model.decoder = Part(up=nn.Linear(4, 8), back=nn.Linear(8, 8))
+    assert heads(model) == set()
+    model.decoder = nn.ModuleList([Decoder(up=nn.Linear(4, 8), back=nn.Linear(8, 8))])
+    assert heads(model) == set()
+
+
 def test_detr_as_its_authors_name_it():
     model = Net()
     del model.head
