@@ -19,6 +19,7 @@ from torch import Tensor
 
 from htmuon._registry import Registry
 from htmuon._typing import State
+from htmuon.kernels import peak
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,7 @@ def unit_scale(matrix: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     The scale is a power of two, so that dividing by it rounds nothing.
     """
     wide = compute_dtype(matrix.dtype)
-    largest = safe_divisor(torch.linalg.vector_norm(matrix, ord=torch.inf, dim=(-2, -1), keepdim=True).to(wide))
+    largest = safe_divisor(peak(matrix, (-2, -1), keepdim=True).to(wide))
     scale = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent - 1)
     if dtype == torch.bfloat16 and wide == torch.float32:
         # The range of float32 is that of bfloat16: rounded first, there is no float32 copy on the way.

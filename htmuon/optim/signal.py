@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from htmuon._typing import Group
+from htmuon.kernels import peak
 from htmuon.layouts import is_distributed, part_like, slice_like
 from htmuon.optim.buckets import has_gradient
 from htmuon.routing.split import Interleaved, part_of_row, parts_of_state, rows_of_parts
@@ -65,7 +66,7 @@ class Flags(NamedTuple):
         """
         kept = range(self.batch) if not self.parts else (*range(self.batch), self.rows)
         rest = tuple(dim for dim in range(gradient.ndim) if dim not in kept)
-        peaks = torch.linalg.vector_norm(gradient, torch.inf, rest)
+        peaks = peak(gradient, rest)
         flags = peaks > floor / self.largest_norm
         if self.parts:
             counts = torch.zeros(*peaks.shape[:-1], len(self.parts.sizes), dtype=torch.int32, device=peaks.device)
@@ -168,8 +169,11 @@ def _largest(plain: Sequence[tuple[Tensor, Tensor]]) -> Iterable[tuple[tuple[Ten
     alike: dict[tuple[torch.device, torch.dtype], list[tuple[Tensor, Tensor]]] = defaultdict(list)
     for parameter, gradient in plain:
         alike[gradient.device, gradient.dtype].append((parameter, gradient))
-    for pairs in alike.values():
-        yield torch._foreach_norm([gradient for _, gradient in pairs], torch.inf), [parameter for parameter, _ in pairs]
+    for (device, _), pairs in alike.items():
+        gradients = [gradient for _, gradient in pairs]
+        one_by_one = device.type == "cpu"
+        norms = tuple(map(peak, gradients)) if one_by_one else torch._foreach_norm(gradients, torch.inf)
+        yield norms, [parameter for parameter, _ in pairs]
 
 
 def _multiplied(norms: tuple[Tensor, ...], factors: list[float]) -> Tensor:
