@@ -84,19 +84,37 @@ class ScalarFunction(Protocol):
         """Weights `[*batch, r]` of directions with relative singular values `[*batch, r]` in (0, 1], in any order."""
 
 
-class Mapped(NamedTuple):
-    """`U g(S / sigma_1) V^T`, and what is needed to fix its size.
+@dataclass(frozen=True, eq=False)
+class Mapped:
+    """`U g(S / reference) V^T`, and what is needed to fix its size.
 
     Attributes:
         matrix: `[*batch, m, n]`, float32 or float64; zero where the input was zero.
-        sigma_1: `[*batch, 1, 1]`, the largest singular value of the input; where the map is `x^0`, whose size does not
-            depend on it, a method may give an upper bound.
-        rank: `[*batch, 1, 1]`, how many directions the method kept, to five percent where nothing was decomposed.
+        reference: `[*batch, 1, 1]`, `sigma_1`; for a power a method may take an upper bound in its place, by which the
+            result differs in a factor alone.
+        find_sigma_1: see `sigma_1`; called where it is needed.
+        find_rank: see `rank`.
     """
 
     matrix: Tensor
-    sigma_1: Tensor
-    rank: Tensor
+    reference: Tensor
+    find_sigma_1: Callable[[], Tensor]
+    find_rank: Callable[[], Tensor]
+
+    @classmethod
+    def by_sigma_1(cls, matrix: Tensor, sigma_1: Tensor, rank: Tensor) -> "Mapped":
+        """Relative to the largest singular value, by a method that knows it and the rank anyway."""
+        return cls(matrix, sigma_1, lambda: sigma_1, lambda: rank)
+
+    @property
+    def sigma_1(self) -> Tensor:
+        """The largest singular value of the input, `[*batch, 1, 1]`."""
+        return self.find_sigma_1()
+
+    @property
+    def rank(self) -> Tensor:
+        """How many directions the method kept, `[*batch, 1, 1]`, to a few percent where nothing was decomposed."""
+        return self.find_rank()
 
 
 class Accuracy(NamedTuple):

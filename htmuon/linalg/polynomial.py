@@ -214,7 +214,7 @@ class Polynomial(Method):
         batch = wide.shape[:-2]
         result = compute_dtype(matrix.dtype)
         mapped = mapped.to(result).reshape(wide.shape)
-        return Mapped(
+        return Mapped.by_sigma_1(
             mapped.mT if tall else mapped,
             (initial.sigma_1 * normalizer * scale).to(result).reshape(*batch, 1, 1),
             rank.reshape(*batch, 1, 1),

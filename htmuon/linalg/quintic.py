@@ -1,16 +1,16 @@
 """The CPU default: any power for exactly the products of Muon's quintic steps."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from htmuon._checks import known
+from htmuon._checks import host_may_look
 from htmuon._registry import unknown_name
 from htmuon._typing import PRECISIONS, Precision
-from htmuon.kernels import gram, multiplies_bfloat16, symmetric_product
+from htmuon.kernels import aligned, gram, multiplies_bfloat16, symmetric_product
 from htmuon.linalg.base import (
     METHODS,
     Accuracy,
@@ -23,10 +23,15 @@ from htmuon.linalg.base import (
     short_side_first,
     unit_scale,
 )
-from htmuon.linalg.nested import Start, start
-from htmuon.linalg.quintics import STEPS, Coefficient, Recipe, recipes
+from htmuon.linalg.nested import top_eigenvalue
+from htmuon.linalg.quintics import Coefficient, Recipe, recipes
 
 DEFAULT_STEPS = 5
+STEPS = (5,)
+# What the products add to the relative error of a weight within the range, at most, for p >= 0.
+ROUNDING = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}
+# The smallest `sigma / sigma_1` for which that holds; below it rounding of the input hides singular values.
+RESOLVED = {torch.float32: 0.0, torch.float16: 1e-3, torch.bfloat16: 1e-2}
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,103 +118,133 @@ class Quintic(Method):
         return Prepared(function, recipes(self.steps).at(function.power, device))
 
     def __call__(self, matrix: Tensor, function: ScalarFunction) -> Mapped:
-        """Apply the power to the relative singular values."""
+        """Apply the power to the singular values, relative to a bound of the largest."""
         ready = function if isinstance(function, Prepared) else self.prepare(function, matrix.device)
-        assert ready.power is not None
         wide, tall = short_side_first(matrix)
-        dtype = self._dtype(matrix)
-        scaled, scale = unit_scale(wide.reshape(-1, *wide.shape[-2:]), dtype)
-        initial, normalizer = start(scaled, dtype)
-        mapped, traces = stepped(initial, ready.recipe)
-        result = compute_dtype(matrix.dtype)
-        # Relative to sigma_1, by which the bound is too large.
-        factor = (initial.bound / safe_divisor(initial.sigma_1)) ** ready.power
-        mapped = mapped[:, : wide.shape[-2], : wide.shape[-1]].to(result) * factor.to(result)
-        mapped = mapped.reshape(wide.shape)
-        rank = sum(w * trace for w, trace in zip(ready.recipe.rank, traces, strict=True))
-        batch = wide.shape[:-2]
-        return Mapped(
-            mapped.mT if tall else mapped,
-            (initial.sigma_1 * normalizer * scale).to(result).reshape(*batch, 1, 1),
-            rank.round().clamp(max=wide.shape[-2]).reshape(*batch, 1, 1),
-        )
+        dtype, result = self._dtype(matrix), compute_dtype(matrix.dtype)
+        x, scale = unit_scale(wide.reshape(-1, *wide.shape[-2:]), dtype)
+        if dtype == torch.float16:  # so that entries of A^2 are in its range, whatever the spectrum
+            norm = safe_divisor(torch.linalg.matrix_norm(x, keepdim=True)) / x.shape[-2] ** 0.25
+            x, scale = x / norm, scale * norm
+        # One alone is no stack: a CPU multiplies one in bfloat16 half as fast as a matrix.
+        x = aligned(x if len(x) > 1 else x.squeeze(0))
+        outer = gram(x)
+        square = symmetric_product(outer, outer)
+        bound = bound_of(square)
+        mapped, inner = stepped(x, outer, square, bound, ready.recipe)
+        mapped = mapped[..., : wide.shape[-2], : wide.shape[-1]].to(result).reshape(wide.shape)
+        unit = scale.to(result).reshape(*wide.shape[:-2], 1, 1)
+        reference = unit * (bound.reshape(unit.shape) if isinstance(bound, Tensor) else bound)
+
+        def sigma_1() -> Tensor:
+            found = top_eigenvalue(outer, square, compute_dtype(dtype)).sqrt()
+            return found.to(result).reshape(unit.shape) * unit
+
+        def rank() -> Tensor:
+            return rank_of(inner, ready.recipe).round().clamp(0, wide.shape[-2]).to(result).reshape(unit.shape)
+
+        return Mapped(mapped.mT if tall else mapped, reference.to(result), sigma_1, rank)
 
     def accuracy(self, matrix: Tensor, power: float) -> Accuracy:
         """The error of the coefficients and of the products; the range for which they were made."""
-        table = recipes(self.steps)
+        dtype, (smallest, error) = self._dtype(matrix), recipes(self.steps).range_of(power)
         looseness = min(matrix.shape[-2:]) ** 0.125  # of the bound of sigma_1, at most
-        return Accuracy(table.error(power) + 0.05, min(1.0, table.smallest(power) * looseness))
+        # Rounding is relative to the largest weights, which for p < 0 are those of the smallest singular values.
+        rounding = ROUNDING[dtype] * smallest ** min(power, 0.0)
+        return Accuracy(error + rounding, min(1.0, max(smallest * looseness, RESOLVED[dtype])))
 
     def _dtype(self, matrix: Tensor) -> torch.dtype:
+        """The dtype of the products."""
         if self.precision is not None:
-            return getattr(torch, self.precision)
+            dtype: torch.dtype = getattr(torch, self.precision)
+            return dtype
         narrow = matrix.device.type != "cpu" or multiplies_bfloat16()
         return torch.bfloat16 if narrow else torch.float32
+
+    def constants(self) -> tuple[Callable[..., object], ...]:
+        """What the processor can."""
+        return (multiplies_bfloat16,)
 
     def __str__(self) -> str:
         return f"quintic, {self.steps} steps" + (f", {self.precision}" if self.precision else "")
 
 
-def stepped(initial: Start, recipe: Recipe) -> tuple[Tensor, list[Tensor]]:
-    """The steps from `X_0` on: Y as `[batch, m, n]`, and the traces of the `A_k`, each `[batch, 1, 1]`."""
-    alone = len(initial.matrix) == 1
-    # One alone is no stack: a CPU multiplies one in bfloat16 half as fast as a matrix.
-    x, outer, square = (one.squeeze(0) if alone else one for one in (initial.matrix, initial.gram, initial.square))
-    x = x / initial.bound.to(x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
-    step = scaled(square, recipe.steps[0][2])
-    step = plus(step, recipe.steps[0][1], outer)
-    total: Tensor | None = None
-    traces = [trace(outer)]
-    for k, (a, b, c) in enumerate(recipe.steps):
-        if k > 0:
-            outer = gram(x)
-            traces.append(trace(outer))
-            step = quadratic(outer, b, c)
-        total = scaled(x, recipe.weights[k]) if total is None else plus(total, recipe.weights[k], x)
-        x = multiplied(step, x, x, a)
+def bound_of(square: Tensor) -> Coefficient:
+    """`norm_F(A^2)^(1/4)`, never below the largest singular value of X: for one matrix a number, if the host may look.
+
+    Args:
+        square: `A^2 = (X X^T)^2`, `[m, m]` or `[batch, m, m]`.
+
+    Returns:
+        A number, or 0-d, or `[batch, 1, 1]`; 1 for a zero matrix.
+    """
+    norm = torch.linalg.matrix_norm(square, keepdim=square.ndim == 3).to(compute_dtype(square.dtype))
+    # Rounding of A can push its eigenvalues up, by a few units in the last place of their largest.
+    bound = safe_divisor(norm).sqrt().mul(1 + 4 * torch.finfo(square.dtype).eps).sqrt()
+    return bound.item() if bound.ndim == 0 and host_may_look(bound) else bound
+
+
+def stepped(
+    x: Tensor, outer: Tensor, square: Tensor, bound: Coefficient, recipe: Recipe
+) -> tuple[Tensor, Tensor]:
+    """All steps from `X_0 = x / bound`: Y, and the last `A`.
+
+    Args:
+        x: `[m, n]` or `[batch, m, n]`.
+        outer: `A = x x^T`.
+        square: `A^2`.
+        bound: of the singular values of `x`.
+        recipe: the coefficients.
+    """
+    (a, b, c), *others = recipe.steps
+    step = plus(scaled(square, c / bound**4), b / bound**2, outer).to(x.dtype)
+    x = scaled(x, 1 / bound.to(x.dtype) if isinstance(bound, Tensor) else 1 / bound)
+    total = scaled(x, recipe.weights[0])
+    x = multiplied(step, x, a, x)
+    for (a, b, c), weight in zip(others, recipe.weights[1:], strict=True):
+        total = plus(total, weight, x)
+        x = multiplied(quadratic(gram(x), b, c), x, a, x)
     a, b, c = recipe.last
     outer = gram(x)
-    traces.append(trace(outer))
-    assert total is not None
-    result = multiplied(quadratic(outer, b, c), x, plus(total, a, x), 1.0)
-    return (result.unsqueeze(0) if alone else result), traces
+    return multiplied(quadratic(outer, b, c), x, 1.0, plus(total, a, x)), outer
 
 
-def trace(matrix: Tensor) -> Tensor:
-    """The trace of each matrix of a stack, `[batch, 1, 1]`, in float32 or wider."""
-    return matrix.diagonal(dim1=-2, dim2=-1).sum(-1, dtype=compute_dtype(matrix.dtype)).reshape(-1, 1, 1)
+def rank_of(outer: Tensor, recipe: Recipe) -> Tensor:
+    """The number of directions in range, from the traces of powers of the last A: 0-d or `[batch]`."""
+    wide = compute_dtype(outer.dtype)
+    trace = outer.diagonal(dim1=-2, dim2=-1).sum(-1, dtype=wide)
+    trace_of_square = outer.to(wide).square().sum((-2, -1))
+    trace_of_cube = (symmetric_product(outer, outer).to(wide) * outer).sum((-2, -1))
+    one, two, three = recipe.rank
+    return one * trace + two * trace_of_square + three * trace_of_cube
 
 
 def scaled(matrix: Tensor, factor: Coefficient) -> Tensor:
-    """`factor matrix`."""
-    return matrix * _beside(factor, matrix)
+    """`factor matrix`; in the wider dtype, if the factor is a tensor for each matrix."""
+    return matrix * factor
 
 
 def plus(matrix: Tensor, factor: Coefficient, other: Tensor) -> Tensor:
     """`matrix + factor other`, in the memory of `matrix`."""
     if isinstance(factor, float):
         return matrix.add_(other, alpha=factor)
-    return matrix.addcmul_(other, _beside(factor, matrix))
+    return matrix.addcmul_(other, factor)
 
 
 def quadratic(outer: Tensor, b: Coefficient, c: Coefficient) -> Tensor:
     """`b A + c A^2` of a Gram matrix A."""
-    if isinstance(b, float) and isinstance(c, float):
+    # torch 2.14 forgets beta where alpha is 0, for stacks in half precision on a CPU: x^1 has such coefficients.
+    if isinstance(b, float) and isinstance(c, float) and c != 0:
         return symmetric_product(outer, outer, outer, alpha=c, beta=b)
     return plus(scaled(symmetric_product(outer, outer), c), b, outer)
 
 
-def multiplied(step: Tensor, x: Tensor, other: Tensor, factor: Coefficient) -> Tensor:
+def multiplied(step: Tensor, x: Tensor, factor: Coefficient, other: Tensor) -> Tensor:
     """`step X + factor other`."""
     if isinstance(factor, float):
         add_product = torch.addmm if x.ndim == 2 else torch.baddbmm
         return add_product(other, step, x, beta=factor)
     return plus(step @ x, factor, other)
-
-
-def _beside(factor: Coefficient, matrix: Tensor) -> float | Tensor:
-    """A coefficient in the dtype of a matrix."""
-    return factor.to(matrix.dtype) if isinstance(factor, Tensor) else factor
 
 
 METHODS.register(Quintic.name)(Quintic())

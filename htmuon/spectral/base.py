@@ -14,7 +14,7 @@ from htmuon._checks import check_real, known
 from htmuon._registry import Registry
 from htmuon.linalg import ScalarFunction
 
-POWER_RANGE = (-0.5, 1.0)
+POWER_RANGE = (-1.0, 1.0)
 
 
 class SpectralMap(ScalarFunction, Protocol):

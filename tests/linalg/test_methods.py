@@ -13,7 +13,7 @@ from htmuon.spectral import Power, RankPower
 
 POWERS = [-0.5, -0.25, 0.0, 0.125, 0.5, 1.0]
 # Of every field that a method has, a value that is not its default.
-OTHER_SETTINGS = {"levels": 8, "precision": "bfloat16", "eps": 1e-3}
+OTHER_SETTINGS = {"levels": 8, "steps": 6, "precision": "bfloat16", "eps": 1e-3}
 
 
 CASES = [(name, power) for name in METHODS for power in POWERS if METHODS[name].can(Power(power))]
@@ -28,8 +28,8 @@ def direction_errors(name, power, spectrum, shape):
     u, sigma, vh = torch.linalg.svd(matrix.to(torch.float64), full_matrices=False)
     mapped = METHODS[name](matrix, Power(power))
     got = (u.mT @ mapped.matrix.to(torch.float64) @ vh.mT).diagonal(dim1=-2, dim2=-1)
-    # Relative to the method's own sigma_1, which is tested by itself.
-    weights = (sigma / mapped.sigma_1.squeeze(-1)) ** power if power else torch.ones_like(sigma)
+    # Relative to the method's own reference: sigma_1, which is tested by itself, or a bound of it.
+    weights = (sigma / mapped.reference.squeeze(-1)) ** power if power else torch.ones_like(sigma)
     relative = sigma / sigma[..., :1]
     rounding = 10 * torch.finfo(torch.float32).eps * weights.amax(-1, keepdim=True)
     return matrix, relative, ((got - weights).abs() - rounding).clamp(min=0) / weights
@@ -117,8 +117,9 @@ def test_a_zero_matrix_maps_to_zero_and_leaves_its_batch_alone(name, power):
     alone = METHODS[name](filled, Power(power)).matrix
     assert (mapped.matrix[1] == 0).all()
     assert mapped.rank.flatten().tolist() == [6, 0]
-    # Batched products may sum in another order, in bfloat16 in the quintic recipe at p = 0.
-    rounding = 1e-2 if (name, power) == ("newton_schulz", 0.0) else 1e-5
+    # Batched products may sum in another order; in bfloat16, relative to the largest weight, in the quintic recipes.
+    narrow = name == "quintic" or (name, power) == ("newton_schulz", 0.0)
+    rounding = 2e-2 * 100 ** max(-power, 0) if narrow else 1e-5
     torch.testing.assert_close(mapped.matrix[0], alone, rtol=0, atol=rounding)
 
 
@@ -136,8 +137,9 @@ def test_sigma_1_is_found(name, spectrum):
     matrix = zoo_matrix(spectrum, (30, 50)).to(torch.float32) * 7
     sigma_1 = torch.linalg.matrix_norm(matrix.to(torch.float64), ord=2)
     estimate = METHODS[name](matrix, Power(0.5)).sigma_1.squeeze()
-    # Power iteration stays below by a few percent where the leading values are close (the docstring's promise).
-    assert 0.95 * sigma_1 <= estimate <= (1 + 1e-6) * sigma_1
+    # Power iteration stays below by a few percent where the leading values are close (the docstring's promise); a
+    # matrix that is rounded to bfloat16 may be larger by a fraction of that rounding.
+    assert 0.95 * sigma_1 <= estimate <= (1 + (2e-3 if name == "quintic" else 1e-6)) * sigma_1
 
 
 @pytest.mark.parametrize("spectrum", SPECTRA)

@@ -1,0 +1,108 @@
+"""The coefficients of quintic steps, for every power: `quintics.json`, interpolated between its powers.
+
+`benchmarks/design_quintics.py` found them and finds them again.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from htmuon._checks import known
+from htmuon.linalg.base import Axis, Family
+from htmuon.linalg.fit import Fit
+
+# A number, or a tensor that broadcasts against the matrices.
+Coefficient = float | Tensor
+
+
+class Recipe(NamedTuple):
+    """The coefficients of L steps for one function.
+
+        X_{k+1} = a_k X_k + (b_k A_k + c_k A_k^2) X_k,   A_k = X_k X_k^T,   k = 0 ... L - 2
+        Y = sum_k w_k X_k + (a I + b A + c A^2) X_{L-1},   A = A_{L-1}
+
+    Attributes:
+        steps: `(a_k, b_k, c_k)` of all steps but the last.
+        weights: `w_0 ... w_{L-2}`.
+        last: `(a, b, c)`.
+        rank: with these, `tr A`, `tr A^2` and `tr A^3` sum up to the number of directions in range.
+    """
+
+    steps: tuple[tuple[Coefficient, ...], ...]
+    weights: tuple[Coefficient, ...]
+    last: tuple[Coefficient, ...]
+    rank: tuple[Coefficient, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Recipes:
+    """The recipes of all powers.
+
+    Attributes:
+        steps: how many, L.
+        coefficients: by power, in the order of a recipe's fields.
+        smallest: `[powers]`, the lower end of the range of `sigma / bound` for which each was made.
+        errors: `[powers]`, the largest relative error there.
+    """
+
+    steps: int
+    coefficients: Fit
+    smallest: Tensor
+    errors: Tensor
+
+    def at(self, power: float | Tensor, device: torch.device) -> Recipe:
+        """The recipe of a power in [-1, 1], as numbers where the host knows it, else as 0-d tensors on the device."""
+        number = known(power)
+        if number is not None:
+            return _at(self, number)
+        flat = self.coefficients.weights(_on(self, device), power)
+        return self._recipe(flat.reshape(-1).unbind())
+
+    def range_of(self, power: float) -> tuple[float, float]:
+        """The smallest value and the largest error for a power: those of the worse neighbour between two of the table.
+
+        Example:
+            >>> smallest, error = recipes(5).range_of(0.125)
+            >>> smallest < 0.003 and error < 0.03
+            True
+        """
+        (axis,) = self.coefficients.family.axes
+        place = (power - axis.low) / (axis.high - axis.low) * (axis.count - 1)
+        near = [int(place), min(int(place) + 1, axis.count - 1)] if place % 1 else [int(place)]
+        return float(self.smallest[near].max()), float(self.errors[near].max())
+
+    def _recipe(self, flat: tuple[Coefficient, ...]) -> Recipe:
+        """A recipe from its coefficients in a row."""
+        head = 3 * (self.steps - 1)
+        weights, last, rank = (
+            flat[head : head + self.steps - 1],
+            flat[head + self.steps - 1 : head + self.steps + 2],
+            flat[-3:],
+        )
+        return Recipe(tuple(flat[first : first + 3] for first in range(0, head, 3)), weights, last, rank)
+
+
+@lru_cache(maxsize=8)
+def recipes(steps: int) -> Recipes:
+    """The recipes of so many steps, read once."""
+    table = json.loads(files("htmuon.linalg").joinpath("quintics.json").read_text())[str(steps)]
+    count = len(table["powers"])
+    rows = [torch.tensor(table[name], dtype=torch.float64).reshape(count, -1) for name in ("steps", "weights", "rank")]
+    smallest, errors = (torch.tensor(table[name], dtype=torch.float64) for name in ("smallest", "errors"))
+    family = Family(torch.pow, (Axis(table["powers"][0], table["powers"][-1], count),))
+    return Recipes(steps, Fit(family, torch.cat(rows, dim=1), errors), smallest, errors)
+
+
+@lru_cache(maxsize=1024)
+def _at(table: Recipes, power: float) -> Recipe:
+    return table._recipe(tuple(table.coefficients.weights(table.coefficients.table, power).reshape(-1).tolist()))
+
+
+@lru_cache(maxsize=64)
+def _on(table: Recipes, device: torch.device) -> Tensor:
+    return table.coefficients.table.to(device)
