@@ -1,13 +1,14 @@
-"""The CPU default: any power for exactly the products of Muon's quintic steps."""
+"""Any function of the singular values for exactly the products of Muon's quintic steps."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from htmuon._checks import host_may_look
+from htmuon._checks import host_may_look, known
 from htmuon._registry import unknown_name
 from htmuon._typing import PRECISIONS, Precision
 from htmuon.kernels import aligned, gram, multiplies_bfloat16, symmetric_product
@@ -23,15 +24,15 @@ from htmuon.linalg.base import (
     short_side_first,
     unit_scale,
 )
+from htmuon.linalg.fit import Fit, fit
 from htmuon.linalg.nested import top_eigenvalue
-from htmuon.linalg.quintics import Coefficient, Recipe, recipes
+from htmuon.linalg.quintics import STEPS, Coefficient, Recipe, recipes
 
 DEFAULT_STEPS = 5
-STEPS = (5,)
 # What the products add to the relative error of a weight within the range, at most, for p >= 0.
-ROUNDING = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}
+ROUNDING = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}
 # The smallest `sigma / sigma_1` for which that holds; below it rounding of the input hides singular values.
-RESOLVED = {torch.float32: 0.0, torch.float16: 1e-3, torch.bfloat16: 1e-2}
+RESOLVED = {torch.float64: 0.0, torch.float32: 0.0, torch.float16: 1e-3, torch.bfloat16: 1e-2}
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,11 +41,15 @@ class Prepared:
 
     Attributes:
         function: the function.
-        recipe: the coefficients.
+        recipe: the coefficients of a power; None for any other function, whose weights depend on each matrix.
+        fit: the fit of its family; None for a power.
+        table: `fit.table` on the device.
     """
 
     function: ScalarFunction
-    recipe: Recipe
+    recipe: Recipe | None
+    fit: Fit | None = None
+    table: Tensor | None = None
 
     @property
     def power(self) -> float | Tensor | None:
@@ -65,9 +70,14 @@ class Prepared:
         return self.function(relative)
 
 
+@lru_cache(maxsize=64)
+def _table(steps: int, family: Family, device: torch.device) -> Tensor:
+    return fit(recipes(steps).chain, family).table.to(device)
+
+
 @dataclass(frozen=True)
 class Quintic(Method):
-    """Muon's steps with coefficients for another power: the same products, any p in [-1, 1].
+    """Muon's steps with other coefficients: any power in [-1, 1], or any smooth function, for the same products.
 
     With `A_k = X_k X_k^T` and `X_0 = M / bound`, L steps are
 
@@ -75,13 +85,14 @@ class Quintic(Method):
         Y = sum_k w_k X_k + (a I + b A_{L-1} + c A_{L-1}^2) X_{L-1}
 
     Every power has coefficients of its own, from a table (`benchmarks/design_quintics.py` found it) that is
-    interpolated where a schedule passes between its powers. Singular values below the range go smoothly to zero.
+    interpolated where a schedule passes between its powers. Other functions share steps, and a minimax fit finds their
+    weights once (`htmuon.linalg.fit`). Singular values below the range go smoothly to zero.
 
-    To a few percent, which is several times closer than Muon's own five steps are to the polar factor, and costs what
-    they cost. Not for exact results: use `eigh`, or `polynomial` on an accelerator.
+    A few percent from the power, which is several times closer than Muon's own five steps are to the polar factor. Not
+    for exact results: use `eigh`, or `polynomial` on an accelerator.
 
     Args:
-        steps: 4 to 8; more are exact further down.
+        steps: how many; more are exact further down.
         precision: of the products: `bfloat16`, `float16` (both with float32 sums) or `float32`; by default bfloat16,
             but float32 on a processor that has no instructions for it.
 
@@ -96,54 +107,93 @@ class Quintic(Method):
 
     def __post_init__(self) -> None:
         if type(self.steps) is not int or self.steps not in STEPS:
-            raise ValueError(
-                f"steps must be a whole number from {min(STEPS)} to {max(STEPS)}; got {self.steps!r}. "
-                f"{DEFAULT_STEPS} is the default."
-            )
+            raise ValueError(f"steps must be one of {', '.join(map(str, STEPS))}; got {self.steps!r}.")
         if self.precision is not None and self.precision not in PRECISIONS:
             raise unknown_name("precision", self.precision, list(PRECISIONS))
 
     def require(self, function: ScalarFunction) -> None:
-        """Raise ValueError unless the function is a power."""
-        if function.power is None:
+        """Raise ValueError unless the function is a power or has a family."""
+        if function.power is None and function.family is None:
             raise ValueError(
-                "method 'quintic' needs a power; this map is another function. Use method='polynomial', which fits "
-                "smooth ones, or 'eigh', which computes every one."
+                "method 'quintic' needs a power, or a function of each singular value alone that is finite, keeps its "
+                "sign and stays above 1e-5 of its largest value on [1e-4, 1]; this map is neither. Use method='eigh'."
             )
 
     def prepare(self, function: ScalarFunction, device: torch.device) -> Prepared:
-        """The function with the coefficients of its power."""
+        """The function with its coefficients; a fit is made once, and then remembered."""
         self.require(function)
-        assert function.power is not None
-        return Prepared(function, recipes(self.steps).at(function.power, device))
+        if function.power is not None:
+            return Prepared(function, recipes(self.steps).at(function.power, device))
+        family = function.family
+        assert family is not None
+        return Prepared(function, None, fit(recipes(self.steps).chain, family), _table(self.steps, family, device))
+
+    def fit_error(self, function: ScalarFunction) -> float:
+        """The largest relative error within the range, before rounding: of a power, or of all members of a family.
+
+        Example:
+            >>> import htmuon
+            >>> Quintic().fit_error(htmuon.spectral.Power(0.125)) < 0.03
+            True
+        """
+        self.require(function)
+        power = known(function.power)
+        if power is not None:
+            return recipes(self.steps).range_of(power)[1]
+        if function.power is not None:
+            return recipes(self.steps).coefficients.error
+        assert function.family is not None
+        return fit(recipes(self.steps).chain, function.family).error
 
     def __call__(self, matrix: Tensor, function: ScalarFunction) -> Mapped:
-        """Apply the power to the singular values, relative to a bound of the largest."""
+        """Apply a power to the singular values relative to a bound, any other function to those by the largest."""
         ready = function if isinstance(function, Prepared) else self.prepare(function, matrix.device)
         wide, tall = short_side_first(matrix)
         dtype, result = self._dtype(matrix), compute_dtype(matrix.dtype)
-        x, scale = unit_scale(wide.reshape(-1, *wide.shape[-2:]), dtype)
+        x, scale = unit_scale(
+            wide.reshape(-1, *wide.shape[-2:]), dtype if dtype == torch.bfloat16 else compute_dtype(dtype)
+        )
         if dtype == torch.float16:  # so that entries of A^2 are in its range, whatever the spectrum
             norm = safe_divisor(torch.linalg.matrix_norm(x, keepdim=True)) / x.shape[-2] ** 0.25
-            x, scale = x / norm, scale * norm
+            x, scale = (x / norm).to(dtype), scale * norm
         # One alone is no stack: a CPU multiplies one in bfloat16 half as fast as a matrix.
-        x = aligned(x if len(x) > 1 else x.squeeze(0))
+        x = aligned(x.squeeze(0))
         outer = gram(x)
         square = symmetric_product(outer, outer)
         bound = bound_of(square)
-        mapped, inner = stepped(x, outer, square, bound, ready.recipe)
-        mapped = mapped[..., : wide.shape[-2], : wide.shape[-1]].to(result).reshape(wide.shape)
         unit = scale.to(result).reshape(*wide.shape[:-2], 1, 1)
-        reference = unit * (bound.reshape(unit.shape) if isinstance(bound, Tensor) else bound)
 
         def sigma_1() -> Tensor:
-            found = top_eigenvalue(outer, square, compute_dtype(dtype)).sqrt()
-            return found.to(result).reshape(unit.shape) * unit
+            return top_eigenvalue(outer, square, result).sqrt().reshape(unit.shape) * unit
+
+        if ready.recipe is None:
+            reference = sigma_1()
+            recipe = self._fitted(ready, outer, bound, reference / unit)
+        else:
+            recipe = ready.recipe
+            reference = unit * (bound.to(result).reshape(unit.shape) if isinstance(bound, Tensor) else bound)
+        mapped, inner = stepped(x, outer, square, bound, recipe)
+        mapped = mapped[..., : wide.shape[-2], : wide.shape[-1]].to(result).reshape(wide.shape)
 
         def rank() -> Tensor:
-            return rank_of(inner, ready.recipe).round().clamp(0, wide.shape[-2]).to(result).reshape(unit.shape)
+            return rank_of(inner, recipe).round().clamp(0, wide.shape[-2]).to(result).reshape(unit.shape)
 
-        return Mapped(mapped.mT if tall else mapped, reference.to(result), sigma_1, rank)
+        return Mapped(mapped.mT if tall else mapped, reference, sigma_1, rank)
+
+    def _fitted(self, ready: Prepared, outer: Tensor, bound: Coefficient, sigma_1: Tensor) -> Recipe:
+        """The recipe of a function that is no power, with weights for each matrix."""
+        assert ready.fit is not None
+        assert ready.table is not None
+        top = safe_divisor(sigma_1).flatten()
+        ratio = (bound.flatten() if isinstance(bound, Tensor) else bound) / top
+        stable_rank = trace(outer).flatten() / top**2
+        parameters, factor = ready.parameters(ratio, stable_rank)
+        weights = ready.fit.weights(ready.table, *parameters)
+        weights = (weights * (factor.unsqueeze(-1) if isinstance(factor, Tensor) else factor)).to(sigma_1.dtype)
+        # As a column for each matrix of a stack; 0-d for one that is alone.
+        columns = weights.expand(len(top), -1).unbind(-1)
+        shape = (-1, 1, 1) if outer.ndim == 3 else ()
+        return recipes(self.steps).chain.recipe(tuple(column.reshape(shape) for column in columns))
 
     def accuracy(self, matrix: Tensor, power: float) -> Accuracy:
         """The error of the coefficients and of the products; the range for which they were made."""
@@ -153,17 +203,15 @@ class Quintic(Method):
         rounding = ROUNDING[dtype] * smallest ** min(power, 0.0)
         return Accuracy(error + rounding, min(1.0, max(smallest * looseness, RESOLVED[dtype])))
 
-    def _dtype(self, matrix: Tensor) -> torch.dtype:
-        """The dtype of the products."""
-        if self.precision is not None:
-            dtype: torch.dtype = getattr(torch, self.precision)
-            return dtype
-        narrow = matrix.device.type != "cpu" or multiplies_bfloat16()
-        return torch.bfloat16 if narrow else torch.float32
-
     def constants(self) -> tuple[Callable[..., object], ...]:
         """What the processor can."""
         return (multiplies_bfloat16,)
+
+    def _dtype(self, matrix: Tensor) -> torch.dtype:
+        """The dtype of the products; float64 matrices stay float64 unless a half precision is asked for."""
+        narrow = matrix.device.type != "cpu" or multiplies_bfloat16()
+        precision = self.precision or ("bfloat16" if narrow else "float32")
+        return compute_dtype(matrix.dtype) if precision == "float32" else getattr(torch, precision)
 
     def __str__(self) -> str:
         return f"quintic, {self.steps} steps" + (f", {self.precision}" if self.precision else "")
@@ -176,11 +224,11 @@ def bound_of(square: Tensor) -> Coefficient:
         square: `A^2 = (X X^T)^2`, `[m, m]` or `[batch, m, m]`.
 
     Returns:
-        A number, or 0-d, or `[batch, 1, 1]`; 1 for a zero matrix.
+        A number, or 0-d, or `[batch, 1, 1]`; about 1 for a zero matrix.
     """
     norm = torch.linalg.matrix_norm(square, keepdim=square.ndim == 3).to(compute_dtype(square.dtype))
     # Rounding of A can push its eigenvalues up, by a few units in the last place of their largest.
-    bound = safe_divisor(norm).sqrt().mul(1 + 4 * torch.finfo(square.dtype).eps).sqrt()
+    bound = (safe_divisor(norm).sqrt() * (1 + 4 * torch.finfo(square.dtype).eps)).sqrt()
     return bound.item() if bound.ndim == 0 and host_may_look(bound) else bound
 
 
@@ -197,7 +245,7 @@ def stepped(
         recipe: the coefficients.
     """
     (a, b, c), *others = recipe.steps
-    step = plus(scaled(square, c / bound**4), b / bound**2, outer).to(x.dtype)
+    step = plus(scaled(square, c / bound**4), b / bound**2, outer)
     x = scaled(x, 1 / bound.to(x.dtype) if isinstance(bound, Tensor) else 1 / bound)
     total = scaled(x, recipe.weights[0])
     x = multiplied(step, x, a, x)
@@ -209,42 +257,46 @@ def stepped(
     return multiplied(quadratic(outer, b, c), x, 1.0, plus(total, a, x)), outer
 
 
+def trace(matrix: Tensor) -> Tensor:
+    """The trace, 0-d or `[batch]`, in float32 or wider."""
+    return matrix.diagonal(dim1=-2, dim2=-1).sum(-1, dtype=compute_dtype(matrix.dtype))
+
+
 def rank_of(outer: Tensor, recipe: Recipe) -> Tensor:
     """The number of directions in range, from the traces of powers of the last A: 0-d or `[batch]`."""
-    wide = compute_dtype(outer.dtype)
-    trace = outer.diagonal(dim1=-2, dim2=-1).sum(-1, dtype=wide)
-    trace_of_square = outer.to(wide).square().sum((-2, -1))
-    trace_of_cube = (symmetric_product(outer, outer).to(wide) * outer).sum((-2, -1))
+    wide = outer.to(compute_dtype(outer.dtype))
+    of_square = wide.square().sum((-2, -1))
+    of_cube = (wide * symmetric_product(outer, outer)).sum((-2, -1))
     one, two, three = recipe.rank
-    return one * trace + two * trace_of_square + three * trace_of_cube
+    return one * trace(outer) + two * of_square + three * of_cube
 
 
 def scaled(matrix: Tensor, factor: Coefficient) -> Tensor:
-    """`factor matrix`; in the wider dtype, if the factor is a tensor for each matrix."""
+    """`factor matrix`; in the wider dtype, if there is a factor for each matrix of a stack."""
     return matrix * factor
 
 
 def plus(matrix: Tensor, factor: Coefficient, other: Tensor) -> Tensor:
     """`matrix + factor other`, in the memory of `matrix`."""
-    if isinstance(factor, float):
-        return matrix.add_(other, alpha=factor)
-    return matrix.addcmul_(other, factor)
+    if isinstance(factor, Tensor):
+        return matrix.addcmul_(other, factor)
+    return matrix.add_(other, alpha=factor)
 
 
 def quadratic(outer: Tensor, b: Coefficient, c: Coefficient) -> Tensor:
     """`b A + c A^2` of a Gram matrix A."""
     # torch 2.14 forgets beta where alpha is 0, for stacks in half precision on a CPU: x^1 has such coefficients.
-    if isinstance(b, float) and isinstance(c, float) and c != 0:
-        return symmetric_product(outer, outer, outer, alpha=c, beta=b)
-    return plus(scaled(symmetric_product(outer, outer), c), b, outer)
+    if isinstance(b, Tensor) or isinstance(c, Tensor) or c == 0:
+        return plus(scaled(symmetric_product(outer, outer), c), b, outer)
+    return symmetric_product(outer, outer, outer, alpha=c, beta=b)
 
 
 def multiplied(step: Tensor, x: Tensor, factor: Coefficient, other: Tensor) -> Tensor:
-    """`step X + factor other`."""
-    if isinstance(factor, float):
-        add_product = torch.addmm if x.ndim == 2 else torch.baddbmm
-        return add_product(other, step, x, beta=factor)
-    return plus(step @ x, factor, other)
+    """`step X + factor other` in the dtype of X."""
+    step, other = step.to(x.dtype), other.to(x.dtype)
+    if isinstance(factor, Tensor):
+        return plus(step @ x, factor, other)
+    return (torch.addmm if x.ndim == 2 else torch.baddbmm)(other, step, x, beta=factor)
 
 
 METHODS.register(Quintic.name)(Quintic())

@@ -15,9 +15,12 @@ from torch import Tensor
 from htmuon._checks import known
 from htmuon.linalg.base import Axis, Family
 from htmuon.linalg.fit import Fit
+from htmuon.linalg.levels import grid
 
 # A number, or a tensor that broadcasts against the matrices.
 Coefficient = float | Tensor
+# How many steps there are recipes for.
+STEPS = (5,)
 
 
 class Recipe(NamedTuple):
@@ -39,21 +42,56 @@ class Recipe(NamedTuple):
     rank: tuple[Coefficient, ...]
 
 
+@dataclass(frozen=True)
+class Chain:
+    """Steps that serve every function: the weights and the last step alone depend on it.
+
+    Attributes:
+        steps: `(a_k, b_k, c_k)` of all steps but the last.
+        smallest: the lower end of the range of `sigma / bound` for which they were made.
+        rank: as in `Recipe`.
+    """
+
+    steps: tuple[tuple[float, ...], ...]
+    smallest: float
+    rank: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.steps) + 1
+
+    def grid(self, density: int = 1) -> Tensor:
+        """The points at which weights are fitted."""
+        return grid(self.smallest, density)
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the weights multiply, `[points, L + 2]`: `X_0 ... X_{L-1}`, `A X_{L-1}` and `A^2 X_{L-1}`."""
+        found = [x]
+        for a, b, c in self.steps:
+            square = found[-1] ** 2
+            found.append(found[-1] * (a + b * square + c * square**2))
+        square = found[-1] ** 2
+        return torch.stack([*found, found[-1] * square, found[-1] * square**2], dim=-1)
+
+    def recipe(self, weights: tuple[Coefficient, ...]) -> Recipe:
+        """The recipe with these weights, in the order of the features."""
+        return Recipe(self.steps, weights[:-3], weights[-3:], self.rank)
+
+
 @dataclass(frozen=True, eq=False)
 class Recipes:
-    """The recipes of all powers.
+    """The recipes of all powers, and the chain for all other functions.
 
     Attributes:
         steps: how many, L.
         coefficients: by power, in the order of a recipe's fields.
         smallest: `[powers]`, the lower end of the range of `sigma / bound` for which each was made.
-        errors: `[powers]`, the largest relative error there.
+        chain: for functions that are no power.
     """
 
     steps: int
     coefficients: Fit
     smallest: Tensor
-    errors: Tensor
+    chain: Chain
 
     def at(self, power: float | Tensor, device: torch.device) -> Recipe:
         """The recipe of a power in [-1, 1], as numbers where the host knows it, else as 0-d tensors on the device."""
@@ -61,30 +99,29 @@ class Recipes:
         if number is not None:
             return _at(self, number)
         flat = self.coefficients.weights(_on(self, device), power)
-        return self._recipe(flat.reshape(-1).unbind())
+        return self.recipe(flat.reshape(-1).unbind())
 
     def range_of(self, power: float) -> tuple[float, float]:
-        """The smallest value and the largest error for a power: those of the worse neighbour between two of the table.
+        """The smallest value and the largest error for a power.
+
+        Between two powers of the table those of the worse, and a fifth more error, for the interpolation.
 
         Example:
             >>> smallest, error = recipes(5).range_of(0.125)
-            >>> smallest < 0.003 and error < 0.03
+            >>> smallest < 0.0031 and error < 0.03
             True
         """
         (axis,) = self.coefficients.family.axes
         place = (power - axis.low) / (axis.high - axis.low) * (axis.count - 1)
         near = [int(place), min(int(place) + 1, axis.count - 1)] if place % 1 else [int(place)]
-        return float(self.smallest[near].max()), float(self.errors[near].max())
+        error = float(self.coefficients.errors[near].max())
+        return float(self.smallest[near].max()), error if len(near) == 1 else 1.2 * error
 
-    def _recipe(self, flat: tuple[Coefficient, ...]) -> Recipe:
+    def recipe(self, flat: tuple[Coefficient, ...]) -> Recipe:
         """A recipe from its coefficients in a row."""
-        head = 3 * (self.steps - 1)
-        weights, last, rank = (
-            flat[head : head + self.steps - 1],
-            flat[head + self.steps - 1 : head + self.steps + 2],
-            flat[-3:],
-        )
-        return Recipe(tuple(flat[first : first + 3] for first in range(0, head, 3)), weights, last, rank)
+        n = self.steps - 1
+        steps = tuple(flat[3 * k : 3 * k + 3] for k in range(n))
+        return Recipe(steps, flat[3 * n : 4 * n], flat[4 * n : 4 * n + 3], flat[4 * n + 3 :])
 
 
 @lru_cache(maxsize=8)
@@ -95,12 +132,14 @@ def recipes(steps: int) -> Recipes:
     rows = [torch.tensor(table[name], dtype=torch.float64).reshape(count, -1) for name in ("steps", "weights", "rank")]
     smallest, errors = (torch.tensor(table[name], dtype=torch.float64) for name in ("smallest", "errors"))
     family = Family(torch.pow, (Axis(table["powers"][0], table["powers"][-1], count),))
-    return Recipes(steps, Fit(family, torch.cat(rows, dim=1), errors), smallest, errors)
+    shared = table["chain"]
+    chain = Chain(tuple(map(tuple, shared["steps"])), shared["smallest"], tuple(shared["rank"]))
+    return Recipes(steps, Fit(family, torch.cat(rows, dim=1), errors), smallest, chain)
 
 
 @lru_cache(maxsize=1024)
 def _at(table: Recipes, power: float) -> Recipe:
-    return table._recipe(tuple(table.coefficients.weights(table.coefficients.table, power).reshape(-1).tolist()))
+    return table.recipe(tuple(table.coefficients.weights(table.coefficients.table, power).reshape(-1).tolist()))
 
 
 @lru_cache(maxsize=64)
