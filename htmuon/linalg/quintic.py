@@ -26,7 +26,7 @@ from htmuon.linalg.base import (
 )
 from htmuon.linalg.fit import Fit, fit
 from htmuon.linalg.nested import top_eigenvalue
-from htmuon.linalg.quintics import STEPS, Coefficient, Recipe, recipes
+from htmuon.linalg.quintics import STEPS, Chain, Coefficient, Recipe, recipes
 
 DEFAULT_STEPS = 5
 # What the products add to the relative error of a weight within the range, at most, for p >= 0.
@@ -42,14 +42,12 @@ class Prepared:
     Attributes:
         function: the function.
         recipe: the coefficients of a power; None for any other function, whose weights depend on each matrix.
-        fit: the fit of its family; None for a power.
-        table: `fit.table` on the device.
+        weights: the chain, the fit of the family, and its table on the device, from which they come.
     """
 
     function: ScalarFunction
     recipe: Recipe | None
-    fit: Fit | None = None
-    table: Tensor | None = None
+    weights: tuple[Chain, Fit, Tensor] | None = None
 
     @property
     def power(self) -> float | Tensor | None:
@@ -126,7 +124,8 @@ class Quintic(Method):
             return Prepared(function, recipes(self.steps).at(function.power, device))
         family = function.family
         assert family is not None
-        return Prepared(function, None, fit(recipes(self.steps).chain, family), _table(self.steps, family, device))
+        chain = recipes(self.steps).chain
+        return Prepared(function, None, (chain, fit(chain, family), _table(self.steps, family, device)))
 
     def fit_error(self, function: ScalarFunction) -> float:
         """The largest relative error within the range, before rounding: of a power, or of all members of a family.
@@ -149,7 +148,7 @@ class Quintic(Method):
         """Apply a power to the singular values relative to a bound, any other function to those by the largest."""
         ready = function if isinstance(function, Prepared) else self.prepare(function, matrix.device)
         wide, tall = short_side_first(matrix)
-        dtype, result = self._dtype(matrix), compute_dtype(matrix.dtype)
+        dtype, result = self.dtype_of_products(matrix.dtype, matrix.device), compute_dtype(matrix.dtype)
         x, scale = unit_scale(
             wide.reshape(-1, *wide.shape[-2:]), dtype if dtype == torch.bfloat16 else compute_dtype(dtype)
         )
@@ -182,36 +181,37 @@ class Quintic(Method):
 
     def _fitted(self, ready: Prepared, outer: Tensor, bound: Coefficient, sigma_1: Tensor) -> Recipe:
         """The recipe of a function that is no power, with weights for each matrix."""
-        assert ready.fit is not None
-        assert ready.table is not None
+        assert ready.weights is not None
+        chain, fitted, table = ready.weights
         top = safe_divisor(sigma_1).flatten()
         ratio = (bound.flatten() if isinstance(bound, Tensor) else bound) / top
         stable_rank = trace(outer).flatten() / top**2
         parameters, factor = ready.parameters(ratio, stable_rank)
-        weights = ready.fit.weights(ready.table, *parameters)
+        weights = fitted.weights(table, *parameters)
         weights = (weights * (factor.unsqueeze(-1) if isinstance(factor, Tensor) else factor)).to(sigma_1.dtype)
         # As a column for each matrix of a stack; 0-d for one that is alone.
         columns = weights.expand(len(top), -1).unbind(-1)
         shape = (-1, 1, 1) if outer.ndim == 3 else ()
-        return recipes(self.steps).chain.recipe(tuple(column.reshape(shape) for column in columns))
+        return chain.recipe(tuple(column.reshape(shape) for column in columns))
 
     def accuracy(self, matrix: Tensor, power: float) -> Accuracy:
         """The error of the coefficients and of the products; the range for which they were made."""
-        dtype, (smallest, error) = self._dtype(matrix), recipes(self.steps).range_of(power)
+        dtype = self.dtype_of_products(matrix.dtype, matrix.device)
+        smallest, error = recipes(self.steps).range_of(power)
         looseness = min(matrix.shape[-2:]) ** 0.125  # of the bound of sigma_1, at most
         # Rounding is relative to the largest weights, which for p < 0 are those of the smallest singular values.
         rounding = ROUNDING[dtype] * smallest ** min(power, 0.0)
         return Accuracy(error + rounding, min(1.0, max(smallest * looseness, RESOLVED[dtype])))
 
     def constants(self) -> tuple[Callable[..., object], ...]:
-        """What the processor can."""
-        return (multiplies_bfloat16,)
+        """The dtype of the products, which asks the processor what it can."""
+        return (Quintic.dtype_of_products,)
 
-    def _dtype(self, matrix: Tensor) -> torch.dtype:
-        """The dtype of the products; float64 matrices stay float64 unless a half precision is asked for."""
-        narrow = matrix.device.type != "cpu" or multiplies_bfloat16()
+    def dtype_of_products(self, dtype: torch.dtype, device: torch.device) -> torch.dtype:
+        """In which the products are made; float64 stays float64 unless a half precision is asked for."""
+        narrow = device.type != "cpu" or multiplies_bfloat16()
         precision = self.precision or ("bfloat16" if narrow else "float32")
-        return compute_dtype(matrix.dtype) if precision == "float32" else getattr(torch, precision)
+        return compute_dtype(dtype) if precision == "float32" else getattr(torch, precision)
 
     def __str__(self) -> str:
         return f"quintic, {self.steps} steps" + (f", {self.precision}" if self.precision else "")

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from htmuon._checks import known
 from htmuon.linalg.base import Axis, Family
 from htmuon.linalg.fit import Fit
 from htmuon.linalg.levels import grid
@@ -94,10 +93,9 @@ class Recipes:
     chain: Chain
 
     def at(self, power: float | Tensor, device: torch.device) -> Recipe:
-        """The recipe of a power in [-1, 1], as numbers where the host knows it, else as 0-d tensors on the device."""
-        number = known(power)
-        if number is not None:
-            return _at(self, number)
+        """The recipe of a power in [-1, 1]: numbers for a number, for a tensor 0-d ones on the device."""
+        if not isinstance(power, Tensor):
+            return _at(self, power)
         flat = self.coefficients.weights(_on(self, device), power)
         return self.recipe(flat.reshape(-1).unbind())
 
