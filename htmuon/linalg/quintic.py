@@ -232,9 +232,7 @@ def bound_of(square: Tensor) -> Coefficient:
     return bound.item() if bound.ndim == 0 and host_may_look(bound) else bound
 
 
-def stepped(
-    x: Tensor, outer: Tensor, square: Tensor, bound: Coefficient, recipe: Recipe
-) -> tuple[Tensor, Tensor]:
+def stepped(x: Tensor, outer: Tensor, square: Tensor, bound: Coefficient, recipe: Recipe) -> tuple[Tensor, Tensor]:
     """All steps from `X_0 = x / bound`: Y, and the last `A`.
 
     Args:

@@ -43,7 +43,7 @@ class HTMuon(SpectralOptimizer):
         params: tensors or named tensors of two or more dimensions, or dict groups with `use_muon: bool`;
             `htmuon.param_groups(model)` makes them. Groups may override every setting below.
         lr: learning rate of the matrices.
-        power: the exponent p, in [-0.5, 1]; with a `spectral_map` that is an object, which brings its own, to be left
+        power: the exponent p, in [-1, 1]; with a `spectral_map` that is an object, which brings its own, to be left
             out.
         power_schedule: a dict made by `htmuon.power_schedule`, which then sets `group["power"]` at every step.
         spectral_map: a name in `htmuon.spectral.MAPS`: `power` (sigma^p), `rank_power` (i^-p), `knee`, `soft_clip`,

@@ -16,7 +16,6 @@ from htmuon.optim.buckets import cost
 from htmuon.optim.signal import Flags
 from htmuon.optim.state import State
 
-
 # Elements of a matrix from which on a CPU works on each by itself.
 SMALL = 2**14
 

@@ -63,9 +63,9 @@ def normalized(
     Returns:
         `[*batch, m, n]` in the dtype of `mapped.matrix`; a zero matrix stays zero under all of them.
     """
-    if floor == 0 and normalization in ("none", "spectral") and not isinstance(function.degree, Tensor):
-        if function.degree == 0:
-            return mapped.matrix
+    keeps = normalization in ("none", "spectral") and not isinstance(function.degree, Tensor) and function.degree == 0
+    if keeps and floor == 0:
+        return mapped.matrix
     size = _size(mapped, matrix, function, normalization)
     if floor > 0:
         size = torch.where(mapped.reference > floor, size, 0.0)

@@ -89,7 +89,9 @@ def test_it_takes_the_products_of_muon(shape, precision):
 
 
 @pytest.mark.parametrize("shape", [(96, 96), (64, 172), (172, 64)], ids=str)
-@pytest.mark.parametrize(("spectrum", "allowed"), [("condition 1e2", 0.04), ("one over i", 0.04), ("condition 1e3", 0.13)])
+@pytest.mark.parametrize(
+    ("spectrum", "allowed"), [("condition 1e2", 0.04), ("one over i", 0.04), ("condition 1e3", 0.13)]
+)
 @pytest.mark.parametrize("power", [0.0, 0.125, 0.25])
 def test_it_is_several_times_closer_than_muon(shape, spectrum, allowed, power):
     # In bfloat16. At condition 1e3 a seventh of the directions is below the range.
@@ -211,9 +213,9 @@ def test_a_gradient_passes_through_it():
 def test_it_names_what_it_needs():
     with pytest.raises(ValueError, match=r"needs a power.*this map is neither.*eigh"):
         Quintic().require(RankPower(0.5))
-    with pytest.raises(ValueError, match="steps must be one of .*got 3"):
+    with pytest.raises(ValueError, match=r"steps must be one of .*got 3"):
         Quintic(steps=3)
-    with pytest.raises(ValueError, match="precision must be one of .*got 'half'"):
+    with pytest.raises(ValueError, match=r"precision must be one of .*got 'half'"):
         Quintic(precision="half")
 
 
