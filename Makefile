@@ -24,8 +24,9 @@ lint: $(VENV)/.dev
 check: lint
 	$(BIN)/pytest -n auto -m "not slow"
 
-test: lint docs
-	$(BIN)/pytest -n auto
+test: $(VENV)/.dev
+	$(MAKE) -j2 lint docs
+	$(BIN)/pytest -n auto --dist worksteal
 
 docs: $(VENV)/.dev
 	$(BIN)/mkdocs build --strict

@@ -11,6 +11,8 @@ arithmetic, and its operators are watched. The oracle knows nothing of names:
     head: what the weight made reaches an output of the model through reshaping, slicing, activations, pooling and
           resizing alone: no further product, no norm, no residual.
     stem: the weight is multiplied with an input of the model that only such operators have touched.
+    open: the weight takes no part in the forward pass, as what training or generation alone asks for, or nothing in the
+          model takes up what it makes, as what a loss alone reads. A head by the routing that is open is not wrong.
 
 A line of --out is one model: what the routing says, what the oracle says, the share of the parameters. Models that are
 in the file already are not run again. A forward pass that needs real numbers (`item`, `nonzero`) can't be judged; it is
@@ -18,6 +20,7 @@ counted as such. Minutes on two cores for timm and torchvision, about half an ho
 """
 
 import argparse
+import gc
 import inspect
 import json
 import time
@@ -54,7 +57,7 @@ NORMS = {
 NORMS |= {"_native_batch_norm_legit_no_training", "_native_batch_norm_legit", "cudnn_batch_norm"}
 SUMS = {"add", "sub", "rsub", "mul", "div"}
 LOOKUPS = {"embedding", "_embedding_bag", "index_select", "index"}
-# Outputs of transformers that are no answers.
+# Outputs of transformers that are no answers: states, embeddings, and numbers of training.
 STATES = (
     "hidden",
     "past",
@@ -68,6 +71,8 @@ STATES = (
     "vision_",
     "text_model",
     "loss",
+    "projected_",
+    "perplexity",
 )
 REASONS = {"output head": "heads", "patch or stem layer": "stems", "router": "routers"}
 
@@ -100,6 +105,7 @@ class Watch(TorchDispatchMode):
         self.origins: dict[int, tuple[Tensor, Origin]] = {}
         self.stems: set[str] = set()
         self.used: set[str] = set()
+        self.taken: set[str] = set()  # heads, but for what takes up what they make
         for name, parameter in model.named_parameters():
             self.mark(parameter, Origin(weights=frozenset({name})))
 
@@ -127,16 +133,21 @@ class Watch(TorchDispatchMode):
             used = frozenset().union(*(o.weights for t, o in given if t.ndim > 1))
             if not data:
                 return Origin(weights=used)
+            if not used and len(data) == 1:  # a fixed map, as the bins of a distribution are weighed
+                return Origin(heads=data[0].heads, active=True)
+            self.taken |= union(data, "heads")
             self.used |= used
             if any(o.raw for o in data):
                 self.stems |= used
             return Origin(heads=used, active=True)
         if operator in NORMS or (operator in LOOKUPS and any(o.weights for o in origins)):
+            self.taken |= union(data, "heads")
             return Origin(active=True) if data or operator in LOOKUPS else Origin(weights=union(origins, "weights"))
         if not active:
             return Origin(weights=union(origins, "weights"))
         small = result.ndim > 0 and result.shape[-1] <= 4  # the coordinates of boxes are added to reference points
         if operator in SUMS and len(data) > 1 and not small and any(not o.heads for o in data):
+            self.taken |= union(data, "heads")
             return Origin(active=True, raw=all(o.raw for o in data))
         return Origin(heads=union(data, "heads"), raw=all(o.raw for o in data), active=True)
 
@@ -211,12 +222,13 @@ class Result:
     true_heads: list[str] | None = None
     true_stems: list[str] | None = None
     unused: list[str] = field(default_factory=list)  # stems of an input that the forward pass had none of
+    open: list[str] = field(default_factory=list)  # heads that the pass does not use, or whose product nothing takes up
     error: str = ""
     unjudged: str = ""
 
     def false(self, what: str) -> list[str]:
         true = getattr(self, f"true_{what}")
-        return [] if true is None else sorted(set(getattr(self, what)) - set(true) - set(self.unused))
+        return [] if true is None else sorted(set(getattr(self, what)) - set(true) - {*self.unused, *self.open})
 
     def missed(self, what: str) -> list[str]:
         true = getattr(self, f"true_{what}")
@@ -238,9 +250,11 @@ def judged(case: Case, known: Result | None = None) -> Result:
         sizes = {name: p.numel() for name, p in model.named_parameters()}
         result.count, result.parameters = len(sizes), sum(sizes.values())
         try:
+            gc.disable()  # as timeit does: the models before left much to collect
             begin = time.process_time()  # of this process alone, for the machine may be busy
             routes = htmuon.route(model).routes
             result.seconds = time.process_time() - begin
+            gc.enable()
         except Exception as error:
             result.error = f"{type(error).__name__}: {error}"[:300]
             return result
@@ -250,41 +264,44 @@ def judged(case: Case, known: Result | None = None) -> Result:
             result.shares[what] = sum(sizes[name] for name in found) / max(result.parameters, 1)
         if known is not None and (known.true_heads is not None or known.unjudged):
             result.true_heads, result.true_stems = known.true_heads, known.true_stems
-            result.base, result.unjudged = known.base, known.unjudged
+            result.base, result.unjudged, result.open = known.base, known.unjudged, known.open
+            result.unused = known.unused
             return result
         # What an embedding is tied to, and a table, can't be taken for a head; it takes AdamW all the same.
         settled = {r.name for r in routes if r.view is None and not r.reason.startswith(tuple(REASONS))}
         matrices = {name for name, p in model.named_parameters() if p.ndim > 1} - settled
         try:
             with torch.no_grad(), torch.device(device):
-                heads, stems, used = flow(model, case.inputs(model))
+                watch, heads = flow(model, case.inputs(model))
         except Exception as error:
             result.unjudged = f"forward: {type(error).__name__}: {error}"[:200]
             if result.parameters > SMALL:
                 break
             continue
-        result.true_heads, result.true_stems, result.unjudged = sorted(heads & matrices), sorted(stems & matrices), ""
-        result.unused = sorted(set(result.stems) - used)
+        result.true_heads, result.true_stems = sorted(heads & matrices), sorted(watch.stems & matrices)
+        result.unjudged = ""
+        result.unused = sorted(set(result.stems) - watch.used)
+        result.open = sorted(matrices - (watch.used & watch.taken))
         break
     if not result.unjudged.startswith("build") and callable(classifier := getattr(model, "get_classifier", None)):
         case.base = result.base = isinstance(classifier(), nn.Identity)  # as timm's models without classes
-    if case.base and not result.unjudged.startswith("build"):
-        result.true_heads = []
+    if case.base and not result.unjudged.startswith("build"):  # all its outputs are states but what it takes for heads
+        result.true_heads, result.open = sorted(set(result.true_heads or ()) & set(result.heads)), []
     return result
 
 
 SMALL = 150_000_000  # parameters of a model that may be built with numbers in it
 
 
-def flow(model: nn.Module, inputs: dict[str, Any]) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
-    """The weights that make the outputs of a forward pass, those that read its inputs, and all that took part."""
+def flow(model: nn.Module, inputs: dict[str, Any]) -> tuple[Watch, frozenset[str]]:
+    """The watched forward pass of a model, and the weights that make its outputs."""
     watch = Watch(model)
     for tensor in torch.utils._pytree.tree_leaves(inputs):
         if isinstance(tensor, Tensor) and tensor.is_floating_point():
             watch.mark(tensor, Origin(raw=True, active=True))
     with watch:
         out = model(**inputs)
-    return frozenset().union(*(watch.of(t).heads for t in answers(out))), frozenset(watch.stems), frozenset(watch.used)
+    return watch, frozenset().union(*(watch.of(t).heads for t in answers(out)))
 
 
 def timm_cases() -> Iterator[Case]:

@@ -1,7 +1,8 @@
 """Which output rows of a weight a model uses together, by its own forward pass and not by any table.
 
-A number for its row is put on every output of a linear map or convolution. The numbers follow through reshapes, splits
-and whatever works on each element; where another operation takes them in, those rows are used together.
+A number for its row is put on every output of a linear map or convolution. The numbers follow through reshapes, splits,
+whatever works on each element, and depthwise convolutions, whose channels stay apart; where another operation takes
+them in, those rows are used together.
 """
 
 from dataclasses import dataclass, field
@@ -69,7 +70,8 @@ ASKS = {
     "new_empty",
     "new_zeros",
 }
-LINEAR = {"linear", "conv1d", "conv2d", "conv3d", "addmm"}
+CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
+LINEAR = {"linear", "addmm"} | CONVOLUTIONS
 TRANSPOSED = (torch.Tensor.T.__get__, torch.Tensor.mT.__get__)
 
 
@@ -117,6 +119,9 @@ class RowTrace(TorchFunctionMode):
             self._follow(func, args, kwargs, result)
         elif len(marked) == 1 and name in ELEMENTWISE and marked[0] is args[0] and result.shape == args[0].shape:
             self._mark(result, *self.rows[id(marked[0])][1:])
+        elif marked and marked[0] is args[0] and self._is_depthwise(name, args, kwargs):
+            self._convolve(result, *self.rows[id(marked[0])][1:])
+            return result
         elif marked and name not in ASKS:
             for tensor in marked:
                 self._use(*self.rows[id(tensor)][1:])
@@ -125,6 +130,23 @@ class RowTrace(TorchFunctionMode):
         if (weight := self._weight(name, args, kwargs)) is not None:
             self._mark(result, weight, _row_numbers(name, result))
         return result
+
+    def _is_depthwise(self, name, args, kwargs):
+        """Whether it is a convolution of as many groups as there are channels, before and after it."""
+        if name not in CONVOLUTIONS:
+            return False
+        weight = kwargs["weight"] if "weight" in kwargs else args[1]
+        groups = args[6] if len(args) > 6 else kwargs.get("groups", 1)
+        return groups == args[0].shape[1] == weight.shape[0]
+
+    def _convolve(self, result, weight, rows):
+        """Mark what a depthwise convolution makes, where each channel holds the same row at all places but padding."""
+        dims = tuple(range(2, result.ndim))
+        each = rows.amax(dims, keepdim=True)
+        if torch.equal(rows.where(rows >= 0, each), each.expand(rows.shape)):
+            self._mark(result, weight, each.expand(result.shape))
+        else:
+            self._use(weight, rows)
 
     def _weight(self, name, args, kwargs):
         """The parameter that a linear map or a convolution applies; None for other operations and weights."""

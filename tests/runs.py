@@ -1,5 +1,7 @@
 import dataclasses
+import multiprocessing
 import random
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,21 @@ def tiny_run(text: Path) -> RunConfig:
         monitor_every=3,
         device="cpu",
     )
+
+
+PRELOAD = ["htmuon.recipes", "transformers.models.llama.modeling_llama", "tokenizers", "safetensors.torch"]
+PRELOAD += ["datasets", "pyarrow"]
+
+
+@pytest.fixture(scope="session")
+def processes() -> BaseContext:
+    """A server that has the libraries loaded, so that a new process costs milliseconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")  # the processes inherit it from the server, which starts with the first
+        context.Process(target=print).start()
+    return context
 
 
 class Recorder(Observer):

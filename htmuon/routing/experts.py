@@ -58,7 +58,11 @@ GATES_OF_ROWS = Row("linear", "experts [E*out, in]", lambda module, by: int(modu
 FLEXIBLE = Row("linear", "one matrix [out, in] a codebook", _halves_of("fc1"))
 DIAGONAL = Row("transposed", "blocks [heads, in, out]")
 
-# One row a class and parameter of transformers that does not carry the flags.
+# One row a class and parameter of transformers that does not carry the flags. Three have none, for no view says how
+# they store their matrices, and AdamW takes them: DbrxExpertGLU's w2 `[E*in, out]`, whose experts would be columns of
+# the `transposed` view, and a split divides rows; XLNetRelativeAttention's q, k, v and r and
+# FunnelRelMultiheadAttention's r_kernel `[in, heads, head_dim]`, whose output rows are spread over two dims, where a
+# split and the slices of a layout find them along one.
 STORED: dict[tuple[str, str], Row] = {
     ("Llama4TextExperts", "gate_up_proj"): GATES_TRANSPOSED,
     ("Llama4TextExperts", "down_proj"): EXPERTS_TRANSPOSED,

@@ -48,8 +48,10 @@ def route_groups(
         The groups, in their order; of each the matrices come first, one group for each view and split.
 
     Raises:
-        TypeError: as `htmuon.route`; or a group is no dict with `params`.
-        ValueError: as `htmuon.route`; or a parameter is not the model's, or a group is divided already.
+        TypeError: as `htmuon.route`; or `groups` is no list, a group no dict with `params`, or a member of it no
+            parameter.
+        ValueError: as `htmuon.route`; or a parameter is not the model's or is listed twice, or a group is divided
+            already.
 
     Example:
         >>> import torch, htmuon
@@ -66,16 +68,26 @@ def route_groups(
     """
     check_flag("named", named)
     routing = route(model, spectral=spectral, adamw=adamw, split=split)
-    of_model = {id(parameter) for parameter in model.parameters()}
+    if isinstance(groups, Mapping | Tensor | str) or not isinstance(groups, Iterable):
+        raise TypeError(f"groups must be a list of dicts with 'params'; got {type(groups).__name__}. Write [group].")
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    listed: dict[int, int] = {}
     divided = []
     for number, group in enumerate(groups):
         members = _members(group, number)
         for member in members:
-            if id(member) not in of_model:
+            if id(member) not in names:
                 raise ValueError(
                     f"groups must hold parameters of the model; group {number} has one of shape {tuple(member.shape)} "
                     f"that is not in {type(model).__name__}. Pass the model that the groups were made from."
                 )
+            if id(member) in listed:
+                before = listed[id(member)]
+                where = f"group {number} twice" if before == number else f"groups {before} and {number}"
+                raise ValueError(
+                    f"groups must hold each parameter once; {names[id(member)]!r} is in {where}. Leave it in one place."
+                )
+            listed[id(member)] = number
         wanted = {id(member) for member in members}
         own = Routing(tuple(found for found in routing.routes if id(found.parameter) in wanted))
         divided += _united([{**part, **_settings(group)} for part in own.groups(named=named)])
@@ -96,7 +108,19 @@ def _members(group: Mapping[str, Any], number: int) -> list[Tensor]:
             "optimizer as it is."
         )
     params = [group["params"]] if isinstance(group["params"], Tensor) else group["params"]
-    return [member[1] if isinstance(member, tuple) else member for member in params]
+    if isinstance(params, str | Mapping) or not isinstance(params, Iterable):
+        raise TypeError(
+            f"'params' must be parameters or pairs (name, parameter); group {number} has {type(params).__name__}. "
+            "Write [parameter], or model.parameters()."
+        )
+    members: list[Any] = [member[-1] if isinstance(member, tuple) and member else member for member in params]
+    for member in members:
+        if not isinstance(member, Tensor):
+            raise TypeError(
+                f"'params' must be parameters or pairs (name, parameter); group {number} has {member!r}. Take it from "
+                "model.named_parameters()."
+            )
+    return members
 
 
 def _settings(group: Mapping[str, Any]) -> Group:

@@ -116,11 +116,16 @@ def _delta_net_gates(holder: Any, rows: int) -> Parts | None:
     return _turns(holder.num_k_heads, each, each)
 
 
+def _delta_net_inner(holder: Any, rows: int) -> Parts | None:
+    return (holder.key_dim, holder.key_dim, holder.value_dim)
+
+
 def _mamba2(holder: Any, rows: int) -> Parts | None:
-    return (holder.intermediate_size, holder.conv_dim, holder.num_heads)
+    states = holder.n_groups * holder.ssm_state_size
+    return (holder.intermediate_size, holder.intermediate_size, states, states, holder.num_heads)
 
 
-QKV, KV, GATED, MAMBA2 = "q, k, v", "k, v", "gate, up", "gate; x, B, C; dt"
+QKV, KV, GATED, MAMBA2 = "q, k, v", "k, v", "gate, up", "gate, x, B, C, dt"
 HEADWISE = "q, k, v of each head"
 
 # By the path under which a holder has the layer, `*` for a number. The first row that means the holder counts.
@@ -264,6 +269,7 @@ FUSED: dict[str, tuple[Row, ...]] = {
         ),
     ),
     "in_proj_qkvz": (Row("q, k, v, gate of each head", _delta_net),),
+    "in_proj_qkv": (Row(QKV, _delta_net_inner, _named("Qwen.*GatedDeltaNet")),),
     "in_proj_ba": (Row("b, a of each head", _delta_net_gates),),
 }
 

@@ -5,40 +5,31 @@ outside of its `base_model`), then the names of its parts, and where nothing is 
 """
 
 import re
-from itertools import pairwise
 
 from torch import nn
 
 from htmuon.routing.models import (
     CONTAINERS,
+    changes_width,
     core,
+    holds_layer,
     in_width,
     inner_models,
+    is_chain,
     is_layer,
     is_of_library,
     is_of_timm,
     is_of_transformers,
+    is_stack,
     out_width,
 )
 from htmuon.routing.reparametrized import layers
 
 # Whole path components, never parts of them: "head" must not match "headwise_gate".
 HEAD_NAMES = frozenset(
-    {
-        "lm_head",
-        "embed_out",
-        "classifier",
-        "classifier_distill",
-        "score",
-        "unembed",
-        "unembedding",
-        "to_logits",
-        "logits",
-        "logits_proj",
-        "qa_outputs",
-    }
+    {"lm_head", "embed_out", "classifier", "classifier_distill", "score", "unembed", "unembedding", "to_logits"}
+    | {"logits", "logits_proj", "qa_outputs"}
 )
-
 
 # These, and names that end as `ENDINGS`, name a head only outside of repeated blocks, where there is no number before
 # them.
@@ -51,7 +42,6 @@ CERTAIN_ENDING = "_head"
 # torch's layers of a transformer, which have no head whatever holds them.
 BLOCKS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.MultiheadAttention)
 
-
 # Layers of detectors and of heads of several layers that answer, wherever they stand.
 ANSWER_NAMES = frozenset(
     {"cls_logits", "cls_score", "bbox_pred", "bbox_reg", "bbox_ctrness", "class_embed", "bbox_embed"}
@@ -60,21 +50,20 @@ ANSWER_NAMES = frozenset(
     | {"seq_relationship", "sop_classifier"}
 )
 
+# What names of such layers end in, whatever they answer for (`enc_out_class_embed`, `decoder_bbox_head`).
+ANSWER_ENDINGS = ("_class_embed", "_bbox_embed", "_bbox_head")
 
 # Heads of models that declare another one.
 AUXILIARY_NAMES = frozenset({"head_dist", "aux_head", "AuxLogits"})
 
-
 # Names by which some models of transformers answer from within their base models, where nothing else is named.
 INNER_NAMES = frozenset({"final_layer", "output_projection"})
-
 
 # What ends in a head's name, and is the last hidden layer before it.
 HIDDEN_NAMES = frozenset(
     {"conv_head", "pre_head", "pre_logits", "pooling_head", "attn_pool", "projection_head", "pre_classifier"}
     | {"query_pos_head", "ref_point_head", "ref_anchor_head"}
 )
-
 
 # The class of a model of transformers that has a task; RoFormerModel has none.
 TASK = re.compile("For[A-Z]|LMHead|DoubleHeads|Generation")
@@ -116,13 +105,13 @@ def last_layers(module: nn.Module) -> set[nn.Module]:
     """
     if is_layer(module):
         return {module}
-    children = [(name, child) for name, child in module.named_children() if _holds_layer(child)]
+    children = [(name, child) for name, child in module.named_children() if holds_layer(child)]
     if not children:
         return set()
     adapted = dict(children).get("base_layer")  # what a layer is called inside of an adapter such as LoRA
     if adapted is not None:
         return last_layers(adapted)
-    if isinstance(module, nn.ModuleDict) or (isinstance(module, nn.ModuleList) and not _is_chain(module)):
+    if isinstance(module, nn.ModuleDict) or (isinstance(module, nn.ModuleList) and not is_chain(module)):
         answering = [child for _, child in children]
     else:
         answering = [child for name, child in children if _answers(name) and not _is_before_another(module, name)]
@@ -148,13 +137,15 @@ def _of_transformers(model: nn.Module) -> set[nn.Module]:
         declared = get_output() if callable(get_output) else None
     except (AttributeError, NotImplementedError):  # declared for other configurations of the same class
         declared = None
+    of_library = is_of_library(model, "transformers")
+    if declared is None and of_library:
+        declared = model._modules.get("lm_head")  # what the library takes itself where the input embeddings are known
     heads = last_layers(declared) if isinstance(declared, nn.Module) else set()
     base = getattr(model, "base_model", model)
-    of_library = is_of_library(model, "transformers")
-    heads |= _strictly_named(model, ANSWER_NAMES) if of_library else set()
+    heads |= _strictly_named(model, ANSWER_NAMES, ANSWER_ENDINGS) if of_library else set()
     if _is_base(model) and of_library:
-        tasks = [part for part in model.children() if is_of_transformers(part) and not _is_base(part)]
-        return heads | {head for part in tasks for head in _of_transformers(part)}
+        parts = [part for part in model.children() if is_of_transformers(part)]
+        return heads | {head for part in parts for head in _of_transformers(part)}
     below = {
         held
         for module in model.modules()
@@ -162,11 +153,14 @@ def _of_transformers(model: nn.Module) -> set[nn.Module]:
         for held in module.modules()
     }
     if heads:
-        return heads | _beside(model, heads, below)
-    named = {head for found in _named(model, below).values() for head in found}
+        return heads | _beside(model, heads, below) | (_of_vocabulary(model, heads) if of_library else set())
+    named = _named(model, below)
     if not of_library:
-        return named or _outermost(model, below)
-    return named or _last_part(model, below) or _strictly_named(model, INNER_NAMES)
+        return {head for found in named.values() for head in found} or _outermost(model, below)
+    answering = {
+        head for place, found in named.items() for head in found if _is_certain(place[-1]) or changes_width(head)
+    }
+    return answering or _last_part(model, below) or _strictly_named(model, INNER_NAMES)
 
 
 def _beside(model: nn.Module, heads: set[nn.Module], below: set[nn.Module]) -> set[nn.Module]:
@@ -179,24 +173,24 @@ def _beside(model: nn.Module, heads: set[nn.Module], below: set[nn.Module]) -> s
         and part not in below
         and heads.isdisjoint(part.modules())
         for layer in last_layers(part)
+        if changes_width(layer) or not is_of_library(model, "transformers")
+    }
+
+
+def _of_vocabulary(model: nn.Module, heads: set[nn.Module]) -> set[nn.Module]:
+    """Layers beside a head that read as much as it makes: further columns of it, stored the other way round."""
+    return {
+        layer
+        for part in model.modules()
+        for head in heads.intersection(part.children())
+        for layer in part.children()
+        if layer not in heads and is_layer(layer) and in_width(layer) == out_width(head) != out_width(layer)
     }
 
 
 def _is_base(model: nn.Module) -> bool:
     """Whether a model of transformers is one without a task: its class is named for none."""
     return TASK.search(type(model).__name__) is None
-
-
-def _holds_layer(module: nn.Module) -> bool:
-    return any(is_layer(held) for held in module.modules())
-
-
-def _is_chain(parts: nn.ModuleList) -> bool:
-    """Whether the layers of a list are meant one after the other: each reads what the one before it makes."""
-    listed = list(parts)
-    if len(listed) < 2 or not all(is_layer(part) for part in listed):
-        return False
-    return all(out_width(first) == in_width(second) for first, second in pairwise(listed))
 
 
 def _answers(name: str) -> bool:
@@ -230,14 +224,14 @@ def _is_certain(name: str) -> bool:
     return name in HEAD_NAMES | OUTER_HEAD_NAMES or name.endswith(CERTAIN_ENDING)
 
 
-def _strictly_named(model: nn.Module, names: frozenset[str]) -> set[nn.Module]:
+def _strictly_named(model: nn.Module, names: frozenset[str], endings: tuple[str, ...] = ()) -> set[nn.Module]:
     """The layers that answer by names that nothing else has."""
     places = {
         ".".join(path[: depth + 1])
         for name, _ in _ends(model)
         for path in [name.split(".")]
         for depth, part in enumerate(path)
-        if part in names
+        if part in names or part.endswith(endings)
     }
     return {layer for place in places for layer in last_layers(model.get_submodule(place))}
 
@@ -263,7 +257,8 @@ def _is_before_another(parent: nn.Module, name: str) -> bool:
         return not hasattr(parent, "bbox_embed")
     if name == "head":
         return any(other in HEAD_NAMES for other, _ in parent.named_children())
-    return name.endswith("_head") and hasattr(parent, name.removesuffix("_head") + "_predictor")
+    predictor = name.removesuffix("_head") + "_predictor"
+    return name.endswith("_head") and isinstance(getattr(parent, predictor, None), nn.Module)
 
 
 def _outermost(model: nn.Module, apart: set[nn.Module]) -> set[nn.Module]:
@@ -276,7 +271,7 @@ def _outermost(model: nn.Module, apart: set[nn.Module]) -> set[nn.Module]:
     *before, last = name.split(".")
     if last.isdigit():
         parent = model.get_submodule(".".join(before))
-        if isinstance(parent, nn.ModuleList) and not _is_chain(parent):
+        if isinstance(parent, nn.ModuleList) and not is_chain(parent):
             return set()
         outermost = isinstance(parent, CONTAINERS) and not any(part.isdigit() for part in before)
         return {module} if outermost else set()
@@ -284,14 +279,24 @@ def _outermost(model: nn.Module, apart: set[nn.Module]) -> set[nn.Module]:
 
 
 def _last_part(model: nn.Module, below: set[nn.Module]) -> set[nn.Module]:
-    """The layers that answer for the last part of a task's model, where none is named; no projection or quantizer."""
-    parts = [
-        (name, child)
-        for name, child in model.named_children()
-        if child not in below
-        and "proj" not in name
-        and "quantizer" not in name
-        and _holds_layer(child)
-        and not is_of_transformers(child)
-    ]
-    return last_layers(parts[-1][1]) - below if parts else set()
+    """The layers that answer for the last part of a task's model that has such, where none is named.
+
+    No projection or quantizer. A layer or a Sequential answers by its end; what the library wrote a class for, by no
+    layer that makes as many features as it reads, unless that is named for it: it makes features.
+    """
+    named = {layer for name, layer in model.named_modules() if _is_certain(name.rpartition(".")[2])}
+    for name, part in reversed(list(model.named_children())):
+        inner = "quantizer" in name or ("proj" in name and not name.endswith("out_proj"))
+        if part in below or inner or is_of_transformers(part):
+            continue
+        plain = is_layer(part) or isinstance(part, nn.Sequential)
+        ends = _beside_blocks(part) if is_stack(part) else last_layers(part)
+        if answering := {end for end in ends - below if plain or end in named or changes_width(end)}:
+            return answering
+    return set()
+
+
+def _beside_blocks(part: nn.Module) -> set[nn.Module]:
+    """The last layer beside the blocks of a part, and those that read as much as it does."""
+    beside = [held for held in part.children() if is_layer(held)]
+    return {held for held in beside if in_width(held) == in_width(beside[-1])}

@@ -1,6 +1,7 @@
 """How models are nested: what a wrapper holds, and which library a model says it comes from."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import cast
 
 from torch import nn
@@ -33,6 +34,36 @@ def out_width(module: nn.Module) -> int:
     """How many channels or features a layer makes at a place."""
     width = getattr(module, "out_channels", None) or getattr(module, "out_features", None) or getattr(module, "nf", 0)
     return cast(int, width)
+
+
+def changes_width(layer: nn.Module) -> bool:
+    """Whether a layer makes something else than it reads, as those that answer do."""
+    return in_width(layer) != out_width(layer)
+
+
+def holds_layer(module: nn.Module) -> bool:
+    """Whether a module is a layer or has one in it."""
+    return any(is_layer(held) for held in module.modules())
+
+
+def is_chain(parts: nn.ModuleList) -> bool:
+    """Whether the parts of a list are meant one after the other: each reads what the one before it makes.
+
+    Activations between layers say so, and widths, where not all are the same: parts of several layers that make as many
+    features as they read may as well be heads beside each other.
+    """
+    ends = [found for part in parts if (found := [held for held in part.modules() if is_layer(held)])]
+    if len(ends) < 2 or any(out_width(one[-1]) != in_width(other[0]) for one, other in pairwise(ends)):
+        return False
+    of_layers = all(is_layer(part) for part in parts if holds_layer(part))
+    return of_layers or any(in_width(found[0]) != out_width(found[-1]) for found in ends)
+
+
+def is_stack(part: nn.Module) -> bool:
+    """Whether a part of a model holds a list of alike blocks, beside which its layers stand."""
+    lists = [held for held in part.children() if isinstance(held, nn.ModuleList)]
+    blocks = [[block for block in held if holds_layer(block) and not is_layer(block)] for held in lists]
+    return any(len({type(block) for block in alike}) == 1 for alike in blocks)
 
 
 def is_of_transformers(module: nn.Module) -> bool:

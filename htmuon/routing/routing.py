@@ -18,15 +18,11 @@ from htmuon._registry import unknown_name
 from htmuon._typing import MATRIX_VIEWS, Group, MatrixView
 from htmuon.layouts import is_flattened
 from htmuon.routing.declared import Holders, Stored, holders
-from htmuon.routing.heads import head_modules
-from htmuon.routing.lookups import is_vector_like, lookup_modules, undecayed_names
-from htmuon.routing.models import is_embedding
 from htmuon.routing.patterns import check_patterns, matching
 from htmuon.routing.reparametrized import WeightPlace, is_coordinates, layer_name, places
-from htmuon.routing.routers import router_modules
+from htmuon.routing.roles import is_vector_like, roles, undecayed_names
 from htmuon.routing.routes import Route, Routing
 from htmuon.routing.split import GivenSplit, part_shapes, split_of
-from htmuon.routing.stems import stem_modules
 from htmuon.routing.storage import is_grouped, is_vector, other_reason, own_view, stored, weight_shape
 from htmuon.routing.views import MINIMUM_DIMS, check_shaped, default_view
 
@@ -37,15 +33,6 @@ SplitRules = Mapping[str, Parts] | Literal["auto"] | None
 
 # What becomes of a fused weight for which nothing else is said.
 DEFAULT_SPLIT: Literal["auto"] | None = None
-
-
-def _roles(model: nn.Module) -> dict[nn.Module, str]:
-    """The modules whose parameters take AdamW whatever their shape, and why."""
-    roles = dict.fromkeys(stem_modules(model), "patch or stem layer")
-    roles |= dict.fromkeys(lookup_modules(model), "lookup stored as Linear")
-    roles |= dict.fromkeys(router_modules(model), "router")
-    roles |= dict.fromkeys(head_modules(model), "output head")
-    return roles | dict.fromkeys((module for module in model.modules() if is_embedding(module)), "embedding")
 
 
 def _own_storage(parameter: Tensor, place: WeightPlace, by: Holders) -> Stored | None:
@@ -241,7 +228,7 @@ def route(
         if view is not None and view not in MATRIX_VIEWS:
             raise unknown_name("matrix_view", view, list(MATRIX_VIEWS))
 
-    roles = _roles(model)
+    taken = roles(model)
     undecayed = undecayed_names(model, names)
     acting, held = places(model), holders(model)
     routes = []
@@ -262,7 +249,7 @@ def route(
         elif wanted:
             found = _route_by_pattern(name, parameter, at[0], own, wanted[0], views[wanted[0]])
         else:
-            against = [roles.get(place.module) for place in at]
+            against = [taken.get(place.module) for place in at]
             found = _route_by_module(name, parameter, at, own, [reason for reason in against if reason])
         bare = is_vector_like(parameter) and any(own_view(parameter, place) is None for place in at)
         decays = not (bare or name in undecayed or any(_is_vector(parameter, p) or is_coordinates(p) for p in at))

@@ -9,7 +9,7 @@ from htmuon.routing.models import core, in_width, is_embedding, is_layer, is_of_
 from htmuon.routing.reparametrized import layers
 
 STEM_NAMES = frozenset(
-    {"patch_embed", "patch_embedding", "patch_embeddings", "to_patch_embedding", "stem", "conv_stem"}
+    {"patch_embed", "patch_embedding", "patch_embeddings", "to_patch_embedding", "patcher", "stem", "conv_stem"}
 )
 
 

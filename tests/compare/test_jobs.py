@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 
 from htmuon._files import write_json
 from htmuon.cli import compare as compare_command
+from htmuon.compare import jobs
 from htmuon.compare.compare_config import CompareConfig
 from htmuon.compare.comparing import compare
 from htmuon.compare.grid import GridConfig
@@ -55,7 +57,13 @@ def measured(folder: Path) -> dict[str, Any]:
     return {name: (run.final_loss, run.curve("train"), run.curve("evaluation")) for name, run in runs.items()}
 
 
-@pytest.mark.usefixtures("no_figures")
+@pytest.fixture
+def forked(processes: BaseContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that have the libraries when they start; those of the killed comparison below get them as users' do."""
+    monkeypatch.setattr(jobs, "get_context", lambda method: processes)
+
+
+@pytest.mark.usefixtures("no_figures", "forked")
 def test_runs_side_by_side_are_those_in_turn_to_the_bit(tiny: CompareConfig, tmp_path: Path) -> None:
     # A grid that must grow, and of the three searches two at the same time.
     config = dataclasses.replace(
@@ -94,23 +102,26 @@ def test_runs_side_by_side_are_those_in_turn_to_the_bit(tiny: CompareConfig, tmp
     assert "at a time" not in (one.out / "summary.json").read_text()
 
 
+@pytest.mark.usefixtures("forked")
 def test_an_error_in_a_process_is_that_of_the_comparison(tiny: CompareConfig) -> None:
     missing = dataclasses.replace(tiny.run, data=dataclasses.replace(tiny.run.data, path="no such text"))
     with pytest.raises(ValueError, match="no such text"):
         compare(dataclasses.replace(tiny, run=missing, jobs=2), command="")
 
 
+@pytest.mark.usefixtures("forked")
 def test_an_error_ends_the_runs_beside_it(tiny: CompareConfig, tmp_path: Path) -> None:
     """Whichever of them was asked for first."""
     endless = dataclasses.replace(tiny.run, steps=10**6, monitor_every=None)
     missing = dataclasses.replace(endless, data=dataclasses.replace(endless.data, path="no such text"))
     with (
         pytest.raises(ValueError, match="no such text"),
-        opened_jobs(2, Display(), tmp_path / "data") as jobs,
+        opened_jobs(2, Display(), tmp_path / "data") as two,
     ):
-        list(jobs.each(lambda run: jobs.train("", run, tmp_path / str(id(run))), [endless, missing]))
+        list(two.each(lambda run: two.train("", run, tmp_path / str(id(run))), [endless, missing]))
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_process_that_is_killed_ends_the_comparison(tiny: CompareConfig, tmp_path: Path) -> None:
     endless = dataclasses.replace(tiny.run, steps=10**6, monitor_every=None)
 
@@ -123,9 +134,9 @@ def test_a_process_that_is_killed_ends_the_comparison(tiny: CompareConfig, tmp_p
     killer.start()
     with (
         pytest.raises(ChildProcessError, match=r"from outside.*with fewer jobs"),
-        opened_jobs(2, Display(), tmp_path / "data") as jobs,
+        opened_jobs(2, Display(), tmp_path / "data") as two,
     ):
-        list(jobs.each(lambda name: jobs.train("", endless, tmp_path / name), ["run1", "run2"]))
+        list(two.each(lambda name: two.train("", endless, tmp_path / name), ["run1", "run2"]))
     killer.join()
     assert not multiprocessing.active_children()
 

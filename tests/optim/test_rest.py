@@ -98,7 +98,7 @@ def possible(spectral_map):
 @every_optimizer
 @pytest.mark.parametrize("spectral_map", MAPS)
 def test_nothing_moves_without_a_signal(name, spectral_map):
-    for power, normalization, faint in itertools.product(possible(spectral_map), SIZES, (0.0, 1e-12)):
+    for power, normalization in itertools.product(possible(spectral_map), SIZES):
         settings = {"power": power, "spectral_map": spectral_map, "normalization": normalization, "method": "eigh"}
         weight = nn.Parameter(torch.randn(8, 6))
         start = weight.detach().norm()
@@ -108,15 +108,16 @@ def test_nothing_moves_without_a_signal(name, spectral_map):
             weight.grad = gradient
             optimizer.step()
         before = weight.detach().clone()
-        for gradient in gradients[:4]:
-            weight.grad = faint * gradient
-            optimizer.step()
-        # To the bit, so that any number of such steps leaves it where it is.
-        assert torch.equal(weight, before), (settings, faint)
+        for faint in (1e-12, 0.0):
+            for gradient in gradients[:4]:
+                weight.grad = faint * gradient
+                optimizer.step()
+            # To the bit, so that any number of such steps leaves it where it is.
+            assert torch.equal(weight, before), (settings, faint)
         for gradient in gradients:
             weight.grad = gradient
             optimizer.step()
-        assert weight.detach().norm() <= 2 * start, (settings, faint)
+        assert weight.detach().norm() <= 2 * start, settings
 
 
 @pytest.mark.slow

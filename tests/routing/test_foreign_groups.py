@@ -1,5 +1,7 @@
 """Groups of other libraries, divided: each parameter keeps the settings that its group had."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -116,19 +118,33 @@ def test_tied_parameters_and_wrapped_models_are_found():
 
 
 LINEAR = nn.Linear(2, 2)
+BOTH = {"params": list(LINEAR.parameters())}
+PAIRS = "must be parameters or pairs (name, parameter); group 0 has "
 
 
 @pytest.mark.parametrize(
     ("groups", "error", "words"),
     [
-        ([{"params": nn.Linear(3, 2).parameters()}], ValueError, r"group 0 has one of shape \(2, 3\) that is not in"),
+        ([{"params": nn.Linear(3, 2).parameters()}], ValueError, "group 0 has one of shape (2, 3) that is not in"),
         ([[LINEAR.weight]], TypeError, "must be dicts with 'params'; group 0 is list. For plain parameters"),
         ([{"lr": 0.1}], TypeError, "must be dicts with 'params'"),
         ([{"params": LINEAR.weight, "use_muon": True}], ValueError, "group 0 has use_muon=True"),
+        ([BOTH, {"params": LINEAR.bias}], ValueError, "each parameter once; 'bias' is in groups 0 and 1. Leave it in"),
+        ([{"params": [LINEAR.bias] * 2}], ValueError, "each parameter once; 'bias' is in group 0 twice. Leave it in"),
+        (BOTH, TypeError, "must be a list of dicts with 'params'; got dict. Write"),
+        (LINEAR.weight, TypeError, "must be a list of dicts with 'params'; got Parameter"),
+        (3, TypeError, "must be a list of dicts with 'params'; got int"),
+        ([3], TypeError, "must be dicts with 'params'; group 0 is int"),
+        ([{"params": None}], TypeError, f"{PAIRS}NoneType. Write"),
+        ([{"params": "weight"}], TypeError, f"{PAIRS}str. Write"),
+        ([{"params": dict(LINEAR.named_parameters())}], TypeError, f"{PAIRS}dict. Write"),
+        ([{"params": ["weight"]}], TypeError, f"{PAIRS}'weight'. Take it from model.named_parameters"),
+        ([{"params": [("weight", None)]}], TypeError, f"{PAIRS}None. Take"),
+        ([{"params": [()]}], TypeError, f"{PAIRS}(). Take"),
     ],
 )
 def test_bad_groups_are_named(groups, error, words):
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=re.escape(words)):
         htmuon.route_groups(LINEAR, groups)
 
 

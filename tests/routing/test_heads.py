@@ -161,18 +161,90 @@ TRANSFORMERS = {
     ("modernbert", "ModernBertForSequenceClassification"): {"classifier.weight"},
     ("llama", "LlamaForSequenceClassification"): {"score.weight"},
     ("siglip_vision_model", "SiglipVisionModel"): set(),
+    # Further columns of the output embedding, stored the other way round.
+    ("mobilebert", "MobileBertForMaskedLM"): {"cls.predictions.dense.weight"},
+    # Named as classifiers, but what they make of the questions is compared with the text.
+    ("splinter", "SplinterForQuestionAnswering"): set(),
+    ("bert-generation", "BertGenerationEncoder"): set(),  # the encoder of a task, without a head
+    ("wav2vec2", "Wav2Vec2ForXVector"): {"classifier.weight"},  # as wide as what it reads, and named as heads alone are
 }
 
 
 @pytest.mark.parametrize(("kind", "name"), TRANSFORMERS)
 def test_transformers(kind, name):
     special = {f"{of}_token_id": 0 for of in ("pad", "bos", "eos", "cls", "sep")} if kind == "modernbert" else {}
+    special |= {"embedding_size": 8} if kind == "mobilebert" else {}
     assert heads(small(kind, name, **BERT, **special)) == TRANSFORMERS[kind, name]
 
 
 def test_the_heads_of_detr():
     found = heads(small("detr", "DetrForObjectDetection", encoder_layers=1, decoder_layers=1))
     assert found == {"class_labels_classifier.weight", "bbox_predictor.layers.2.weight"}
+
+
+UNDECLARED = {
+    # Named as heads alone are, it is one though it makes as many words as it reads features.
+    ("lasr_ctc", "LasrForCTC"): ({}, {"ctc_head.weight"}),
+    # As many pixels of a patch as features.
+    ("vit", "ViTForMaskedImageModeling"): ({"num_hidden_layers": 1}, {"decoder.0.weight"}),
+    # The last part makes descriptors of as many features as it reads, the one before it scores.
+    ("superpoint", "SuperPointForKeypointDetection"): (
+        {"encoder_hidden_sizes": [8, 8, 8, 16]},
+        {"keypoint_decoder.conv_score_b.weight"},
+    ),
+    # Blocks alike, and a projection that makes what is compared.
+    ("superglue", "SuperGlueForKeypointMatching"): ({}, set()),
+    ("efficientloftr", "EfficientLoFTRForKeypointMatching"): ({}, set()),
+    # Blocks alike, a layer before them and one behind.
+    ("vit_mae", "ViTMAEForPreTraining"): (
+        {"num_hidden_layers": 1, "decoder_num_hidden_layers": 2},
+        {"decoder.decoder_pred.weight"},
+    ),
+    # As many numbers to come as features, by a layer that is named as one of output.
+    ("timesfm", "TimesFmModelForPrediction"): ({"num_hidden_layers": 1}, {"horizon_ff_layer.output_layer.weight"}),
+    # Blocks alike, and two layers beside them.
+    ("speecht5", "SpeechT5ForTextToSpeech"): (
+        {"encoder_layers": 1, "decoder_layers": 1},
+        {"speech_decoder_postnet.feat_out.weight", "speech_decoder_postnet.prob_out.weight"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("kind", "name"), UNDECLARED)
+def test_the_last_part_that_answers_is_the_head_where_none_is_declared(kind, name):
+    settings, expected = UNDECLARED[kind, name]
+    assert heads(small(kind, name, **settings)) == expected
+
+
+def test_layers_of_a_list_with_activations_between_are_in_turn():
+    model = small("chmv2", "CHMv2ForDepthEstimation")
+    assert heads(model) == {"head.conv_depth.head.4.weight"}
+
+
+def test_what_queries_make_of_a_mask_is_compared_with_the_pixels():
+    """Beside a declared head the part is named as one, and makes as many features as it reads."""
+    assert heads(small("eomt", "EomtForUniversalSegmentation", num_hidden_layers=1)) == {"class_predictor.weight"}
+
+
+def test_a_method_beside_a_head_is_nothing_that_feeds_on_it():
+    """`box_predictor` is a method here, and a module of torchvision's detectors."""
+    found = heads(small("owlv2", "Owlv2ForObjectDetection"))
+    assert {"box_head.dense2.weight", "objectness_head.dense2.weight"} <= found
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_the_heads_of_both_stages_of_detectors():
+    found = heads(small("omdet-turbo", "OmDetTurboForObjectDetection", decoder_num_layers=2))
+    boxes = {"encoder_bbox_head", "decoder_bbox_head.0", "decoder_bbox_head.1"}
+    assert found == {f"decoder.{box}.layers.2.weight" for box in boxes}
+    found = heads(small("lw_detr", "LwDetrForObjectDetection", decoder_layers=1, group_detr=1))
+    first = {"model.enc_out_bbox_embed.0.layers.2.weight", "model.enc_out_class_embed.0.weight"}
+    assert found == first | {"class_embed.weight", "bbox_embed.layers.2.weight"}
+
+
+def test_models_put_together_of_others_have_the_heads_of_each():
+    found = heads(small("bark", "BarkModel"))
+    assert {"semantic.lm_head.weight", "coarse_acoustics.lm_head.weight"} <= found
 
 
 def test_the_heads_of_musicgen_are_parallel():
@@ -207,6 +279,26 @@ def test_a_users_own_model_of_transformers_has_the_head_that_is_named_or_last():
     )
     for answer in ("classifier", "tags"):
         assert heads(meta(lambda answer=answer: Tagger(config, answer))) == {f"{answer}.weight"}
+
+
+def test_a_head_of_ones_own_beside_the_declared_one_may_make_as_many_features_as_it_reads():
+    transformers = pytest.importorskip("transformers")
+
+    class Tagger(transformers.BertForMaskedLM):
+        def __init__(self, config):
+            super().__init__(config)
+            self.policy_head = nn.Linear(config.hidden_size, config.hidden_size)
+
+    model = meta(lambda: Tagger(transformers.BertConfig(**BERT, tie_word_embeddings=False)))
+    assert heads(model) == {"policy_head.weight", "cls.predictions.decoder.weight"}
+
+
+def test_lists_of_layers_with_activations_and_parallel_heads_of_ones_own():
+    model = Net()
+    model.head = nn.ModuleList([nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 5)])
+    assert heads(model) == {"head.2.weight"}
+    model.head = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)) for _ in range(2))
+    assert heads(model) == {"head.0.2.weight", "head.1.2.weight"}
 
 
 @pytest.mark.parametrize("answer", [lambda self, name: self.head, lambda self, name="": "head", lambda self: None])

@@ -46,6 +46,12 @@ def test_stage_wise_patch_embeddings_are_hidden():
     assert model.get_parameter(stem).shape[1] == 3
 
 
+def test_the_patches_of_a_series_are_raw():
+    """With the statistics of its normalization put back, which are no stem."""
+    model = transformers_model("patchtsmixer", "PatchTSMixerForRegression")
+    assert of(model, "patch or stem layer") == {"model.encoder.patcher.weight"}
+
+
 def test_both_encoders_of_raft_read_the_image():
     models = pytest.importorskip("torchvision").models
     stems = of(meta(lambda: models.get_model("raft_small", weights=None)), "patch or stem layer")
@@ -84,6 +90,16 @@ def test_routers_are_alike_everywhere(kind, name):
     assert expected is None or expected in found
     assert all(r.view is None for r in htmuon.route(model).routes if r.name in found)
     assert not any("experts.gate_up_proj" in name or "experts.down_proj" in name for name in found)
+
+
+def test_a_router_among_what_is_called_experts_is_one():
+    """JetMoe's attention holds its experts and their router under the name of experts."""
+    model = transformers_model("jetmoe", "JetMoeForCausalLM", **SMALL, kv_channels=8, num_key_value_heads=2)
+    layer = "model.layers.0"
+    assert of(model, "router") == {
+        f"{layer}.mlp.router.layer.weight",
+        f"{layer}.self_attention.experts.router.layer.weight",
+    }
 
 
 def test_relative_position_biases_of_layoutlm_are_lookups():

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import multiprocessing
 import random
 import signal
 import time
@@ -15,21 +14,8 @@ from htmuon.training.train import train
 
 pytestmark = pytest.mark.slow
 
-PRELOAD = ["htmuon.recipes", "transformers.models.llama.modeling_llama", "tokenizers", "safetensors.torch"]
-PRELOAD += ["datasets", "pyarrow"]
 MEASURED = {"seconds_per_step", "optimizer_seconds", "data_seconds"}
 FILES = ("model.safetensors", "spectra.safetensors", "spectra.jsonl", "config.json")
-
-
-@pytest.fixture(scope="module")
-def processes():
-    """A server that has the libraries loaded, so that a new process costs milliseconds."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")  # the processes inherit it from the server, which starts with the first
-        context.Process(target=print).start()
-    return context
 
 
 def count_lines(folder):

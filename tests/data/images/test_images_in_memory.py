@@ -14,6 +14,7 @@ from htmuon.cli.terminal import result_table
 from htmuon.compare.compare_config import CompareConfig
 from htmuon.compare.comparing import compare
 from htmuon.compare.grid import GridConfig
+from htmuon.compare.report import comparison_page
 from htmuon.data.images.image_config import ImageConfig
 from htmuon.data.images.image_models import ResNetConfig, build_resnet
 from htmuon.data.images.images_in_memory import ImageClassification, pixel_statistics
@@ -266,7 +267,7 @@ def test_the_recipe_on_the_embedded_images_from_the_command_line(tmp_path, capsy
 
 
 @pytest.mark.slow
-def test_a_comparison_on_images_reports_accuracies(tmp_path, config):
+def test_a_comparison_on_images_reports_accuracies(tmp_path, config, monkeypatch):
     shared = dataclasses.replace(config, steps=6, eval_interval=2)
     grid = GridConfig(points=3, max_extensions=0)
     optimizers = ("adamw", "muon")
@@ -289,6 +290,7 @@ def test_a_comparison_on_images_reports_accuracies(tmp_path, config):
     again = dataclasses.replace(
         compared, out=tmp_path / "again", learning_rates="stored", tuned_file=str(tmp_path / "tuned.json")
     )
+    monkeypatch.setattr(comparison_page, "build_figures", lambda *_: [])  # drawn once, above
     stored_ones = compare(again, command="htmuon compare resnet-tiny").summaries
     assert [summary.losses for summary in stored_ones] == [summary.losses for summary in summaries]
     assert "tuned with other settings" not in (tmp_path / "again" / "report.html").read_text()
