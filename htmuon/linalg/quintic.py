@@ -25,7 +25,7 @@ from htmuon.linalg.base import (
     unit_scale,
 )
 from htmuon.linalg.fit import Fit, fit
-from htmuon.linalg.nested import top_eigenvalue
+from htmuon.linalg.nested import add_to_diagonal, top_eigenvalue
 from htmuon.linalg.quintics import STEPS, Chain, Coefficient, Recipe, recipes
 
 DEFAULT_STEPS = 5
@@ -99,7 +99,7 @@ class Quintic(Method):
     """
 
     name: ClassVar[str] = "quintic"
-    stack_elements: ClassVar[int] = 2**20
+    stack_elements: ClassVar[int] = 2**18
     steps: int = DEFAULT_STEPS
     precision: Precision | None = None
 
@@ -243,16 +243,16 @@ def stepped(x: Tensor, outer: Tensor, square: Tensor, bound: Coefficient, recipe
         recipe: the coefficients.
     """
     (a, b, c), *others = recipe.steps
-    step = plus(scaled(square, c / bound**4), b / bound**2, outer)
-    x = scaled(x, 1 / bound.to(x.dtype) if isinstance(bound, Tensor) else 1 / bound)
-    total = scaled(x, recipe.weights[0])
-    x = multiplied(step, x, a, x)
+    # Of x rather than of X_0, which is never formed.
+    step = add_to_diagonal(plus(scaled(square, c / bound**5), b / bound**3, outer), a / bound)
+    total = scaled(x, recipe.weights[0] / bound).to(x.dtype)
+    x = step.to(x.dtype) @ x
     for (a, b, c), weight in zip(others, recipe.weights[1:], strict=True):
         total = plus(total, weight, x)
-        x = multiplied(quadratic(gram(x), b, c), x, a, x)
-    a, b, c = recipe.last
+        x = quadratic(gram(x), a, b, c) @ x
     outer = gram(x)
-    return multiplied(quadratic(outer, b, c), x, 1.0, plus(total, a, x)), outer
+    step = quadratic(outer, *recipe.last)
+    return (total.addmm_ if x.ndim == 2 else total.baddbmm_)(step, x), outer
 
 
 def trace(matrix: Tensor) -> Tensor:
@@ -281,20 +281,14 @@ def plus(matrix: Tensor, factor: Coefficient, other: Tensor) -> Tensor:
     return matrix.add_(other, alpha=factor)
 
 
-def quadratic(outer: Tensor, b: Coefficient, c: Coefficient) -> Tensor:
-    """`b A + c A^2` of a Gram matrix A."""
+def quadratic(outer: Tensor, a: Coefficient, b: Coefficient, c: Coefficient) -> Tensor:
+    """`a I + b A + c A^2` of a Gram matrix A, in its dtype: so that no product has a sum to add, which is a copy."""
     # torch 2.14 forgets beta where alpha is 0, for stacks in half precision on a CPU: x^1 has such coefficients.
     if isinstance(b, Tensor) or isinstance(c, Tensor) or c == 0:
-        return plus(scaled(symmetric_product(outer, outer), c), b, outer)
-    return symmetric_product(outer, outer, outer, alpha=c, beta=b)
-
-
-def multiplied(step: Tensor, x: Tensor, factor: Coefficient, other: Tensor) -> Tensor:
-    """`step X + factor other` in the dtype of X."""
-    step, other = step.to(x.dtype), other.to(x.dtype)
-    if isinstance(factor, Tensor):
-        return plus(step @ x, factor, other)
-    return (torch.addmm if x.ndim == 2 else torch.baddbmm)(other, step, x, beta=factor)
+        step = plus(scaled(symmetric_product(outer, outer), c), b, outer)
+    else:
+        step = symmetric_product(outer, outer, outer, alpha=c, beta=b)
+    return add_to_diagonal(step, a).to(outer.dtype)
 
 
 METHODS.register(Quintic.name)(Quintic())
