@@ -43,6 +43,8 @@ NEIGHBOURS = 4
 BETWEEN = 4
 # Powers whose starts are followed over all others.
 SEEDS = (-1.0, -0.5, -0.25, -0.0625, 0.125, 0.5)
+# Starts at every power, how many of them are followed, and how many paths are improved: minutes for each L.
+EFFORT = {4: (128, 12, 3), 5: (128, 12, 3), 6: (96, 8, 2), 7: (64, 8, 2), 8: (64, 6, 2)}
 # What the common chain has to follow, by the relative error that counts as one: powers, and soft signs x / (x + t).
 CHAIN_POWERS = {-0.25: 4.0, -0.125: 2.0, 0.0: 1.0, 0.0625: 1.0, 0.125: 1.0, 0.25: 1.0, 0.375: 1.0, 0.5: 1.0, 0.75: 1.0}
 CHAIN_SOFT_SIGNS = {0.01: 1.6, 0.05: 1.6, 0.2: 1.6}
@@ -536,7 +538,7 @@ def design_powers(steps: int, size: int, keep: int, paths: int) -> dict[str, Any
     }
 
 
-def design_chain(steps: int, size: int, keep: int, extra: Array) -> dict[str, Any]:
+def design_chain(steps: int, size: int, extra: Array) -> dict[str, Any]:
     """The steps that every function shares, as they are written; `extra` are more starts, `[count, L - 1, 3]`."""
     points, began, group = 50 + 12 * steps, time.monotonic(), len(CHAIN_POWERS) + len(CHAIN_SOFT_SIGNS)
     smallest = float(smallest_value(steps, 1.0))
@@ -559,7 +561,7 @@ def design_chain(steps: int, size: int, keep: int, extra: Array) -> dict[str, An
     rows = fitted(chains.repeat(group, 0), x, target(x), rounds=8)
     worst = (np.abs(result(rows, x) / target(x) - 1).max(1).reshape(-1, group) / goal).max(1)
     worst[len(chains) - len(extra) :] = 0
-    for norms, left in (((), size), ((2, 6), size // 4), ((12, 24, 48, 48), keep), ((48, 48, 48), 1)):
+    for norms, left in (((), size), ((2, 6), size // 4), ((12, 24, 48, 48), 8), ((48, 48, 48), 1)):
         for norm in norms:
             rows = coupling.expand(
                 descend(coupling.collect(normalized(rows)), coupling, problem(len(rows) // group), norm, 20)
@@ -592,24 +594,23 @@ def rounded(values: Any, digits: int) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, nargs="+", default=list(SMALLEST), help="numbers of steps (default all)")
-    parser.add_argument("--starts", type=int, default=128, help="starts at every power (default 128)")
-    parser.add_argument("--keep", type=int, default=12, help="of these, how many are followed (default 12)")
-    parser.add_argument("--paths", type=int, default=3, help="paths that are improved as a whole (default 3)")
-    parser.add_argument("--only", choices=["powers", "chain"], help="design only one of the two")
+    parser.add_argument(
+        "--only", choices=["powers", "chain"], help="design one of the two, and leave the other as it is"
+    )
+    parser.add_argument("--starts", type=int, help="at every power (default by the number of steps)")
     parser.add_argument("--out", type=Path, default=TABLE, help="the file (default the library's own)")
     arguments = parser.parse_args()
     for steps in arguments.steps:
         found = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
         entry = found.get(str(steps), {})
+        size, keep, paths = EFFORT[steps]
+        size = arguments.starts or size
         if arguments.only != "chain":
-            entry["powers"] = design_powers(steps, arguments.starts, arguments.keep, arguments.paths)
+            entry |= design_powers(steps, size, keep, paths)
         if arguments.only != "powers":
-            extra = (
-                np.array(entry["powers"]["steps"])[INTERVALS // 2 :: 2]
-                if "powers" in entry
-                else np.zeros((0, steps - 1, 3))
-            )
-            entry["chain"] = design_chain(steps, arguments.starts // 2, 8, extra)
+            # More starts: the steps of the powers from 0 to 1, where they are there.
+            extra = np.array(entry["steps"])[INTERVALS // 2 :: 2] if "steps" in entry else np.zeros((0, steps - 1, 3))
+            entry["chain"] = design_chain(steps, size // 2, extra)
         found[str(steps)] = entry
         arguments.out.write_text(json.dumps(dict(sorted(found.items())), separators=(",", ":")) + "\n")
 
