@@ -55,9 +55,9 @@ INTERVALS = 32
 NEIGHBOURS = 4
 BETWEEN = 4
 # Powers whose starts are followed over all others.
-SEEDS = (-1.0, -0.5, -0.25, -0.0625, 0.125, 0.5)
+SEEDS = (-0.5, -0.125, 0.5)
 # Starts at every power, how many of them are followed, and how many paths are improved: minutes for each L.
-EFFORT = {4: (128, 12, 3), 5: (128, 12, 3), 6: (96, 8, 2), 7: (64, 8, 2), 8: (64, 6, 2)}
+EFFORT = {4: (128, 12, 2), 5: (128, 12, 3), 6: (96, 8, 2), 7: (64, 6, 1), 8: (64, 6, 1)}
 # What the common chain has to follow, by the relative error that counts as one: powers, and soft signs x / (x + t).
 CHAIN_POWERS = {-0.25: 4.0, -0.125: 2.0, 0.0: 1.0, 0.0625: 1.0, 0.125: 1.0, 0.25: 1.0, 0.375: 1.0, 0.5: 1.0, 0.75: 1.0}
 CHAIN_SOFT_SIGNS = {0.01: 1.6, 0.05: 1.6, 0.2: 1.6}
@@ -111,7 +111,7 @@ def seeds(steps: int, power: float, points: int, size: int, keep: int) -> Array:
         for norm in norms:
             rows = descend(normalized(rows), Separate(), problem, norm, 25)
         if norms:
-            error = problem.errors(rows, 800)
+            error = problem.scores(rows)
         rows = rows[np.argsort(error, kind="stable")[:left]]
     return rows
 
@@ -126,7 +126,7 @@ def followed(rows: Array, steps: int, powers: Array, points: int) -> tuple[Array
         for norm in (12, 48, 48):
             rows = descend(normalized(rows), Separate(), problem, norm, 10)
         found.append(normalized(rows))
-        errors.append(problem.errors(rows))
+        errors.append(problem.scores(rows))
     return np.stack(found), np.stack(errors)
 
 
@@ -207,7 +207,7 @@ def design_powers(steps: int, size: int, keep: int, paths: int) -> dict[str, Any
         tried.append(int(path))
         start = table[::2, path]
         whole = improved(np.concatenate([start, 2 * start[-1:] - start[-2:-1]]), steps, points)
-        reached = problem.errors(shares @ whole)
+        reached = problem.scores(shares @ whole)
         mean = float(np.log(np.maximum(reached, 1e-3)).mean())
         print(
             f"{steps} steps, path {path}: largest error {100 * reached.max():.2f} %, mean {100 * np.exp(mean):.2f} %, "
@@ -268,7 +268,7 @@ def design_chain(steps: int, size: int, extra: Array) -> dict[str, Any]:
                 descend(coupling.collect(normalized(rows)), coupling, problem(len(rows) // group), norm, 20)
             )
         if norms:
-            worst = (problem(len(rows) // group).errors(rows, 800).reshape(-1, group) / goal).max(1)
+            worst = (problem(len(rows) // group).scores(rows).reshape(-1, group) / goal).max(1)
         best = np.argsort(worst, kind="stable")[:left]
         rows = rows.reshape(-1, group, rows.shape[1])[best].reshape(-1, rows.shape[1])
     rows = bounded(rows, np.eye(group))

@@ -18,6 +18,10 @@ TOP = 1.01
 LEAST_FACTOR = 0.03
 # Of the squared weights, relative to the largest value of the function: decides where nothing else does.
 RIDGE = 1e-6
+# Rounding in bfloat16 raises a level by up to a percent or two, beyond what the next step was made for: raised by this
+# share after every step, the result may still not err by more than this.
+RAISED = 0.04
+RAISED_ERROR = 0.4
 # Points that are added, where the error has its highest peaks, every so many rounds.
 PEAKS = 40
 REFRESH = 6
@@ -57,17 +61,19 @@ class Chain:
         return np.stack([*self.levels, last**3, last**5], -1)
 
 
-def run(steps: Array, x: Array, slopes: bool = False) -> Chain:
+def run(steps: Array, x: Array, raised: Array | float = 0.0, slopes: bool = False) -> Chain:
+    """All levels; every step's result is raised by a share, of which there may be one for each point."""
     count = steps.shape[1]
     chain = Chain([x], [], [np.zeros((*x.shape, 3 * count))] if slopes else [], [])
     for k in range(count):
         level, square = chain.levels[-1], chain.levels[-1] ** 2
         a, b, c = (steps[:, k, i, None] for i in range(3))
-        factor = a + square * (b + c * square)
+        factor = (1 + raised) * (a + square * (b + c * square))
         if slopes:
             slope = chain.level_slopes[-1]
             factor_slope = slope * ((b + 2 * c * square) * 2 * level)[..., None]
             factor_slope[..., 3 * k : 3 * k + 3] += np.stack([np.ones_like(x), square, square**2], -1)
+            factor_slope *= np.broadcast_to(1 + raised, x.shape)[..., None]
             chain.factor_slopes.append(factor_slope)
             chain.level_slopes.append(slope * factor[..., None] + level[..., None] * factor_slope)
         chain.factors.append(factor)
@@ -75,9 +81,9 @@ def run(steps: Array, x: Array, slopes: bool = False) -> Chain:
     return chain
 
 
-def result(rows: Array, x: Array) -> Array:
+def result(rows: Array, x: Array, raised: float = 0.0) -> Array:
     steps, weights = split(rows)
-    return (run(steps, x).features @ weights[..., None])[..., 0]
+    return (run(steps, x, raised).features @ weights[..., None])[..., 0]
 
 
 def normalized(rows: Array) -> Array:
@@ -129,43 +135,60 @@ class Problem:
         lost = np.min([factor.min(1) for factor in chain.factors], 0) <= 0
         return np.where(lost | ~np.isfinite(error), np.inf, error)
 
+    def scores(self, rows: Array) -> Array:
+        """The errors, larger where raised levels err by more than they may: by what fits are compared."""
+        _, raised = self._points(rows, self.points, PEAKS, RAISED)
+        with np.errstate(invalid="ignore"):
+            score = self.errors(rows, 800) * np.maximum(1, raised / RAISED_ERROR)
+        return np.where(np.isfinite(score), score, np.inf)
+
     def sampled(self, rows: Array) -> "Sample":
+        x, error = self._points(rows, self.points, PEAKS, 0.0)
+        largest = (error / self.goal).reshape(-1, self.group).max(1).repeat(self.group) * self.goal
+        raised, raised_error = self._points(rows, self.points // 3, PEAKS // 2, RAISED)
+        size = np.repeat(np.maximum(largest, 1e-3)[:, None], x.shape[1], 1)
+        raised_size = np.repeat(np.maximum(raised_error, RAISED_ERROR)[:, None], raised.shape[1], 1)
+        shares = np.concatenate([np.zeros(x.shape[1]), np.full(raised.shape[1], RAISED)])
+        x = np.concatenate([x, raised], 1)
+        return Sample(x, self.target(x), np.concatenate([size, raised_size], 1), shares)
+
+    def _points(self, rows: Array, points: int, peaks: int, raised: float) -> tuple[Array, Array]:
+        """A grid with the highest peaks of the errors, and the largest error."""
         dense = grid(self.smallest, 10 * self.points)
-        error = np.abs(result(rows, dense) / self.target(dense) - 1)
+        error = np.abs(result(rows, dense, raised) / self.target(dense) - 1)
         peak = np.zeros(error.shape, bool)
         peak[:, 1:-1] = (error[:, 1:-1] >= error[:, :-2]) & (error[:, 1:-1] >= error[:, 2:])
-        highest = np.argsort(-np.where(peak, error, -1), 1, kind="stable")[:, :PEAKS]
-        x = np.concatenate([grid(self.smallest, self.points), np.take_along_axis(dense, highest, 1)], 1)
-        largest = (error.max(1) / self.goal).reshape(-1, self.group).max(1).repeat(self.group) * self.goal
-        return Sample(x, self.target(x), np.maximum(largest, 1e-3))
+        highest = np.argsort(-np.where(peak, error, -1), 1, kind="stable")[:, :peaks]
+        return np.concatenate([grid(self.smallest, points), np.take_along_axis(dense, highest, 1)], 1), error.max(1)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Points, the functions there, and the sizes of the errors so far."""
+    """Points, the functions and the sizes of errors there, `[rows, points]`, and by how much levels are raised."""
 
     x: Array
     target: Array
     size: Array
+    raised: Array
 
     def value(self, rows: Array, norm: int) -> Array:
         """What is minimized, `[rows]`."""
         steps, weights = split(rows)
-        chain = run(steps, self.x)
+        chain = run(steps, self.x, self.raised)
         return self._value(chain, weights, self._residual(chain, weights), norm)
 
     def normal(self, rows: Array, norm: int) -> tuple[Array, Array, Array]:
         """Value, gradient `[rows, F]`, and its Gauss-Newton matrix `[rows, F, F]`."""
         steps, weights = split(rows)
         count = steps.shape[1]
-        chain = run(steps, self.x, slopes=True)
+        chain = run(steps, self.x, self.raised, slopes=True)
         residual = self._residual(chain, weights)
         square, top = chain.levels[-1] ** 2, self._top()
         outer = weights[:, count, None] + square * (3 * weights[:, count + 1, None] + 5 * square * weights[:, -1, None])
         slopes = chain.level_slopes[-1] * outer[..., None]
         for k in range(1, count):
             slopes += chain.level_slopes[k] * weights[:, k, None, None]
-        relative = np.concatenate([slopes, chain.features], -1) / (self.target * self.size[:, None])[..., None]
+        relative = np.concatenate([slopes, chain.features], -1) / (self.target * self.size)[..., None]
         root = np.sqrt(norm * np.abs(residual) ** (norm - 2) / self.x.shape[1])
         weighted = relative * root[..., None]
         matrix = max(norm / 2, 1) * (weighted.transpose(0, 2, 1) @ weighted)
@@ -185,7 +208,7 @@ class Sample:
         return np.maximum(1, self.target.max(1, keepdims=True))
 
     def _residual(self, chain: Chain, weights: Array) -> Array:
-        return ((chain.features @ weights[..., None])[..., 0] / self.target - 1) / self.size[:, None]
+        return ((chain.features @ weights[..., None])[..., 0] / self.target - 1) / self.size
 
     def _value(self, chain: Chain, weights: Array, residual: Array, norm: int) -> Array:
         value = (np.abs(residual) ** norm).mean(1) + RIDGE * ((weights / self._top()) ** 2).sum(1)
