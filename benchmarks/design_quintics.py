@@ -14,10 +14,11 @@ It is used in two ways, both for the smallest largest relative error on [smalles
   neighbours interpolates everything. A negative power has a larger smallest value.
 - *chain*: the same steps for every function, of which only the L + 2 weights are fitted.
 
-How a fit is done is in quintic_fits.py. Starts are random chains of minimax quintics towards random powers. The best of
-them at a few powers are followed over all powers, in small steps; the best of these paths is then improved as a whole,
-between the points of its grid as well as at them, so that interpolation costs nothing. The table is smooth also because
-what does not matter, the scale of every X_k, is fixed in one way for all powers.
+How a fit is done is in quintic_fits.py. Starts are random chains of minimax quintics towards random powers; for seven
+steps and more also the table of one step less, with one of its steps before the first. The best of them at a few powers
+are followed over all powers, in small steps; the best of these paths is then improved as a whole, between the points of
+its grid as well as at them, so that interpolation costs nothing. The table is smooth also because what does not matter,
+the scale of every X_k, is fixed in one way for all powers.
 
 The seconds of a run are those of one core; with several threads the last digits, and so the optimum found, may differ.
 """
@@ -57,7 +58,9 @@ BETWEEN = 4
 # Powers whose starts are followed over all others.
 SEEDS = (-0.5, -0.125, 0.5)
 # Starts at every power, how many of them are followed, and how many paths are improved: minutes for each L.
-EFFORT = {4: (128, 12, 2), 5: (128, 12, 3), 6: (96, 8, 2), 7: (64, 4, 1), 8: (48, 4, 1)}
+EFFORT = {4: (128, 12, 2), 5: (128, 12, 3), 6: (96, 8, 2), 7: (32, 4, 1), 8: (24, 4, 1)}
+# From this number of steps on, the table of one step less gives starts, too.
+GROWN = 7
 # What the common chain has to follow, by the relative error that counts as one: powers, and soft signs x / (x + t).
 CHAIN_POWERS = {-0.25: 4.0, -0.125: 2.0, 0.0: 1.0, 0.0625: 1.0, 0.125: 1.0, 0.25: 1.0, 0.375: 1.0, 0.5: 1.0, 0.75: 1.0}
 CHAIN_SOFT_SIGNS = {0.01: 1.6, 0.05: 1.6, 0.2: 1.6}
@@ -99,15 +102,21 @@ def power_problem(steps: int, powers: Array, points: int) -> Problem:
     return Problem(lambda x: x ** powers[:, None], smallest_value(steps, powers), points, np.ones(len(powers)))
 
 
-def seeds(steps: int, power: float, points: int, size: int, keep: int) -> Array:
+def seeds(steps: int, power: float, points: int, size: int, keep: int, extra: Array) -> Array:
     """The best of many starts at one power, `[keep, F]`."""
     found = starts(steps, float(smallest_value(steps, power)), 6 * size, np.random.default_rng(0))
+    found = np.concatenate([found, extra])
     problem = power_problem(steps, np.full(len(found), power), points)
     x = grid(problem.smallest, points)
     rows = fitted(found, x, problem.target(x), rounds=25)
     error = np.abs(result(rows, x) / problem.target(x) - 1).max(1)
     error = np.where(np.isfinite(problem.scores(rows)), error, np.inf)
-    for norms, left in (((), size), ((2, 4), size // 4), ((6, 12, 24, 48, 48, 48), keep)):
+    error[len(found) - len(extra) :] = 0
+    for norms, left in (
+        ((), size + len(extra)),
+        ((2, 4), size // 4 + len(extra) // 2),
+        ((6, 12, 24, 48, 48, 48), keep),
+    ):
         problem = power_problem(steps, np.full(len(rows), power), points)
         for norm in norms:
             rows = descend(normalized(rows), Separate(), problem, norm, 25)
@@ -115,6 +124,14 @@ def seeds(steps: int, power: float, points: int, size: int, keep: int) -> Array:
             error = problem.scores(rows)
         rows = rows[np.argsort(error, kind="stable")[:left]]
     return rows
+
+
+def longer(steps: int, power: float, shorter: Array | None) -> Array:
+    """Starts from a table of one step less, around a power: each of its own steps once more before the first."""
+    if shorter is None:
+        return np.zeros((0, steps - 1, 3))
+    place = round((power + 1) * INTERVALS / 2)
+    return np.array([[first, *chain] for chain in shorter[max(0, place - 1) : place + 2].tolist() for first in chain])
 
 
 def followed(rows: Array, steps: int, powers: Array, points: int) -> tuple[Array, Array]:
@@ -182,13 +199,13 @@ def rank_weights(steps: Array, smallest: Array) -> tuple[Array, Array]:
     return weights[..., 0], np.sqrt((error**2 * share).sum(1) / share.sum(1))
 
 
-def design_powers(steps: int, size: int, keep: int, paths: int) -> dict[str, Any]:
+def design_powers(steps: int, size: int, keep: int, paths: int, shorter: Array | None) -> dict[str, Any]:
     """The table of all powers, as it is written."""
     points, began = 50 + 12 * steps, time.monotonic()
     fine = between(INTERVALS, 2)[:-1]
     tables, errors = [], []
     for power in SEEDS:
-        rows = seeds(steps, power, points, size, keep)
+        rows = seeds(steps, power, points, size, keep, longer(steps, power, shorter))
         place = int(np.abs(fine - power).argmin())
         down, down_errors = followed(rows, steps, fine[: place + 1][::-1], points)
         up, up_errors = followed(rows, steps, fine[place:], points)
@@ -309,7 +326,9 @@ def main() -> None:
         size, keep, paths = EFFORT[steps]
         size = arguments.starts or size
         if arguments.only != "chain":
-            entry |= design_powers(steps, size, keep, paths)
+            # Random starts are hopeless where there are many steps.
+            shorter = np.array(found[str(steps - 1)]["steps"]) if steps >= GROWN else None
+            entry |= design_powers(steps, size, keep, paths, shorter)
         if arguments.only != "powers":
             # More starts: the steps of the powers from 0 to 1, where they are there.
             extra = np.array(entry["steps"])[INTERVALS // 2 :: 2] if "steps" in entry else np.zeros((0, steps - 1, 3))
