@@ -131,7 +131,11 @@ def longer(steps: int, power: float, shorter: Array | None) -> Array:
     if shorter is None:
         return np.zeros((0, steps - 1, 3))
     place = round((power + 1) * INTERVALS / 2)
-    return np.array([[first, *chain] for chain in shorter[max(0, place - 1) : place + 2].tolist() for first in chain])
+    around = shorter[max(0, place - 1) : place + 2].tolist()
+    found = np.array([[first, *chain] for chain in around for first in chain])
+    x = np.broadcast_to(np.linspace(0, TOP, 1000), (len(found), 1000))
+    largest = np.max([level.max(1) for level in run(found, x).levels], 0)
+    return found[largest < 2]
 
 
 def followed(rows: Array, steps: int, powers: Array, points: int) -> tuple[Array, Array]:
