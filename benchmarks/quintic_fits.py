@@ -334,7 +334,10 @@ def fitted(steps: Array, x: Array, target: Array, rounds: int = 15, ridge: float
     ridge = ridge / np.maximum(1, target.max(1)) ** 2
     for _ in range(rounds):
         weighted = relative * importance[..., None]
-        matrix = weighted.transpose(0, 2, 1) @ relative + ridge[:, None, None] * np.eye(relative.shape[-1])
+        matrix = weighted.transpose(0, 2, 1) @ relative
+        # Where levels run away, more of it, so that the matrix has an inverse.
+        enough = ridge * np.maximum(1, matrix.max((1, 2)) / 1e6)
+        matrix += enough[:, None, None] * np.eye(relative.shape[-1])
         weights = np.linalg.solve(matrix, weighted.sum(1)[..., None])
         importance = importance * np.abs((relative @ weights)[..., 0] - 1)
         importance /= importance.sum(1, keepdims=True)
