@@ -19,7 +19,7 @@ from htmuon.linalg.levels import grid
 # A number, or a tensor that broadcasts against the matrices.
 Coefficient = float | Tensor
 # How many steps there are recipes for.
-STEPS = (5,)
+STEPS = (4, 5, 6, 7, 8)
 
 
 class Recipe(NamedTuple):
