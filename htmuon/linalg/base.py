@@ -17,6 +17,7 @@ from typing import ClassVar, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from htmuon._checks import host_may_look
 from htmuon._registry import Registry
 from htmuon._typing import State
 from htmuon.kernels import peak
@@ -217,12 +218,22 @@ def safe_divisor(value: Tensor) -> Tensor:
     return torch.where(value > 0, value, torch.ones_like(value))
 
 
-def unit_scale(matrix: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """`(matrix / scale, scale)` in `dtype`, the largest entry of the first in [1, 2): its products stay in range.
+# Norms whose eighth power float32 holds with room to spare: that of the fourth power of singular values, squared.
+MODERATE = (1e-3, 1e3)
 
-    The scale is a power of two, so that dividing by it rounds nothing.
+
+def unit_scale(matrix: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """`(matrix / scale, scale)` in `dtype`, so that products of the first stay in range.
+
+    The scale is a power of two, so that dividing by it rounds nothing, and the largest entry comes to be in [1, 2). One
+    matrix in bfloat16 stays as it is if the host may look and its norm is moderate.
     """
     wide = compute_dtype(matrix.dtype)
+    if dtype == torch.bfloat16 and host_may_look(matrix) and matrix.numel() == matrix.shape[-2] * matrix.shape[-1]:
+        narrow = matrix.to(dtype, copy=True)
+        low, high = MODERATE
+        if low < torch.linalg.vector_norm(narrow).item() < high:
+            return narrow, torch.ones((*matrix.shape[:-2], 1, 1), dtype=dtype, device=matrix.device)
     largest = safe_divisor(peak(matrix, (-2, -1), keepdim=True).to(wide))
     scale = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent - 1)
     if dtype == torch.bfloat16 and wide == torch.float32:

@@ -99,6 +99,7 @@ class Quintic(Method):
     """
 
     name: ClassVar[str] = "quintic"
+    # As for `newton_schulz`: small matrices in stacks that fit in a cache.
     stack_elements: ClassVar[int] = 2**18
     steps: int = DEFAULT_STEPS
     precision: Precision | None = None
@@ -155,8 +156,9 @@ class Quintic(Method):
         if dtype == torch.float16:  # so that entries of A^2 are in its range, whatever the spectrum
             norm = safe_divisor(torch.linalg.matrix_norm(x, keepdim=True)) / x.shape[-2] ** 0.25
             x, scale = (x / norm).to(dtype), scale * norm
-        # One alone is no stack: a CPU multiplies one in bfloat16 half as fast as a matrix.
-        x = aligned(x.squeeze(0))
+        # One alone is no stack: a CPU multiplies one in bfloat16 half as fast as a matrix. Contiguous, as the products
+        # are to which it is added.
+        x = aligned(x.squeeze(0)).contiguous()
         outer = gram(x)
         square = symmetric_product(outer, outer)
         bound = bound_of(square)
@@ -226,10 +228,12 @@ def bound_of(square: Tensor) -> Coefficient:
     Returns:
         A number, or 0-d, or `[batch, 1, 1]`; about 1 for a zero matrix.
     """
-    norm = torch.linalg.matrix_norm(square, keepdim=square.ndim == 3).to(compute_dtype(square.dtype))
+    norm = torch.linalg.matrix_norm(square, keepdim=square.ndim == 3)
     # Rounding of A can push its eigenvalues up, by a few units in the last place of their largest.
-    bound = (safe_divisor(norm).sqrt() * (1 + 4 * torch.finfo(square.dtype).eps)).sqrt()
-    return bound.item() if bound.ndim == 0 and host_may_look(bound) else bound
+    slack = (1 + 4 * torch.finfo(square.dtype).eps) ** 0.5
+    if norm.ndim == 0 and host_may_look(norm):
+        return slack * (norm.item() or 1.0) ** 0.25
+    return safe_divisor(norm.to(compute_dtype(square.dtype))).sqrt().sqrt() * slack
 
 
 def stepped(x: Tensor, outer: Tensor, square: Tensor, bound: Coefficient, recipe: Recipe) -> tuple[Tensor, Tensor]:

@@ -102,7 +102,7 @@ class Recipes:
     def range_of(self, power: float) -> tuple[float, float]:
         """The smallest value and the largest error for a power.
 
-        Between two powers of the table those of the worse, and a fifth more error, for the interpolation.
+        Between two powers of the table those of the worse, and a quarter more error, for the interpolation.
 
         Example:
             >>> smallest, error = recipes(5).range_of(0.125)
@@ -113,7 +113,7 @@ class Recipes:
         place = (power - axis.low) / (axis.high - axis.low) * (axis.count - 1)
         near = [int(place), min(int(place) + 1, axis.count - 1)] if place % 1 else [int(place)]
         error = float(self.coefficients.errors[near].max())
-        return float(self.smallest[near].max()), error if len(near) == 1 else 1.2 * error
+        return float(self.smallest[near].max()), error if len(near) == 1 else 1.25 * error
 
     def recipe(self, flat: tuple[Coefficient, ...]) -> Recipe:
         """A recipe from its coefficients in a row."""
