@@ -145,7 +145,7 @@ def _lagrange(place: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=64)
 def fit(levels: Basis, family: Family) -> Fit:
-    """Fit the weights of a whole family, once; warn if they cannot follow most of it.
+    """Fit the weights of a whole family, once.
 
     Example:
         >>> from htmuon.linalg.levels import LEVELS
@@ -161,7 +161,13 @@ def fit(levels: Basis, family: Family) -> Fit:
         residual = weights @ dense_features.mT / _values(family, members, dense) - 1
         tables.append(weights)
         errors.append(residual.abs().amax(-1))
-    result = Fit(family, torch.cat(tables), torch.cat(errors))
+    return Fit(family, torch.cat(tables), torch.cat(errors))
+
+
+@functools.lru_cache(maxsize=64)
+def fit_to_use(levels: Basis, family: Family) -> Fit:
+    """`fit`, for results and not for its error alone: it warns, once, if most of the family is followed badly."""
+    result = fit(levels, family)
     typical = float(result.errors.median())
     if typical > POOR:
         warnings.warn(

@@ -24,7 +24,7 @@ from htmuon.linalg.base import (
     short_side_first,
     unit_scale,
 )
-from htmuon.linalg.fit import Fit, fit
+from htmuon.linalg.fit import Fit, fit, fit_to_use
 from htmuon.linalg.nested import add_to_diagonal, top_eigenvalue
 from htmuon.linalg.quintics import STEPS, Chain, Coefficient, Recipe, recipes
 
@@ -126,7 +126,7 @@ class Quintic(Method):
         family = function.family
         assert family is not None
         chain = recipes(self.steps).chain
-        return Prepared(function, None, (chain, fit(chain, family), _table(self.steps, family, device)))
+        return Prepared(function, None, (chain, fit_to_use(chain, family), _table(self.steps, family, device)))
 
     def fit_error(self, function: ScalarFunction) -> float:
         """The largest relative error within the range, before rounding: of a power, or of all members of a family.

@@ -9,7 +9,8 @@ from matrices import SHAPES, SPECTRA, mapped_by_svd, matrix_with, relative_error
 from htmuon.linalg import METHODS, check_method, method_of, method_setting, select_method
 from htmuon.linalg.newton_schulz import spectral_norm_of_gram
 from htmuon.linalg.parts import as_dict
-from htmuon.spectral import Power, RankPower
+from htmuon.linalg.select import OF_STEPS
+from htmuon.spectral import Clip, Function, Knee, Power, RankPower
 
 POWERS = [-0.5, -0.25, 0.0, 0.125, 0.5, 1.0]
 # Of every field that a method has, a value that is not its default.
@@ -185,6 +186,19 @@ def test_auto_can_be_asked():
     assert select_method(accelerator, Power(0.125)).name == "polynomial"
     assert select_method(accelerator, Power(-0.5)).name == "eigh"
     assert select_method(accelerator, RankPower(0.125)).name == "eigh"
+    assert select_method(accelerator, Power(0.125), "exact").name == "eigh"
+
+
+def test_auto_allows_a_step_more_than_a_function():
+    matrix, narrow, accelerator = torch.ones(3, 4), torch.ones(3, 4, dtype=torch.bfloat16), torch.ones(1, device="meta")
+    for one in (matrix, narrow, accelerator):
+        for function in (Power(0.0), Power(0.125), Power(torch.tensor(0.5)), Knee(0.125), Function(lambda x: x + 0.1)):
+            assert select_method(one, function, tolerance=OF_STEPS).name == "quintic"
+    assert select_method(matrix, Power(-0.125), tolerance=OF_STEPS).name == "eigh"
+    assert select_method(accelerator, Power(-0.125), tolerance=OF_STEPS).name == "polynomial"
+    assert select_method(matrix, RankPower(0.125), tolerance=OF_STEPS).name == "eigh"
+    assert select_method(matrix, Clip(0.01), tolerance=OF_STEPS).name == "eigh"  # a corner, which no polynomial follows
+    assert select_method(matrix.to(torch.float64), Power(0.125), tolerance=OF_STEPS).name == "svd"
 
 
 @pytest.mark.parametrize("name", METHODS)
