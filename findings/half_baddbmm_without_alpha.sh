@@ -2,13 +2,13 @@
 # torch 2.14.1 (CPU): baddbmm in half precision forgets beta where alpha is 0.
 #
 # torch.baddbmm(C, A, B, alpha=0, beta=0.5) is C / 2. In bfloat16 and float16, on a processor for which torch takes
-# oneDNN, a stack of matrices from some 64 x 64 on gives C itself: the path returns early where alpha is 0, before beta
-# is looked at. float32, and torch.addmm in every precision, give C / 2. A schedule of coefficients that passes through
-# zero meets it.
+# oneDNN, a stack of matrices of 64 x 64 or more gives C itself, as if nobody had looked at beta. float32, and
+# torch.addmm in every precision, give C / 2. A schedule of coefficients that passes through zero meets it. Needs a
+# processor with AVX-512, for which torch takes oneDNN in half precision.
 #
 # Seen, as the largest entry of the result by that of C: 1.0 for bfloat16 and float16, 0.5 for float32; addmm 0.5.
 #
-# Fails if that changes. Needs a processor with AVX-512, as torch's oneDNN path for half precision does.
+# Fails if that changes.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -3,11 +3,11 @@
 #
 # torch.linalg.vector_norm(x, inf) and torch._foreach_norm(xs, inf), with which clipping and checks for NaN look at every
 # gradient, go number by number on a CPU, where the 2-norm, amax and amin use vector instructions. Two passes,
-# max(x.amax(), -x.amin()), give the same number, NaN where there is one included, in a fraction of the time.
+# max(x.amax(), -x.amin()), give the same number, NaN where there is one included, in a fraction of the time: less than a quarter is asserted.
 #
 # Seen, for 512 x 512 in float32 with one thread: infinity norm 0.70 ms, 2-norm 0.02 ms, amax and amin 0.04 ms.
 #
-# Fails if that changes: if the infinity norm takes less than four times as long as amax and amin.
+# Fails if that changes.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -92,7 +92,7 @@ class Fit:
     table: Tensor
     errors: Tensor
 
-    @property
+    @functools.cached_property
     def error(self) -> float:
         """The largest error of all members."""
         return float(self.errors.max())

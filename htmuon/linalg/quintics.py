@@ -83,13 +83,15 @@ class Recipes:
     Attributes:
         steps: how many, L.
         coefficients: by power, in the order of a recipe's fields.
-        smallest: `[powers]`, the lower end of the range of `sigma / bound` for which each was made.
+        smallest: of each power, the lower end of the range of `sigma / bound` for which its coefficients were made.
+        errors: of each power, the largest relative error there.
         chain: for functions that are no power.
     """
 
     steps: int
     coefficients: Fit
-    smallest: Tensor
+    smallest: tuple[float, ...]
+    errors: tuple[float, ...]
     chain: Chain
 
     def at(self, power: float | Tensor, device: torch.device) -> Recipe:
@@ -112,8 +114,8 @@ class Recipes:
         (axis,) = self.coefficients.family.axes
         place = (power - axis.low) / (axis.high - axis.low) * (axis.count - 1)
         near = [int(place), min(int(place) + 1, axis.count - 1)] if place % 1 else [int(place)]
-        error = float(self.coefficients.errors[near].max())
-        return float(self.smallest[near].max()), error if len(near) == 1 else 1.25 * error
+        error = max(self.errors[point] for point in near)
+        return max(self.smallest[point] for point in near), error if len(near) == 1 else 1.25 * error
 
     def recipe(self, flat: tuple[Coefficient, ...]) -> Recipe:
         """A recipe from its coefficients in a row."""
@@ -128,11 +130,12 @@ def recipes(steps: int) -> Recipes:
     table = json.loads(files("htmuon.linalg").joinpath("quintics.json").read_text())[str(steps)]
     count = len(table["powers"])
     rows = [torch.tensor(table[name], dtype=torch.float64).reshape(count, -1) for name in ("steps", "weights", "rank")]
-    smallest, errors = (torch.tensor(table[name], dtype=torch.float64) for name in ("smallest", "errors"))
+    smallest, errors = tuple(table["smallest"]), tuple(table["errors"])
     family = Family(torch.pow, (Axis(table["powers"][0], table["powers"][-1], count),))
     shared = table["chain"]
     chain = Chain(tuple(map(tuple, shared["steps"])), shared["smallest"], tuple(shared["rank"]))
-    return Recipes(steps, Fit(family, torch.cat(rows, dim=1), errors), smallest, chain)
+    coefficients = Fit(family, torch.cat(rows, dim=1), torch.tensor(errors, dtype=torch.float64))
+    return Recipes(steps, coefficients, smallest, errors, chain)
 
 
 @lru_cache(maxsize=1024)
