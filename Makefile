@@ -36,7 +36,7 @@ tune: $(VENV)/.vision
 	$(BIN)/python benchmarks/evidence.py llama-tiny resnet-tiny
 
 POLYNOMIAL := htmuon:method=polynomial
-BENCHED := muon:method=newton_schulz htmuon htmuon:method=svd htmuon:method=streaming $(POLYNOMIAL),levels=5 $(POLYNOMIAL) \
+BENCHED := muon:method=newton_schulz htmuon htmuon:method=quintic,steps=7 htmuon:method=eigh htmuon:method=svd htmuon:method=streaming $(POLYNOMIAL),levels=5 $(POLYNOMIAL) \
 	$(POLYNOMIAL),levels=8 $(POLYNOMIAL),precision=bfloat16 $(POLYNOMIAL),levels=8,precision=bfloat16
 
 bench: $(VENV)/.train

@@ -2,7 +2,8 @@
 
     python benchmarks/error_curves.py
 
-writes `benchmarks/results/error_curves.json`, `docs/images/error_curves.svg` and the tables of `docs/polynomial.md`.
+writes `benchmarks/results/error_curves.json`, `docs/images/error_curves.svg` and the tables of `docs/polynomial.md`
+and `docs/quintic.md`.
 
 A recipe made of products acts on every singular value alone, so that its error in exact arithmetic is that of a
 function of x = sigma / sigma_1. All recipes get the exact sigma_1, which is the best case for each: where a recipe
@@ -23,6 +24,7 @@ from page_parts import fill, markdown
 from torch import Tensor
 
 from htmuon._typing import PRECISIONS, Precision
+from htmuon.linalg import quintics
 from htmuon.linalg.fit import fit
 from htmuon.linalg.levels import LEVELS
 from htmuon.linalg.newton_schulz import POLAR_EXPRESS, QUINTIC, QUINTIC_STEPS, SAFETY
@@ -34,6 +36,7 @@ ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "error_curves.json"
 FIGURE = ROOT / "docs" / "images" / "error_curves.svg"
 PAGE = ROOT / "docs" / "polynomial.md"
+QUINTIC_PAGE = ROOT / "docs" / "quintic.md"
 COMMAND = "python benchmarks/error_curves.py"
 
 OUR_LEVELS = (4, 5, 6, 7, 8)
@@ -66,7 +69,8 @@ class Recipe:
         function: what it computes; relative to the largest of its arguments, which is 1.
         plans: the products that it takes, by aspect.
         source: of the formula.
-        levels: of the polynomial method; 0 for a published recipe.
+        levels: of the polynomial method; 0 for all others.
+        steps: of the quintic method; 0 for all others.
     """
 
     name: str
@@ -76,6 +80,7 @@ class Recipe:
     plans: dict[str, Plan]
     source: str
     levels: int = 0
+    steps: int = 0
 
     def error(self, x: Tensor) -> Tensor:
         return (self.function(x) / x**self.power - 1).abs()
@@ -113,6 +118,32 @@ def ours(levels: int, power: float) -> Recipe:
         {aspect: plan(levels, "float32", aspect) for aspect in COMPARED},
         "htmuon/linalg/levels.py",
         levels,
+    )
+
+
+# The quintic method.
+
+QUINTIC_POWERS = (-1.0, -0.5, -0.25, 0.0, 0.125, 0.25, 0.5)
+
+
+def steps_of(x: Tensor, *, steps: int, power: float) -> Tensor:
+    """What the method's steps make of numbers, in exact arithmetic."""
+    recipe = quintics.recipes(steps).at(power, torch.device("cpu"))
+    *others, top = chain(x, recipe.steps)
+    a, b, c = recipe.last
+    total = top * (a + b * top**2 + c * top**4)
+    return total + sum(w * level for w, level in zip(recipe.weights, others, strict=True))
+
+
+def quintic(steps: int, power: float) -> Recipe:
+    return Recipe(
+        f"{steps} quintic steps",
+        f"{steps} steps",
+        power,
+        partial(steps_of, steps=steps, power=power),
+        odd_quintics(steps),
+        "htmuon/linalg/quintics.json",
+        steps=steps,
     )
 
 
@@ -314,10 +345,11 @@ def published() -> list[Recipe]:
 
 
 def recipes() -> list[Recipe]:
-    """What is published, and the polynomial method at the same powers."""
+    """What is published, the polynomial method at the same powers, and the quintic method."""
     others = published()
     powers = sorted({*PANELS, *(recipe.power for recipe in others)})
-    return [*(ours(levels, power) for power in powers for levels in OUR_LEVELS), *others]
+    steps = [quintic(steps, power) for steps in quintics.STEPS for power in QUINTIC_POWERS]
+    return [*(ours(levels, power) for power in powers for levels in OUR_LEVELS), *steps, *others]
 
 
 # Results, tables and the figure.
@@ -332,6 +364,7 @@ def results() -> dict[str, Any]:
                 "name": recipe.name,
                 "power": recipe.power,
                 "levels": recipe.levels,
+                "steps": recipe.steps,
                 "products": {
                     aspect: {"n x n": plan.symmetric, "Gram": plan.grams, "rectangular": plan.rectangular}
                     for aspect, plan in recipe.plans.items()
@@ -383,12 +416,27 @@ def levels_table(result: dict[str, Any]) -> str:
     return markdown(rows)
 
 
+def quintic_table(result: dict[str, Any]) -> str:
+    """The errors of the quintic method, by steps and power, beside those of published recipes of as many products."""
+    rows = [["recipe", "p", "products", "made for", f"error over {', '.join(f'[{low:g}, 1]' for low in RANGES)}"]]
+    for row in result["recipes"]:
+        if row["steps"]:
+            smallest, _ = quintics.recipes(row["steps"]).range_of(row["power"])
+            made_for = f"[{smallest:.2g}, 1]"
+        elif row["name"] in ("Muon, 5 steps", "Polar Express, 5 steps", "spectral powers, 8 levels"):
+            made_for = ""
+        else:
+            continue
+        rows.append([row["name"], power_text(row["power"]), products_cell(row), made_for, errors_cell(row)])
+    return markdown(rows)
+
+
 def published_table(result: dict[str, Any]) -> str:
     """The errors of what is published, each at its own power and beside six levels of the polynomial method."""
     rows = [["recipe", "p", "products", "cost", "error", "error of 6 levels"]]
     six = {row["power"]: row for row in result["recipes"] if row["levels"] == 6}
     for row in result["recipes"]:
-        if not row["levels"]:
+        if not row["levels"] and not row["steps"]:
             head = [f"[{row['name']}]({row['source']})", power_text(row["power"]), products_cell(row), costs_cell(row)]
             rows.append([*head, errors_cell(row), errors_cell(six[row["power"]])])
     return markdown(rows)
@@ -409,6 +457,11 @@ def plans_table() -> str:
     muon = odd_quintics(QUINTIC_STEPS)[COMPARED[0]]
     costs = [f"{muon.cost(aspect):.1f}" for aspect in ASPECTS.values()]
     return markdown([*rows, ["Muon's 5 steps", "", *costs]])
+
+
+def quintic_filled(text: str) -> str:
+    """The page of the quintic method with its table made anew."""
+    return fill(text, "steps", "\n" + quintic_table(json.loads(RESULT.read_text())) + "\n")
 
 
 def filled(text: str) -> str:
@@ -459,7 +512,7 @@ def draw(path: Path) -> None:
         figure, axes = plt.subplots(2, 2, figsize=(9.6, 7.4), sharex=True, sharey=True, layout="constrained")
         for axis, (power, text) in zip(axes.flat, PANELS.items(), strict=True):
             ends, styles = [], iter(zip(OTHERS, DASHES, strict=True))
-            for recipe in (recipe for recipe in every if recipe.power == power):
+            for recipe in (recipe for recipe in every if recipe.power == power and not recipe.steps):
                 y = envelope(recipe, x)
                 if recipe.levels:
                     color, dash = BLUES[recipe.levels], "-"
@@ -499,6 +552,7 @@ def main() -> None:
     RESULT.write_text(json.dumps(results(), indent=1) + "\n")
     draw(FIGURE)
     PAGE.write_text(filled(PAGE.read_text()))
+    QUINTIC_PAGE.write_text(quintic_filled(QUINTIC_PAGE.read_text()))
     result = json.loads(RESULT.read_text())
     print(f"{levels_table(result)}\n\n{published_table(result)}")
 

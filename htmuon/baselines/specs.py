@@ -14,7 +14,7 @@ from htmuon._typing import Group
 from htmuon.baselines.info import RunInputs
 from htmuon.baselines.registry import optimizer_info
 from htmuon.linalg import METHODS
-from htmuon.linalg.select import AUTO
+from htmuon.linalg.select import AUTO, EXACT
 from htmuon.optim import POWER_SCHEDULES
 from htmuon.routing.routing import DEFAULT_SPLIT
 from htmuon.routing.views import default_view
@@ -188,7 +188,7 @@ def part_settings(kind: Part, name: str) -> dict[str, Any]:
 
 def _settings_of_part(kind: Part, name: str, own: Mapping[str, Any]) -> dict[str, Any]:
     """The same for the part in a spec, without words that the optimizer has, too, and means by them its own."""
-    if kind == "method" and name == AUTO:
+    if kind == "method" and name in (AUTO, EXACT):
         return {}
     return {key: default for key, default in part_settings(kind, name).items() if key not in own}
 

@@ -14,6 +14,7 @@ from htmuon.bench.bench_config import BenchConfig
 from htmuon.bench.peers import BASELINE, PEERS, Peer, Rates
 from htmuon.bench.shapes import Shape
 from htmuon.linalg import METHODS, MethodChoice, method_of, select_method
+from htmuon.linalg.select import OF_STEPS
 from htmuon.optim.base import SpectralOptimizer
 from htmuon.optim.rules import update_scale
 from htmuon.optim.slots import Identity, Unadapted
@@ -89,7 +90,8 @@ class SpecCandidate:
             return ""
         group: Group = self.optimizer([nn.Parameter(torch.eye(2))]).param_groups[0]
         one, function = torch.empty(1, device=device), map_of(group["spectral_map"], group["power"])
-        methods = [select_method(one.expand(shape.count, shape.rows, shape.columns), function) for shape in shapes]
+        stacks = [one.expand(shape.count, shape.rows, shape.columns) for shape in shapes]
+        methods = [select_method(stack, function, tolerance=OF_STEPS) for stack in stacks]
         return ", ".join(dict.fromkeys(str(method) for method in methods))
 
     def _method(self) -> MethodChoice:

@@ -67,6 +67,15 @@ def multiplies_float16() -> bool:
     return supported is not None and bool(supported())
 
 
+@lru_cache(maxsize=1)
+def multiplies_bfloat16() -> bool:
+    """Whether the processor has instructions for products of bfloat16; without them float32 is faster."""
+    if not hasattr(torch.cpu, "get_capabilities"):  # before torch 2.10
+        return bool(torch.cpu._is_avx512_bf16_supported())
+    found = torch.cpu.get_capabilities()
+    return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+
+
 @contextmanager
 def _ieee_products() -> Iterator[None]:
     """Set every precision of products, and restore it.

@@ -5,6 +5,7 @@ from htmuon.linalg.base import METHODS, Accuracy, Axis, Family, Mapped, Method, 
 from htmuon.linalg.eigh import Eigh
 from htmuon.linalg.newton_schulz import NewtonSchulz
 from htmuon.linalg.polynomial import Polynomial
+from htmuon.linalg.quintic import Quintic
 from htmuon.linalg.select import MethodChoice, check_method, method_of, method_setting, select_method
 from htmuon.linalg.streaming import Streaming
 from htmuon.linalg.svd import SVD
@@ -21,6 +22,7 @@ __all__ = [
     "MethodChoice",
     "NewtonSchulz",
     "Polynomial",
+    "Quintic",
     "ScalarFunction",
     "Streaming",
     "check_method",

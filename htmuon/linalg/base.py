@@ -17,8 +17,10 @@ from typing import ClassVar, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from htmuon._checks import host_may_look
 from htmuon._registry import Registry
 from htmuon._typing import State
+from htmuon.kernels import peak
 
 
 @dataclass(frozen=True)
@@ -83,19 +85,37 @@ class ScalarFunction(Protocol):
         """Weights `[*batch, r]` of directions with relative singular values `[*batch, r]` in (0, 1], in any order."""
 
 
-class Mapped(NamedTuple):
-    """`U g(S / sigma_1) V^T`, and what is needed to fix its size.
+@dataclass(frozen=True, eq=False)
+class Mapped:
+    """`U g(S / reference) V^T`, and what is needed to fix its size.
 
     Attributes:
         matrix: `[*batch, m, n]`, float32 or float64; zero where the input was zero.
-        sigma_1: `[*batch, 1, 1]`, the largest singular value of the input; where the map is `x^0`, whose size does not
-            depend on it, a method may give an upper bound.
-        rank: `[*batch, 1, 1]`, how many directions the method kept, to five percent where nothing was decomposed.
+        reference: `[*batch, 1, 1]`, `sigma_1`; for a power a method may take an upper bound in its place, by which the
+            result differs in a factor alone.
+        find_sigma_1: see `sigma_1`; called where it is needed.
+        find_rank: see `rank`.
     """
 
     matrix: Tensor
-    sigma_1: Tensor
-    rank: Tensor
+    reference: Tensor
+    find_sigma_1: Callable[[], Tensor]
+    find_rank: Callable[[], Tensor]
+
+    @classmethod
+    def by_sigma_1(cls, matrix: Tensor, sigma_1: Tensor, rank: Tensor) -> "Mapped":
+        """Relative to the largest singular value, by a method that knows it and the rank anyway."""
+        return cls(matrix, sigma_1, lambda: sigma_1, lambda: rank)
+
+    @property
+    def sigma_1(self) -> Tensor:
+        """The largest singular value of the input, `[*batch, 1, 1]`."""
+        return self.find_sigma_1()
+
+    @property
+    def rank(self) -> Tensor:
+        """How many directions the method kept, `[*batch, 1, 1]`, to a few percent where nothing was decomposed."""
+        return self.find_rank()
 
 
 class Accuracy(NamedTuple):
@@ -198,13 +218,23 @@ def safe_divisor(value: Tensor) -> Tensor:
     return torch.where(value > 0, value, torch.ones_like(value))
 
 
-def unit_scale(matrix: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """`(matrix / scale, scale)` in `dtype`, the largest entry of the first in [1, 2): its products stay in range.
+# Norms whose eighth power float32 holds with room to spare: that of the fourth power of singular values, squared.
+MODERATE = (1e-3, 1e3)
 
-    The scale is a power of two, so that dividing by it rounds nothing.
+
+def unit_scale(matrix: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """`(matrix / scale, scale)` in `dtype`, so that products of the first stay in range.
+
+    The scale is a power of two, so that dividing by it rounds nothing, and the largest entry comes to be in [1, 2). One
+    matrix in bfloat16 stays as it is if the host may look and its norm is moderate.
     """
     wide = compute_dtype(matrix.dtype)
-    largest = safe_divisor(torch.linalg.vector_norm(matrix, ord=torch.inf, dim=(-2, -1), keepdim=True).to(wide))
+    if dtype == torch.bfloat16 and host_may_look(matrix) and matrix.numel() == matrix.shape[-2] * matrix.shape[-1]:
+        narrow = matrix.to(dtype, copy=True)
+        low, high = MODERATE
+        if low < torch.linalg.vector_norm(narrow).item() < high:
+            return narrow, torch.ones((*matrix.shape[:-2], 1, 1), dtype=dtype, device=matrix.device)
+    largest = safe_divisor(peak(matrix, (-2, -1), keepdim=True).to(wide))
     scale = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent - 1)
     if dtype == torch.bfloat16 and wide == torch.float32:
         # The range of float32 is that of bfloat16: rounded first, there is no float32 copy on the way.

@@ -62,7 +62,7 @@ class Eigh(Method):
         weights, sigma_1, rank = direction_weights(sigma, function, cutoff)
         # On the columns of U rather than on the rows of B, of which there is as much or more.
         mapped = multiplied((u * (weights / safe_divisor(sigma)).unsqueeze(-2)).to(dtype), rotated)
-        return Mapped(mapped.mT if tall else mapped, (sigma_1 * scale).to(dtype), rank)
+        return Mapped.by_sigma_1(mapped.mT if tall else mapped, (sigma_1 * scale).to(dtype), rank)
 
     def accuracy(self, matrix: Tensor, power: float) -> Accuracy:
         """Rows of neighbouring small directions mix by `eps / x^2`, which sets the range for a given tolerance."""

@@ -9,12 +9,12 @@ import functools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from htmuon.linalg.base import Family
-from htmuon.linalg.levels import Levels
 
 # Lawson's algorithm: this many reweighted least-squares problems. More improve the largest error by less than a tenth.
 ROUNDS = 60
@@ -28,7 +28,23 @@ TOGETHER = 16
 # Points per point of the fit's grid at which the error is looked for.
 DENSER = 10
 # A fit that is worse than this is worth a warning: it is as far off as the approximations that this method replaces.
-POOR = 0.05
+POOR = 0.1
+
+
+class Basis(Protocol):
+    """Functions of a number of which every other one is made, with weights."""
+
+    def __len__(self) -> int:
+        """How many levels or steps they come from."""
+
+    def __hash__(self) -> int:
+        """Equal for equal ones: fits are remembered."""
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the weights multiply, `[points, F]` for points `[points]`."""
+
+    def grid(self, density: int = 1) -> Tensor:
+        """The points at which weights are fitted, or that many times as many; float64."""
 
 
 def minimax_weights(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,7 +92,7 @@ class Fit:
     table: Tensor
     errors: Tensor
 
-    @property
+    @functools.cached_property
     def error(self) -> float:
         """The largest error of all members."""
         return float(self.errors.max())
@@ -128,8 +144,8 @@ def _lagrange(place: Tensor) -> Tensor:
 
 
 @functools.lru_cache(maxsize=64)
-def fit(levels: Levels, family: Family) -> Fit:
-    """Fit the weights of a whole family, once; warn if they cannot follow most of it.
+def fit(levels: Basis, family: Family) -> Fit:
+    """Fit the weights of a whole family, once.
 
     Example:
         >>> from htmuon.linalg.levels import LEVELS
@@ -145,18 +161,24 @@ def fit(levels: Levels, family: Family) -> Fit:
         residual = weights @ dense_features.mT / _values(family, members, dense) - 1
         tables.append(weights)
         errors.append(residual.abs().amax(-1))
-    result = Fit(family, torch.cat(tables), torch.cat(errors))
+    return Fit(family, torch.cat(tables), torch.cat(errors))
+
+
+@functools.lru_cache(maxsize=64)
+def fit_to_use(levels: Basis, family: Family) -> Fit:
+    """`fit`, for results and not for its error alone: it warns, once, if most of the family is followed badly."""
+    result = fit(levels, family)
     typical = float(result.errors.median())
     if typical > POOR:
         warnings.warn(
-            f"method 'polynomial' follows this function to {typical:.0%} only, with {len(levels)} levels. Use a "
-            "smoother function, more levels, or method='eigh', which is exact.",
+            f"products follow this function to {typical:.0%} only, with {len(levels)} levels or steps. Use a "
+            "smoother function, more of them, or method='eigh', which is exact.",
             stacklevel=2,
         )
     return result
 
 
-def member_error(levels: Levels, family: Family, *parameters: float) -> float:
+def member_error(levels: Basis, family: Family, *parameters: float) -> float:
     """The largest relative error of one member, with its weights interpolated, within the range of the levels."""
     x, fitted = levels.grid(DENSER), fit(levels, family)
     weights = fitted.weights(fitted.table, *parameters).to(x.dtype)

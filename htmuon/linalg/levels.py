@@ -16,6 +16,17 @@ from torch import Tensor
 TOP = 1.01
 
 
+def grid(smallest: float, density: int = 1) -> Tensor:
+    """600 points of [smallest, TOP], or as many times that as asked for: even in log x, finer near the top.
+
+    There compositions of polynomials turn fastest. float64.
+    """
+    points = 400 * density
+    even = torch.linspace(math.log(smallest), math.log(TOP), points, dtype=torch.float64).exp()
+    near_top = TOP - (TOP - 0.5) * torch.linspace(0, 1, points // 2, dtype=torch.float64) ** 2
+    return torch.cat([even, near_top]).sort().values
+
+
 @dataclass(frozen=True)
 class Levels:
     """One set of level polynomials.
@@ -49,14 +60,8 @@ class Levels:
         return torch.stack([*by_c, *by_u, *by_v, levels[-1] * squares[-1] ** 2], dim=-1)
 
     def grid(self, density: int = 1) -> Tensor:
-        """600 points of [smallest, TOP], or as many times that as asked for: even in log x, finer near the top.
-
-        There the levels turn fastest. float64.
-        """
-        points = 400 * density
-        even = torch.linspace(math.log(self.smallest), math.log(TOP), points, dtype=torch.float64).exp()
-        near_top = TOP - (TOP - 0.5) * torch.linspace(0, 1, points // 2, dtype=torch.float64) ** 2
-        return torch.cat([even, near_top]).sort().values
+        """The points at which weights are fitted."""
+        return grid(self.smallest, density)
 
 
 LEVELS: dict[int, Levels] = {

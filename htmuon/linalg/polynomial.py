@@ -25,7 +25,7 @@ from htmuon.linalg.base import (
     short_side_first,
     unit_scale,
 )
-from htmuon.linalg.fit import Fit, fit, member_error, minimax_weights
+from htmuon.linalg.fit import Fit, fit, fit_to_use, member_error, minimax_weights
 from htmuon.linalg.levels import LEVELS, Levels
 from htmuon.linalg.nested import Weights, nested, start
 from htmuon.linalg.plan import Plan, cheapest
@@ -158,7 +158,9 @@ class Polynomial(Method):
             _say_that_float16_is_slow()
         levels, family = LEVELS[self.levels], function.family
         assert family is not None
-        return Fitted(function, fit(levels, family), _table(levels, family, device), _rank_weights(levels, device))
+        return Fitted(
+            function, fit_to_use(levels, family), _table(levels, family, device), _rank_weights(levels, device)
+        )
 
     def plan(self, shape: tuple[int, ...], device: torch.device) -> Plan:
         """Which products are formed for matrices `[*batch, m, n]`."""
@@ -214,7 +216,7 @@ class Polynomial(Method):
         batch = wide.shape[:-2]
         result = compute_dtype(matrix.dtype)
         mapped = mapped.to(result).reshape(wide.shape)
-        return Mapped(
+        return Mapped.by_sigma_1(
             mapped.mT if tall else mapped,
             (initial.sigma_1 * normalizer * scale).to(result).reshape(*batch, 1, 1),
             rank.reshape(*batch, 1, 1),

@@ -193,7 +193,7 @@ def mapped_in(basis: Tensor, tall: Tensor, function: ScalarFunction) -> Mapped:
     mapped = columns @ (core @ basis.mT)
     norm = torch.linalg.matrix_norm(mapped, keepdim=True)
     allowed = torch.linalg.vector_norm(weights, dim=-1)[..., None, None]
-    return Mapped(mapped * (allowed / safe_divisor(norm)).clamp(max=1), sigma_1, rank)
+    return Mapped.by_sigma_1(mapped * (allowed / safe_divisor(norm)).clamp(max=1), sigma_1, rank)
 
 
 @dataclass(frozen=True)
@@ -253,9 +253,10 @@ class Streaming(Method):
         basis = started(stored.to(tall.dtype))
         for _ in range(POWER_STEPS):
             basis = power_step(tall, basis)
-        mapped, sigma_1, rank = mapped_in(basis, tall, function)
+        found = mapped_in(basis, tall, function)
         new_state = {**state, "right_basis": basis.to(stored.dtype)}
-        return Mapped(mapped.mT if wide else mapped, sigma_1 * scale, rank), new_state
+        mapped = found.matrix.mT if wide else found.matrix
+        return Mapped.by_sigma_1(mapped, found.sigma_1 * scale, found.rank), new_state
 
     def accuracy(self, matrix: Tensor, power: float) -> Accuracy:
         """The error of `__call__`: a column of `M V` errs by `eps sigma_1`, so a direction at x by `eps / x`."""

@@ -39,7 +39,7 @@ class SVD(Method):
         weights, sigma_1, rank = direction_weights(sigma, function, cutoff)
         dtype = compute_dtype(matrix.dtype)
         mapped = (u * weights.unsqueeze(-2)).to(dtype) @ vh.to(dtype)
-        return Mapped(mapped, (sigma_1 * scale).to(dtype), rank)
+        return Mapped.by_sigma_1(mapped, (sigma_1 * scale).to(dtype), rank)
 
     def accuracy(self, matrix: Tensor, power: float) -> Accuracy:
         """Exact up to the rounding of the result, down to the rounding of the decomposition."""

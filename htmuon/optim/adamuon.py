@@ -79,7 +79,7 @@ class AdaMuon(HTMuon):
     Args:
         params: as for `HTMuon`.
         lr: learning rate of the matrices, of the size of AdamW's.
-        power: the exponent p, in [-0.5, 1].
+        power: the exponent p, in [-1, 1].
         beta2: decay of the element statistics, in [0, 1).
         adjust_lr_fn: as for `HTMuon`.
 

@@ -65,7 +65,8 @@ class MatrixUpdate:
         matrix = self.precondition(matrix_view(direction, self.view, stacked=True))
         update, state = advance_map(matrix, function, self.method, self.normalization, state, prepared, self.floor)
         update, adapted = self.adapt(update, state)
-        return undo_matrix_view(update.mul_(self.scale), self.view, self.shape), {**state, **adapted}
+        update = update if self.scale == 1 else update.mul_(self.scale)
+        return undo_matrix_view(update, self.view, self.shape), {**state, **adapted}
 
 
 def bracket(

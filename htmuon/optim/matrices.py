@@ -8,12 +8,16 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from htmuon._checks import host_may_look
 from htmuon._typing import Group
 from htmuon.layouts import Bracket, Layout, LoadBalancer, Stack, part, part_like
 from htmuon.linalg.base import compute_dtype
 from htmuon.optim.buckets import cost
 from htmuon.optim.signal import Flags
 from htmuon.optim.state import State
+
+# Elements of a matrix from which on a CPU works on each by itself.
+SMALL = 2**14
 
 
 def run_staggered(pieces: Iterable[Generator[None, None, None]]) -> None:
@@ -79,7 +83,7 @@ class MatrixStack:
         group, first = self.group, self.parameters[0]
         flags, dtype = Flags.of(group, first), compute_dtype(first.dtype)
         active = torch.stack([signals[p] for p in self.parameters]) & finite.to(first.device)
-        moves = flags.over_parameter(active)
+        moves = None if host_may_look(active) and bool(active.all()) else flags.over_parameter(active)
         stack = Stack(
             bracket=self.bracket,
             direction=self._directions(moves),
@@ -93,22 +97,61 @@ class MatrixStack:
         )
         update, adapted = yield from self.layout.apply(stack, ledger)
 
-        rate = moves.to(update.dtype) * group["lr"]  # a matrix that rests takes a step of length zero
-        with stacked([part(p) for p in self.parameters], update.dtype) as weight:
-            weight.mul_(1 - rate * group["weight_decay"]).addcmul_(update, rate, value=-1)
+        self._move_weights(update, moves)
         for name, old in stack.state.items():
             changes = flags.over_state(active, name)
             new = torch.where(changes, adapted[name], old)
             torch._foreach_copy_([state[name] for state in self.states], list(new.unbind()))
 
-    def _directions(self, moves: Tensor) -> Tensor:
-        """Advance the momentum of the matrices that move; `[stack, *slice]`, finite and unused for those that rest."""
+    def _directions(self, moves: Tensor | None) -> Tensor:
+        """Advance the momentum of the matrices that move; `[stack, *slice]`, finite and unused for those that rest.
+
+        Args:
+            moves: which of them move, so that it broadcasts against the result; None where all do.
+        """
         beta, dtype = self.group["momentum"], compute_dtype(self.parameters[0].dtype)
         gradients = [part_like(cast(Tensor, p.grad), p) for p in self.parameters]
-        direction = torch.stack(gradients).to(dtype).masked_fill_(~moves, 0.0)
-        with stacked([state["momentum_buffer"] for state in self.states], dtype) as momentum:
-            momentum.lerp_(direction, (1 - beta) * moves.to(dtype))
-            return direction.lerp_(momentum, beta) if self.group["nesterov"] else direction.copy_(momentum)
+        momenta = [state["momentum_buffer"] for state in self.states]
+        direction = torch.empty((len(gradients), *gradients[0].shape), dtype=dtype, device=gradients[0].device)
+        for some in self._pieces():
+            gradient, weight = _stack(gradients[some], dtype), 1 - beta
+            if moves is not None:
+                gradient, weight = gradient.masked_fill(~moves[some], 0.0), weight * moves[some].to(dtype)
+            with stacked(momenta[some], dtype) as momentum:
+                momentum.lerp_(gradient, weight)
+                if self.group["nesterov"]:
+                    torch.lerp(gradient, momentum, beta, out=direction[some])
+                else:
+                    direction[some] = momentum
+        return direction
+
+    def _move_weights(self, update: Tensor, moves: Tensor | None) -> None:
+        """Decay and update the weights of the matrices that move."""
+        rate, decay = self.group["lr"], self.group["weight_decay"]
+        weights = [part(p) for p in self.parameters]
+        for some in self._pieces():
+            with stacked(weights[some], update.dtype) as weight:
+                if moves is None and not isinstance(rate, Tensor):
+                    weight.mul_(1 - rate * decay).add_(update[some], alpha=-rate)
+                else:  # a matrix that rests takes a step of length zero
+                    taken = rate if moves is None else moves[some].to(update.dtype) * rate
+                    weight.mul_(1 - taken * decay).addcmul_(update[some], taken, value=-1)
+
+    def _pieces(self) -> list[slice]:
+        """How many matrices are worked on at once, element by element.
+
+        Stacking them is a copy there and one back. That is less than the calls that it saves on an accelerator, which
+        waits for its host, and on a CPU for small ones.
+        """
+        count, elements = len(self.parameters), part(self.parameters[0]).numel()
+        if self.parameters[0].device.type != "cpu" or elements < SMALL:
+            return [slice(0, count)]
+        return [slice(number, number + 1) for number in range(count)]
+
+
+def _stack(tensors: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """Equally shaped tensors as a stack of a dtype; one alone of that dtype is not copied."""
+    return (tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(list(tensors))).to(dtype)
 
 
 @contextmanager
@@ -122,9 +165,8 @@ def stacked(tensors: Sequence[Tensor], dtype: torch.dtype) -> Iterator[Tensor]:
         >>> numbers
         [tensor([3.]), tensor([6.])]
     """
-    if len(tensors) == 1 and tensors[0].dtype == dtype:
-        yield tensors[0].unsqueeze(0)
-        return
-    stack = torch.stack(list(tensors)).to(dtype)
+    stack = _stack(tensors, dtype)
     yield stack
+    if len(tensors) == 1 and tensors[0].dtype == dtype:
+        return
     torch._foreach_copy_(list(tensors), list(stack.unbind()))

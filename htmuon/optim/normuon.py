@@ -63,7 +63,7 @@ class NorMuon(HTMuon):
     Args:
         params: as for `HTMuon`.
         lr: learning rate of the matrices.
-        power: the exponent p, in [-0.5, 1].
+        power: the exponent p, in [-1, 1].
         beta2: decay of the row statistics, in [0, 1).
 
     Every other argument is as for `HTMuon`.

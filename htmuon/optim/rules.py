@@ -7,7 +7,7 @@ from torch import Tensor
 from htmuon._typing import AdjustLrFn, Group, MatrixView, Normalization
 from htmuon.layouts import Bracket, Layout
 from htmuon.linalg import Method, method_of, select_method
-from htmuon.linalg.select import AUTO
+from htmuon.linalg.select import AUTO, EXACT, OF_STEPS
 from htmuon.optim.bracket import MatrixUpdate, bracket
 from htmuon.optim.schedules import schedule_from_dict
 from htmuon.optim.slots import Adaptation, Precondition
@@ -85,7 +85,7 @@ class Rules:
     def floor(self) -> float:
         """The Frobenius norm below which a gradient counts as zero; 0 where the method fades by itself."""
         group = self.group
-        if group["method"] == AUTO:
+        if group["method"] in (AUTO, EXACT):
             return float(group["eps"])
         _, floor = method_of(group["method"]).fading(self._map(), group["eps"])
         return floor
@@ -101,7 +101,7 @@ class Rules:
 
     def _method(self, parameter: Tensor) -> Method:
         """How the map is computed for a parameter."""
-        return select_method(parameter, self._map(), self.group["method"])
+        return select_method(parameter, self._map(), self.group["method"], OF_STEPS)
 
     def _map(self) -> SpectralMap:
         """The map at the power of this step."""

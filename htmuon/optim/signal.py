@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from htmuon._typing import Group
+from htmuon.kernels import peak
 from htmuon.layouts import is_distributed, part_like, slice_like
 from htmuon.optim.buckets import has_gradient
 from htmuon.routing.split import Interleaved, part_of_row, parts_of_state, rows_of_parts
@@ -65,7 +66,7 @@ class Flags(NamedTuple):
         """
         kept = range(self.batch) if not self.parts else (*range(self.batch), self.rows)
         rest = tuple(dim for dim in range(gradient.ndim) if dim not in kept)
-        peaks = torch.linalg.vector_norm(gradient, torch.inf, rest)
+        peaks = peak(gradient, rest)
         flags = peaks > floor / self.largest_norm
         if self.parts:
             counts = torch.zeros(*peaks.shape[:-1], len(self.parts.sizes), dtype=torch.int32, device=peaks.device)
@@ -142,7 +143,7 @@ def look(groups: Iterable[tuple[Group, float]]) -> Signals:
             found, own = flags.seen(gradient, floor)
             peaks.append(found.flatten())
             seen[parameter] = flags.whole(own)
-        for norms, parameters in _largest(plain):
+        for norms, parameters in _largest(plain, floor):
             peaks.append(torch.stack(norms))
             if group["use_muon"]:
                 sizes = _multiplied(norms, [p.numel() ** 0.5 for p in parameters])
@@ -163,13 +164,30 @@ def whole_flags(groups: Iterable[Group], seen: dict[Tensor, Tensor]) -> tuple[li
     return flags, [seen[f.parameter] if f.parameter in seen else f.none() for f in flags]
 
 
-def _largest(plain: Sequence[tuple[Tensor, Tensor]]) -> Iterable[tuple[tuple[Tensor, ...], list[Tensor]]]:
+# Norms for which sums of squares are far from the ends of what float32 holds.
+MODERATE = (1e-3, 1e15)
+
+
+def _largest(plain: Sequence[tuple[Tensor, Tensor]], floor: float) -> Iterable[tuple[tuple[Tensor, ...], list[Tensor]]]:
     """The largest magnitude of every gradient, 0-d, NaN or infinite where any entry is; with the parameters."""
     alike: dict[tuple[torch.device, torch.dtype], list[tuple[Tensor, Tensor]]] = defaultdict(list)
     for parameter, gradient in plain:
         alike[gradient.device, gradient.dtype].append((parameter, gradient))
-    for pairs in alike.values():
-        yield torch._foreach_norm([gradient for _, gradient in pairs], torch.inf), [parameter for parameter, _ in pairs]
+    for (device, _), pairs in alike.items():
+        gradients = [gradient for _, gradient in pairs]
+        sizes = _sizes(gradients, floor) if device.type == "cpu" else torch._foreach_norm(gradients, torch.inf)
+        yield sizes, [parameter for parameter, _ in pairs]
+
+
+def _sizes(gradients: Sequence[Tensor], floor: float) -> tuple[Tensor, ...]:
+    """The largest magnitudes, or what says the same of being finite and above the floor: moderate Frobenius norms.
+
+    A norm takes one pass on a CPU, where the host may look whether it is moderate. No largest magnitude times the root
+    of the number of entries is below the norm, so that both are above the floor.
+    """
+    norms, (low, high) = torch._foreach_norm(gradients), MODERATE
+    moderate = [max(low, floor) < norm < high for norm in torch.stack(norms).tolist()]
+    return tuple(n if usual else peak(g) for n, g, usual in zip(norms, gradients, moderate, strict=True))
 
 
 def _multiplied(norms: tuple[Tensor, ...], factors: list[float]) -> Tensor:

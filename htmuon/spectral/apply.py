@@ -120,7 +120,7 @@ def spectral_power(
 
     Args:
         matrix: `[*batch, m, n]`, real floating point, any scale and rank; the batch is computed as one stack.
-        power: the exponent p in [-0.5, 1]: 0 polar factor (Muon), 0.125 HTMuon, 1 the matrix itself.
+        power: the exponent p in [-1, 1]: 0 polar factor (Muon), 0.125 HTMuon, 1 the matrix itself.
         method: how it is computed: a name in `htmuon.linalg.METHODS`, an object such as
             `htmuon.linalg.Polynomial(levels=8)`, a dict of the two, or `auto`.
         normalization: what fixes the size of the result:
@@ -136,7 +136,7 @@ def spectral_power(
 
     Raises:
         TypeError: `matrix` is not a dense real floating-point tensor, or `power` not a number.
-        ValueError: fewer than two dimensions, p outside [-0.5, 1], or method, normalization and p don't fit together.
+        ValueError: fewer than two dimensions, p outside [-1, 1], or method, normalization and p don't fit together.
 
     Example:
         >>> import torch, htmuon

@@ -14,7 +14,7 @@ from htmuon._checks import check_real, known
 from htmuon._registry import Registry
 from htmuon.linalg import ScalarFunction
 
-POWER_RANGE = (-0.5, 1.0)
+POWER_RANGE = (-1.0, 1.0)
 
 
 class SpectralMap(ScalarFunction, Protocol):
@@ -43,7 +43,7 @@ MAPS: Registry[SpectralMapFactory] = Registry("spectral_map")
 
 
 def check_power(power: object) -> None:
-    """Raise unless `power` is a real number in [-0.5, 1]; what an accelerator holds is trusted, not read."""
+    """Raise unless `power` is a real number in [-1, 1]; what an accelerator holds is trusted, not read."""
     if isinstance(power, Tensor):
         if power.ndim != 0 or not power.is_floating_point():
             raise TypeError(

@@ -63,11 +63,12 @@ def normalized(
     Returns:
         `[*batch, m, n]` in the dtype of `mapped.matrix`; a zero matrix stays zero under all of them.
     """
+    keeps = normalization in ("none", "spectral") and not isinstance(function.degree, Tensor) and function.degree == 0
+    if keeps and floor == 0:
+        return mapped.matrix
     size = _size(mapped, matrix, function, normalization)
     if floor > 0:
-        size = torch.where(mapped.sigma_1 > floor, size, 0.0)
-    elif normalization == "spectral":
-        return mapped.matrix
+        size = torch.where(mapped.reference > floor, size, 0.0)
     size = size.to(mapped.matrix.dtype)
     # A gradient through it needs the matrix as it was.
     return mapped.matrix * size if mapped.matrix.requires_grad else mapped.matrix.mul_(size)
@@ -82,9 +83,9 @@ def _size(mapped: Mapped, matrix: Tensor, function: SpectralMap, normalization: 
             return torch.where(degree < 0, scale_free, published)
         normalization = settled(normalization, [degree])
     if normalization == "none":
-        return safe_divisor(mapped.sigma_1) ** function.degree
+        return safe_divisor(mapped.reference) ** function.degree
     if normalization == "spectral":
-        return torch.ones_like(mapped.sigma_1)
+        return (safe_divisor(mapped.reference) / safe_divisor(mapped.sigma_1)) ** function.degree
     if normalization == "rms":
         return mapped.rank.to(mapped.matrix.dtype).sqrt() / safe_divisor(
             torch.linalg.matrix_norm(mapped.matrix, keepdim=True)
@@ -92,7 +93,7 @@ def _size(mapped: Mapped, matrix: Tensor, function: SpectralMap, normalization: 
     assert normalization == "lmo"
     assert function.power is not None
     # sum x^(1+p) = <M / sigma_1, O>, by the orthogonality of U and V: no singular values needed.
-    relative = matrix.to(mapped.matrix.dtype) / safe_divisor(mapped.sigma_1)
+    relative = matrix.to(mapped.matrix.dtype) / safe_divisor(mapped.reference)
     total = (relative * mapped.matrix).sum(dim=(-2, -1), keepdim=True)
     factor: Tensor = 1 / safe_divisor(total) ** (function.power / (1 + function.power))
     return factor

@@ -21,7 +21,7 @@ class Power:
     For p in [0, 1] it is the direction of steepest descent under the Schatten-q norm with `q = 1 + 1/p`.
 
     Args:
-        power: the exponent p, in [-0.5, 1].
+        power: the exponent p, in [-1, 1].
 
     Raises:
         ValueError: the exponent is outside its range.

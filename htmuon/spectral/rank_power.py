@@ -16,7 +16,7 @@ class RankPower:
     The update always has the same heavy-tailed spectrum, whatever the momentum looks like.
 
     Args:
-        exponent: p, in [-0.5, 1]; 0 is the polar factor.
+        exponent: p, in [-1, 1]; 0 is the polar factor.
 
     Raises:
         ValueError: the exponent is outside its range.

@@ -123,7 +123,7 @@ def test_list_names_and_describes_everything(capsys: pytest.CaptureFixture[str])
         (["bench", "llama-60m", "--layers", "9"], "between 1 and the 8 layers of llama-60m; got 9"),
         (["bench", "--shapes", "4by4"], "ROWSxCOLUMNS*COUNT"),
         (["bench", "--shapes", "4x4", "--methods", "eig"], "Did you mean 'eigh'?"),
-        (["bench", "--shapes", "4x4", "--power", "2"], "power must lie in [-0.5, 1.0]; got 2"),
+        (["bench", "--shapes", "4x4", "--power", "2"], "power must lie in [-1.0, 1.0]; got 2"),
         (["bench", "--shapes", "4x4", "--candidates", "moun"], "Did you mean 'muon'?"),
         (["bench", "--shapes", "4x4", "--momentum", "/nowhere/x.safetensors"], "/nowhere/x.safetensors"),
         (["bench", "--shapes", "4x4", "--rounds", "0"], "rounds must be at least 1; got 0"),

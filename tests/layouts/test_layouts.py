@@ -22,8 +22,8 @@ def test_every_optimizer_in_every_layout(world, layout, optimizer):
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_on_two_ranks(world, layout, method):
     errors = world(2).run(layout_problem.trained_alike, layout, "htmuon", method=method)
-    # Products of float32 are summed in another order in another stack.
-    assert max(errors) <= (1e-4 if method == "polynomial" else 1e-6)
+    # Products are summed in another order in another stack: of float32, and of bfloat16 times a learning rate of 0.02.
+    assert max(errors) <= {"polynomial": 1e-4, "quintic": 2e-3}.get(method, 1e-6)
 
 
 def test_slices_of_unequal_length_along_two_axes(world):

@@ -9,11 +9,12 @@ from matrices import SHAPES, SPECTRA, mapped_by_svd, matrix_with, relative_error
 from htmuon.linalg import METHODS, check_method, method_of, method_setting, select_method
 from htmuon.linalg.newton_schulz import spectral_norm_of_gram
 from htmuon.linalg.parts import as_dict
-from htmuon.spectral import Power, RankPower
+from htmuon.linalg.select import OF_STEPS
+from htmuon.spectral import Clip, Function, Knee, Power, RankPower
 
 POWERS = [-0.5, -0.25, 0.0, 0.125, 0.5, 1.0]
 # Of every field that a method has, a value that is not its default.
-OTHER_SETTINGS = {"levels": 8, "precision": "bfloat16", "eps": 1e-3}
+OTHER_SETTINGS = {"levels": 8, "steps": 6, "precision": "bfloat16", "eps": 1e-3}
 
 
 CASES = [(name, power) for name in METHODS for power in POWERS if METHODS[name].can(Power(power))]
@@ -28,8 +29,8 @@ def direction_errors(name, power, spectrum, shape):
     u, sigma, vh = torch.linalg.svd(matrix.to(torch.float64), full_matrices=False)
     mapped = METHODS[name](matrix, Power(power))
     got = (u.mT @ mapped.matrix.to(torch.float64) @ vh.mT).diagonal(dim1=-2, dim2=-1)
-    # Relative to the method's own sigma_1, which is tested by itself.
-    weights = (sigma / mapped.sigma_1.squeeze(-1)) ** power if power else torch.ones_like(sigma)
+    # Relative to the method's own reference: sigma_1, which is tested by itself, or a bound of it.
+    weights = (sigma / mapped.reference.squeeze(-1)) ** power if power else torch.ones_like(sigma)
     relative = sigma / sigma[..., :1]
     rounding = 10 * torch.finfo(torch.float32).eps * weights.amax(-1, keepdim=True)
     return matrix, relative, ((got - weights).abs() - rounding).clamp(min=0) / weights
@@ -117,8 +118,9 @@ def test_a_zero_matrix_maps_to_zero_and_leaves_its_batch_alone(name, power):
     alone = METHODS[name](filled, Power(power)).matrix
     assert (mapped.matrix[1] == 0).all()
     assert mapped.rank.flatten().tolist() == [6, 0]
-    # Batched products may sum in another order, in bfloat16 in the quintic recipe at p = 0.
-    rounding = 1e-2 if (name, power) == ("newton_schulz", 0.0) else 1e-5
+    # Batched products may sum in another order; in bfloat16, relative to the largest weight, in the quintic recipes.
+    narrow = name == "quintic" or (name, power) == ("newton_schulz", 0.0)
+    rounding = 2e-2 * 100 ** max(-power, 0) if narrow else 1e-5
     torch.testing.assert_close(mapped.matrix[0], alone, rtol=0, atol=rounding)
 
 
@@ -136,8 +138,9 @@ def test_sigma_1_is_found(name, spectrum):
     matrix = zoo_matrix(spectrum, (30, 50)).to(torch.float32) * 7
     sigma_1 = torch.linalg.matrix_norm(matrix.to(torch.float64), ord=2)
     estimate = METHODS[name](matrix, Power(0.5)).sigma_1.squeeze()
-    # Power iteration stays below by a few percent where the leading values are close (the docstring's promise).
-    assert 0.95 * sigma_1 <= estimate <= (1 + 1e-6) * sigma_1
+    # Power iteration stays below by a few percent where the leading values are close (the docstring's promise); a
+    # matrix that is rounded to bfloat16 may be larger by a fraction of that rounding.
+    assert 0.95 * sigma_1 <= estimate <= (1 + (2e-3 if name == "quintic" else 1e-6)) * sigma_1
 
 
 @pytest.mark.parametrize("spectrum", SPECTRA)
@@ -183,6 +186,19 @@ def test_auto_can_be_asked():
     assert select_method(accelerator, Power(0.125)).name == "polynomial"
     assert select_method(accelerator, Power(-0.5)).name == "eigh"
     assert select_method(accelerator, RankPower(0.125)).name == "eigh"
+    assert select_method(accelerator, Power(0.125), "exact").name == "eigh"
+
+
+def test_auto_allows_a_step_more_than_a_function():
+    matrix, narrow, accelerator = torch.ones(3, 4), torch.ones(3, 4, dtype=torch.bfloat16), torch.ones(1, device="meta")
+    for one in (matrix, narrow, accelerator):
+        for function in (Power(0.0), Power(0.125), Power(torch.tensor(0.5)), Knee(0.125), Function(lambda x: x + 0.1)):
+            assert select_method(one, function, tolerance=OF_STEPS).name == "quintic"
+    assert select_method(matrix, Power(-0.125), tolerance=OF_STEPS).name == "eigh"
+    assert select_method(accelerator, Power(-0.125), tolerance=OF_STEPS).name == "polynomial"
+    assert select_method(matrix, RankPower(0.125), tolerance=OF_STEPS).name == "eigh"
+    assert select_method(matrix, Clip(0.01), tolerance=OF_STEPS).name == "eigh"  # a corner, which no polynomial follows
+    assert select_method(matrix.to(torch.float64), Power(0.125), tolerance=OF_STEPS).name == "svd"
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -9,7 +9,7 @@ from problems import network
 from torch import nn
 
 import htmuon
-from htmuon.linalg import Polynomial
+from htmuon.linalg import Polynomial, Quintic
 
 NAMES = list(htmuon.OPTIMIZERS)
 SHAPES = [(16, 8), (8, 8), (8, 8), (8, 24), (6, 4, 3, 3), (2, 8, 12)]
@@ -17,6 +17,7 @@ SHAPES = [(16, 8), (8, 8), (8, 8), (8, 24), (6, 4, 3, 3), (2, 8, 12)]
 METHODS = [
     {"method": "auto"},
     *({"method": Polynomial(precision=precision)} for precision in ("float32", "float16", "bfloat16")),
+    *({"method": Quintic(precision=precision)} for precision in ("float32", "float16", "bfloat16")),
     {"method": "streaming"},
 ]
 DOWN = htmuon.power_schedule("linear", start=0.5, end=0.0, total_steps=8)
@@ -74,7 +75,8 @@ def test_newton_schulz_with_a_constant_power_does_not_wait():
 @pytest.fixture
 def as_on_an_accelerator(monkeypatch):
     """The host may not look at CPU tensors either."""
-    for module in ("htmuon.optim.base", "htmuon.optim.groups", "htmuon.linalg.streaming", "htmuon._checks"):
+    rooms = {"optim": ("base", "groups", "matrices"), "linalg": ("base", "quintic", "streaming")}
+    for module in ("htmuon._checks", *(f"htmuon.{room}.{name}" for room, names in rooms.items() for name in names)):
         monkeypatch.setattr(f"{module}.host_may_look", lambda tensor: False)
 
 

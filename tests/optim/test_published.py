@@ -47,7 +47,9 @@ def test_power_one_is_sgd_with_momentum(nesterov):
     # torch's SGD sums gradients, ours averages: its learning rate is smaller by 1 - momentum. Square matrices have
     # update scale 1, and `none` keeps the size.
     ours, theirs = nn.Parameter(matrices()[0]), nn.Parameter(matrices()[0])
-    optimizer = htmuon.HTMuon([ours], lr=0.1, power=1.0, momentum=0.9, nesterov=nesterov, weight_decay=0.0)
+    optimizer = htmuon.HTMuon(
+        [ours], lr=0.1, power=1.0, momentum=0.9, nesterov=nesterov, weight_decay=0.0, method="exact"
+    )
     sgd = torch.optim.SGD([theirs], lr=0.1 * (1 - 0.9), momentum=0.9, dampening=0, nesterov=nesterov)
     for step in range(20):
         gradient = matrices(seed=step)[0]
@@ -60,7 +62,9 @@ def test_power_one_is_sgd_with_momentum(nesterov):
 def test_power_one_divides_the_update_scale_out_on_tall_matrices():
     ours, theirs = nn.Parameter(matrices()[1]), nn.Parameter(matrices()[1])
     scale = (32 / 12) ** 0.5
-    optimizer = htmuon.HTMuon([ours], lr=0.1 / scale, power=1.0, momentum=0.9, nesterov=False, weight_decay=0.0)
+    optimizer = htmuon.HTMuon(
+        [ours], lr=0.1 / scale, power=1.0, momentum=0.9, nesterov=False, weight_decay=0.0, method="exact"
+    )
     sgd = torch.optim.SGD([theirs], lr=0.1 * (1 - 0.9), momentum=0.9)
     for step in range(20):
         gradient = matrices(seed=step)[1]
@@ -121,7 +125,8 @@ def test_htmuon_is_the_formula_of_the_paper(power, method):
 
 def test_the_interval_schedule_is_the_papers():
     ours = nn.Parameter(matrices()[0])
-    optimizer = htmuon.HTMuon([ours], lr=0.03, power_schedule=htmuon.power_schedule("interval", power=0.125, every=5))
+    schedule = htmuon.power_schedule("interval", power=0.125, every=5)
+    optimizer = htmuon.HTMuon([ours], lr=0.03, power_schedule=schedule, method="exact")
     weight, momentum = matrices()[0], torch.zeros(24, 24)
     for step in range(11):
         gradient = 0.01 * matrices(seed=step)[0]
@@ -136,7 +141,7 @@ def test_the_interval_schedule_is_the_papers():
 def test_normuon_is_the_published_update(name, power):
     # The authors' code: row mean squares of the mapped matrix, its Frobenius norm kept.
     ours = [nn.Parameter(m) for m in matrices()]
-    optimizer = htmuon.OPTIMIZERS[name](ours, lr=0.02, weight_decay=0.1)
+    optimizer = htmuon.OPTIMIZERS[name](ours, lr=0.02, weight_decay=0.1, method="exact")
     states = [(m, torch.zeros_like(m), torch.zeros(len(m), 1)) for m in matrices()]
     for step in range(10):
         gradients = [0.01 * g for g in matrices(seed=step)]

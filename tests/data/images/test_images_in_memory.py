@@ -92,14 +92,16 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, config, recorder,
 
 
 def test_a_run_equals_the_loop_written_out(tmp_path, config):
-    config = dataclasses.replace(config, ema_decay=0.75, accumulation=2)
+    # Exact, as bfloat16 products make much of a rounding of the gradients.
+    exact = dataclasses.replace(config.optimizer, name="htmuon:method=exact")
+    config = dataclasses.replace(config, optimizer=exact, ema_decay=0.75, accumulation=2)
     result = train(config, tmp_path / "run")
 
     source = config.data.open(config)
     model = source.build_model()
     task = ImageClassification(config, config.data, source.images, torch.device("cpu"))
     decays = {"weight_decay": 0.1, "adamw_weight_decay": 0.1}
-    optimizer = htmuon.HTMuon(htmuon.param_groups(model), lr=0.02, adamw_lr=0.01, **decays)
+    optimizer = htmuon.HTMuon(htmuon.param_groups(model), lr=0.02, adamw_lr=0.01, method="exact", **decays)
     peaks = [group["lr"] for group in optimizer.param_groups]
     lines = read_records(tmp_path / "run" / "metrics.jsonl")
     average = None
