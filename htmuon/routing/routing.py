@@ -31,8 +31,9 @@ Parts = GivenSplit | Literal["auto"] | None
 # Parts of every parameter ("auto" or none), or by pattern.
 SplitRules = Mapping[str, Parts] | Literal["auto"] | None
 
-# What becomes of a fused weight for which nothing else is said.
-DEFAULT_SPLIT: Literal["auto"] | None = None
+# What becomes of a fused weight for which nothing else is said: a small LLaMA with fused q, k, v and gate, up has a
+# lower test loss where its parts are updated each by itself (benchmarks/fused_split.py, docs/results).
+DEFAULT_SPLIT: Literal["auto"] | None = "auto"
 
 
 def _own_storage(parameter: Tensor, place: WeightPlace, by: Holders) -> Stored | None:
@@ -179,8 +180,8 @@ def route(
             from pattern to view where a parameter is neither the weight of a known module nor stored as
             `[*batch, out, in]` (see `htmuon.matrix_view`).
         adamw: patterns that go to AdamW.
-        split: how parameters on the spectral side that fuse several matrices are taken apart: `"auto"` into the parts
-            that their modules fuse; None leaves them whole. By pattern, so many equal parts, or the output rows of
+        split: how parameters on the spectral side that fuse several matrices are taken apart: `"auto"`, the default,
+            into the parts that their modules fuse; None leaves them whole. By pattern, so many equal parts, or the output rows of
             each, `{"*.qkv.weight": 3}` or `{"*.qkv.weight": (4096, 1024, 1024)}`, or `htmuon.Interleaved` rows,
             `"auto"` or None; what no pattern matches, as without a mapping. Split patterns that match nothing are a
             warning. The groups of a convolution are matrices of their own unless a pattern says otherwise.
