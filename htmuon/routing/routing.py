@@ -181,10 +181,11 @@ def route(
             `[*batch, out, in]` (see `htmuon.matrix_view`).
         adamw: patterns that go to AdamW.
         split: how parameters on the spectral side that fuse several matrices are taken apart: `"auto"`, the default,
-            into the parts that their modules fuse; None leaves them whole. By pattern, so many equal parts, or the output rows of
-            each, `{"*.qkv.weight": 3}` or `{"*.qkv.weight": (4096, 1024, 1024)}`, or `htmuon.Interleaved` rows,
-            `"auto"` or None; what no pattern matches, as without a mapping. Split patterns that match nothing are a
-            warning. The groups of a convolution are matrices of their own unless a pattern says otherwise.
+            into the parts that their modules fuse; None leaves them whole. By pattern, so many equal parts, or the
+            output rows of each, `{"*.qkv.weight": 3}` or `{"*.qkv.weight": (4096, 1024, 1024)}`, or
+            `htmuon.Interleaved` rows, `"auto"` or None; what no pattern matches, as without a mapping. Split patterns
+            that match nothing are a warning. The groups of a convolution are matrices of their own unless a pattern
+            says otherwise.
 
     Returns:
         A `Routing`: `print` it for the listing, `.groups()` for an optimizer.
