@@ -87,12 +87,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--optimizers", nargs="+", default=list(OPTIMIZERS), choices=list(OPTIMIZERS))
     parser.add_argument("--factors", type=float, nargs="+", default=list(FACTORS), help="of the stored rates")
     parser.add_argument("--steps", type=int, help="of each run; the recipe's if not given")
     parser.add_argument("--processes", type=int, default=2, help="runs at a time, of one thread each")
     parser.add_argument("--json", type=Path, help="where the results go")
     given = parser.parse_args()
-    rates = [(name, lr * factor) for name, lr in OPTIMIZERS.items() for factor in given.factors]
+    rates = [(name, OPTIMIZERS[name] * factor) for name in given.optimizers for factor in given.factors]
     jobs = [(name, lr, split, s, given.steps, given.out) for name, lr in rates for s in given.seeds for split in SPLITS]
     with ProcessPoolExecutor(given.processes, get_context("spawn")) as pool:
         losses = dict(zip(jobs, pool.map(trained, jobs), strict=True))
@@ -110,7 +111,7 @@ def main() -> None:
         print(f"{name} lr {lr:g}: parts minus whole {row['parts_minus_whole']:+.4f}{bounds}")
     best = {
         (name, split): min((statistics.fmean(row[split]) for row in rows if row["optimizer"] == name), default=math.nan)
-        for name in OPTIMIZERS
+        for name in given.optimizers
         for split in SPLITS
     }
     print(*(f"{name}, {split}: {loss:.4f} at its best rate" for (name, split), loss in best.items()), sep="\n")

@@ -232,8 +232,9 @@ def bound_of(square: Tensor) -> Coefficient:
     # Rounding of A can push its eigenvalues up, by a few units in the last place of their largest.
     slack = (1 + 4 * torch.finfo(square.dtype).eps) ** 0.5
     if norm.ndim == 0 and host_may_look(norm):
-        return slack * (norm.item() or 1.0) ** 0.25
-    return safe_divisor(norm.to(compute_dtype(square.dtype))).sqrt().sqrt() * slack
+        return float(slack * (norm.item() or 1.0) ** 0.25)
+    bound: Tensor = safe_divisor(norm.to(compute_dtype(square.dtype))).sqrt().sqrt() * slack
+    return bound
 
 
 def stepped(x: Tensor, outer: Tensor, square: Tensor, bound: Coefficient, recipe: Recipe) -> tuple[Tensor, Tensor]:

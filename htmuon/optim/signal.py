@@ -179,7 +179,7 @@ def _largest(plain: Sequence[tuple[Tensor, Tensor]], floor: float) -> Iterable[t
         yield sizes, [parameter for parameter, _ in pairs]
 
 
-def _sizes(gradients: Sequence[Tensor], floor: float) -> tuple[Tensor, ...]:
+def _sizes(gradients: list[Tensor], floor: float) -> tuple[Tensor, ...]:
     """The largest magnitudes, or what says the same of being finite and above the floor: moderate Frobenius norms.
 
     A norm takes one pass on a CPU, where the host may look whether it is moderate. No largest magnitude times the root
