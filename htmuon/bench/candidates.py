@@ -56,7 +56,12 @@ class SpecCandidate:
 
     def optimizer(self, parameters: list[nn.Parameter]) -> Optimizer:
         """With the library's defaults."""
-        return build_optimizer(self.name, as_layers(parameters), lr=0.02, adamw_lr=0.02, weight_decay=0.1)
+        return self._over(parameters, lr=0.02, weight_decay=0.1)
+
+    def _over(self, parameters: list[nn.Parameter], *, lr: float, weight_decay: float) -> Optimizer:
+        """All of them as matrices: as a model, the last of them would be its output head."""
+        layers = as_layers(parameters)
+        return build_optimizer(self.name, layers, lr=lr, adamw_lr=lr, weight_decay=weight_decay, matrices="all")
 
     def function(self) -> SpectralMap | None:
         """The map of its group, where nothing stands before and after it."""
@@ -71,7 +76,7 @@ class SpecCandidate:
     def mapped(self, matrices: list[Tensor]) -> list[Tensor]:
         """Taken from a step without momentum; from the map alone where a method carries a state, which is then new."""
         parameters = [nn.Parameter(torch.zeros_like(matrix)) for matrix in matrices]
-        optimizer = build_optimizer(self.name, as_layers(parameters), lr=1.0, adamw_lr=1.0, weight_decay=0.0)
+        optimizer = self._over(parameters, lr=1.0, weight_decay=0.0)
         group = optimizer.param_groups[0]
         if self.keeps_state():
             function = map_of(group["spectral_map"], group["power"])

@@ -30,6 +30,16 @@ def test_what_is_measured_of_a_spec_is_the_map_alone(spec):
         assert relative_error(result, mapped_by_svd(matrix, lambda sigma: sigma**0.125)) < 2e-5
 
 
+def test_every_matrix_is_one_for_the_spectral_side():
+    # As a model, the last of them would be its output head.
+    matrices = [matrix_with(torch.logspace(0, -1, 6), (6, 9), seed).to(torch.float32) for seed in range(3)]
+    candidate = SpecCandidate("htmuon:method=eigh")
+    for matrix, mapped in zip(matrices, candidate.mapped(matrices), strict=True):
+        assert relative_error(mapped, mapped_by_svd(matrix, lambda sigma: sigma**0.125)) < 1e-4
+    (group,) = candidate.optimizer([torch.nn.Parameter(matrix) for matrix in matrices]).param_groups
+    assert group["use_muon"]
+
+
 def test_muon_of_torch_is_measured_as_ours_by_the_same_products():
     theirs = PeerCandidate(BASELINE).mapped(matrices())
     ours = SpecCandidate("muon:method=newton_schulz").mapped(matrices())
