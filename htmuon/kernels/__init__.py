@@ -5,7 +5,6 @@ The verbs say what an algorithm needs, not how a device does it: `linalg` is wri
 
 from htmuon.kernels.alignment import aligned as aligned
 from htmuon.kernels.alignment import aligned_sides as aligned_sides
-from htmuon.kernels.peak import peak as peak
 from htmuon.kernels.precision import full_float32 as full_float32
 from htmuon.kernels.precision import multiplies_bfloat16 as multiplies_bfloat16
 from htmuon.kernels.precision import multiplies_float16 as multiplies_float16
@@ -21,6 +20,5 @@ __all__ = [
     "gram",
     "multiplies_bfloat16",
     "multiplies_float16",
-    "peak",
     "symmetric_product",
 ]

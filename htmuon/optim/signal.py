@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from htmuon._typing import Group
-from htmuon.kernels import peak
 from htmuon.layouts import is_distributed, part_like, slice_like
+from htmuon.linalg.base import peak
 from htmuon.optim.buckets import has_gradient
 from htmuon.routing.split import Interleaved, part_of_row, parts_of_state, rows_of_parts
 from htmuon.routing.views import batch_dims, default_view, matrix_shape, row_dim
