@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from htmuon.linalg.base import Family
+from htmuon.linalg.base import Family, ScalarFunction
 
 # Lawson's algorithm: this many reweighted least-squares problems. More improve the largest error by less than a tenth.
 ROUNDS = 60
@@ -75,6 +75,35 @@ def minimax_weights(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         importance = importance * error
         importance = importance / importance.sum(-1, keepdim=True)
     return best, smallest
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A scalar function, beside which a method keeps what it has made of it, in fields of its own.
+
+    Attributes:
+        function: the function.
+    """
+
+    function: ScalarFunction
+
+    @property
+    def power(self) -> float | Tensor | None:
+        """The exponent of the function, or None."""
+        return self.function.power
+
+    @property
+    def family(self) -> Family | None:
+        """The family of the function."""
+        return self.function.family
+
+    def parameters(self, ratio: Tensor, stable_rank: Tensor) -> tuple[tuple[float | Tensor, ...], float | Tensor]:
+        """Which member of its family the function is."""
+        return self.function.parameters(ratio, stable_rank)
+
+    def __call__(self, relative: Tensor) -> Tensor:
+        """Weights by the function itself."""
+        return self.function(relative)
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,7 @@ from htmuon.linalg.base import (
     short_side_first,
     unit_scale,
 )
-from htmuon.linalg.fit import Fit, fit, fit_to_use, member_error, minimax_weights
+from htmuon.linalg.fit import Fit, Prepared, fit, fit_to_use, member_error, minimax_weights
 from htmuon.linalg.levels import LEVELS, Levels
 from htmuon.linalg.nested import Weights, nested, start
 from htmuon.linalg.plan import Plan, cheapest
@@ -45,38 +45,18 @@ RESOLVED: dict[Precision, float] = {"float32": 0.0, "float16": 1e-3, "bfloat16":
 
 
 @dataclass(frozen=True, eq=False)
-class Fitted:
+class Fitted(Prepared):
     """A scalar function with the weights of its family, on the device where they are used.
 
     Attributes:
-        function: the function.
         fit: the fit of its family.
         table: `fit.table` on the device.
         rank_weights: with these, the traces of the `A_k` and of `A_L^2` sum up to the number of directions in range.
     """
 
-    function: ScalarFunction
     fit: Fit
     table: Tensor
     rank_weights: Tensor
-
-    @property
-    def power(self) -> float | Tensor | None:
-        """The exponent of the function, or None."""
-        return self.function.power
-
-    @property
-    def family(self) -> Family | None:
-        """The family of the function."""
-        return self.function.family
-
-    def parameters(self, ratio: Tensor, stable_rank: Tensor) -> tuple[tuple[float | Tensor, ...], float | Tensor]:
-        """Which member of its family the function is."""
-        return self.function.parameters(ratio, stable_rank)
-
-    def __call__(self, relative: Tensor) -> Tensor:
-        """Weights by the function itself."""
-        return self.function(relative)
 
 
 @functools.lru_cache(maxsize=64)

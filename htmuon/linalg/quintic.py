@@ -24,7 +24,7 @@ from htmuon.linalg.base import (
     short_side_first,
     unit_scale,
 )
-from htmuon.linalg.fit import Fit, fit, fit_to_use
+from htmuon.linalg.fit import Fit, Prepared, fit, fit_to_use
 from htmuon.linalg.nested import add_to_diagonal, top_eigenvalue
 from htmuon.linalg.quintics import STEPS, Chain, Coefficient, Recipe, recipes
 
@@ -36,36 +36,16 @@ RESOLVED = {torch.float64: 0.0, torch.float32: 0.0, torch.float16: 1e-3, torch.b
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
+class Coefficients(Prepared):
     """A scalar function with the coefficients of its steps.
 
     Attributes:
-        function: the function.
         recipe: the coefficients of a power; None for any other function, whose weights depend on each matrix.
         weights: the chain, the fit of the family, and its table on the device, from which they come.
     """
 
-    function: ScalarFunction
     recipe: Recipe | None
     weights: tuple[Chain, Fit, Tensor] | None = None
-
-    @property
-    def power(self) -> float | Tensor | None:
-        """The exponent of the function, or None."""
-        return self.function.power
-
-    @property
-    def family(self) -> Family | None:
-        """The family of the function."""
-        return self.function.family
-
-    def parameters(self, ratio: Tensor, stable_rank: Tensor) -> tuple[tuple[float | Tensor, ...], float | Tensor]:
-        """Which member of its family the function is."""
-        return self.function.parameters(ratio, stable_rank)
-
-    def __call__(self, relative: Tensor) -> Tensor:
-        """Weights by the function itself."""
-        return self.function(relative)
 
 
 @lru_cache(maxsize=64)
@@ -118,15 +98,15 @@ class Quintic(Method):
                 "sign and stays above 1e-5 of its largest value on [1e-4, 1]; this map is neither. Use method='eigh'."
             )
 
-    def prepare(self, function: ScalarFunction, device: torch.device) -> Prepared:
+    def prepare(self, function: ScalarFunction, device: torch.device) -> Coefficients:
         """The function with its coefficients; a fit is made once, and then remembered."""
         self.require(function)
         if function.power is not None:
-            return Prepared(function, recipes(self.steps).at(function.power, device))
+            return Coefficients(function, recipes(self.steps).at(function.power, device))
         family = function.family
         assert family is not None
         chain = recipes(self.steps).chain
-        return Prepared(function, None, (chain, fit_to_use(chain, family), _table(self.steps, family, device)))
+        return Coefficients(function, None, (chain, fit_to_use(chain, family), _table(self.steps, family, device)))
 
     def fit_error(self, function: ScalarFunction) -> float:
         """The largest relative error within the range, before rounding: of a power, or of all members of a family.
@@ -147,7 +127,7 @@ class Quintic(Method):
 
     def __call__(self, matrix: Tensor, function: ScalarFunction) -> Mapped:
         """Apply a power to the singular values relative to a bound, any other function to those by the largest."""
-        ready = function if isinstance(function, Prepared) else self.prepare(function, matrix.device)
+        ready = function if isinstance(function, Coefficients) else self.prepare(function, matrix.device)
         wide, tall = short_side_first(matrix)
         dtype, result = self.dtype_of_products(matrix.dtype, matrix.device), compute_dtype(matrix.dtype)
         x, scale = unit_scale(
@@ -181,7 +161,7 @@ class Quintic(Method):
 
         return Mapped(mapped.mT if tall else mapped, reference, sigma_1, rank)
 
-    def _fitted(self, ready: Prepared, outer: Tensor, bound: Coefficient, sigma_1: Tensor) -> Recipe:
+    def _fitted(self, ready: Coefficients, outer: Tensor, bound: Coefficient, sigma_1: Tensor) -> Recipe:
         """The recipe of a function that is no power, with weights for each matrix."""
         assert ready.weights is not None
         chain, fitted, table = ready.weights

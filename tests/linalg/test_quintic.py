@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode, addmm_flop, baddbmm_flop
 
 import htmuon
 from htmuon.linalg import METHODS, Quintic
-from htmuon.linalg.quintic import Prepared
+from htmuon.linalg.quintic import Coefficients
 from htmuon.linalg.quintics import STEPS, recipes
 from htmuon.spectral import Clip, Function, Knee, Power, RankPower
 
@@ -142,7 +142,7 @@ def test_a_power_that_the_host_does_not_know_has_the_same_coefficients(power):
     stack = torch.stack([zoo_matrix(name, (24, 40)).to(torch.float32) for name in ("condition 1e2", "one over i")])
     table = recipes(5)
     flat = table.coefficients.weights(table.coefficients.table, torch.tensor(power)).reshape(-1)
-    unknown = Prepared(Power(power), table.recipe(flat.unbind()))
+    unknown = Coefficients(Power(power), table.recipe(flat.unbind()))
     method = Quintic(precision="float32")
     for matrices in (stack, stack[0]):
         expected = method(matrices, Power(power)).matrix

@@ -11,7 +11,7 @@ from torch import nn
 
 import htmuon
 from htmuon._typing import NORMALIZATIONS
-from htmuon.linalg import METHODS, Polynomial
+from htmuon.linalg import METHODS, Polynomial, Quintic
 from htmuon.optim.bracket import compiled
 from htmuon.spectral import MAPS, Knee
 
@@ -83,6 +83,7 @@ def run_both(name, steps=4, shapes=(CONVOLUTION,), forms=None, **settings):
         ("htnormuon", {"method": "streaming", "normalization": "rms"}),
         ("htmuon", {**LEVELS, "lr": torch.tensor(0.02)}),
         ("htmuon", {**LEVELS, "spectral_map": Knee(0.5, tau=0.05)}),
+        ("htmuon", {"method": Quintic(precision="float32"), "normalization": "rms"}),
     ],
     ids=str,
 )
