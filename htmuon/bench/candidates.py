@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from htmuon._device import pick_device
 from htmuon._typing import Group
 from htmuon.baselines import build_optimizer, optimizer_info
 from htmuon.bench.bench_config import BenchConfig
@@ -170,9 +171,10 @@ def chosen_candidates(config: BenchConfig) -> tuple[list[Candidate], list[str]]:
     own = [SpecCandidate(spec) for spec in dict.fromkeys(specs)]
     for candidate in own:
         candidate.function()  # raises the error of a bad spec before anything is measured
-    peers = PEERS if config.peers else ()
+    device = pick_device(config.device).type
+    peers = [peer for peer in PEERS if config.peers and device in peer.devices]
     there = [PeerCandidate(peer) for peer in peers if peer.version is not None]
-    missing = [peer.distribution for peer in peers if peer.version is None]
+    missing = list(dict.fromkeys(peer.distribution for peer in peers if peer.version is None))
     return [PeerCandidate(BASELINE), *own, *there], missing
 
 

@@ -120,7 +120,7 @@ def test_a_zero_matrix_maps_to_zero_and_leaves_its_batch_alone(name, power):
     assert mapped.rank.flatten().tolist() == [6, 0]
     # Batched products may sum in another order; in bfloat16, relative to the largest weight, in the quintic recipes.
     narrow = name == "quintic" or (name, power) == ("newton_schulz", 0.0)
-    rounding = 2e-2 * 100 ** max(-power, 0) if narrow else 1e-5
+    rounding = 4e-2 * 100 ** max(-power, 0) if narrow else 1e-5
     torch.testing.assert_close(mapped.matrix[0], alone, rtol=0, atol=rounding)
 
 

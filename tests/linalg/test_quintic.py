@@ -9,8 +9,9 @@ from torch.optim._muon import _zeropower_via_newtonschulz
 from torch.utils.flop_counter import FlopCounterMode, addmm_flop, baddbmm_flop
 
 import htmuon
+from htmuon.kernels import gram
 from htmuon.linalg import METHODS, Quintic
-from htmuon.linalg.quintic import Coefficients
+from htmuon.linalg.quintic import ROUNDING, Coefficients, bound_of, short_steps, stepped
 from htmuon.linalg.quintics import STEPS, recipes
 from htmuon.spectral import Clip, Function, Knee, Power, RankPower
 
@@ -76,7 +77,14 @@ def test_levels_stay_between_zero_and_one(steps):
             assert level.max() <= 1.06, power
 
 
-@pytest.mark.parametrize("shape", [(64, 64), (40, 96), (96, 40), (3, 32, 48)], ids=str)
+def flops(matrices, precision):
+    in_place = {torch.ops.aten.addmm_: addmm_flop.__wrapped__, torch.ops.aten.baddbmm_: baddbmm_flop.__wrapped__}
+    with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
+        htmuon.spectral_power(matrices, 0.125, method=Quintic(precision=precision))
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (40, 56), (56, 40), (3, 32, 40)], ids=str)
 @pytest.mark.parametrize("precision", ["bfloat16", "float32"])
 def test_it_takes_the_products_of_muon(shape, precision):
     # Any power, at what torch.optim.Muon takes for the polar factor: nothing else multiplies, not even for the size.
@@ -84,10 +92,34 @@ def test_it_takes_the_products_of_muon(shape, precision):
     with FlopCounterMode(display=False) as theirs:
         for matrix in matrices.reshape(-1, *shape[-2:]):
             _zeropower_via_newtonschulz(matrix, (3.4445, -4.7750, 2.0315), 5, 1e-7)
-    in_place = {torch.ops.aten.addmm_: addmm_flop.__wrapped__, torch.ops.aten.baddbmm_: baddbmm_flop.__wrapped__}
-    with FlopCounterMode(display=False, custom_mapping=in_place) as ours:
-        htmuon.spectral_power(matrices, 0.125, method=Quintic(precision=precision))
-    assert ours.get_total_flops() == theirs.get_total_flops() > 0
+    assert flops(matrices, precision) == theirs.get_total_flops() > 0
+
+
+@pytest.mark.parametrize("shape", [(40, 96), (96, 40), (3, 32, 48)], ids=str)
+@pytest.mark.parametrize(("precision", "whole", "short"), [("bfloat16", 6, 11), ("float32", 4, 14)])
+def test_long_matrices_take_fewer_on_their_short_side(shape, precision, whole, short):
+    m, n = sorted(shape[-2:])
+    expected = 2 * (whole * m * m * n + short * m**3) * torch.Size(shape[:-2]).numel()
+    assert flops(torch.randn(shape), precision) == expected
+
+
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("spectrum", ["equal", "condition 1e2", "condition 1e3", "one over i"])
+@pytest.mark.parametrize("power", [-0.5, 0.0, 0.125])
+def test_the_short_side_rounds_little_more(steps, dtype, spectrum, power):
+    sigma = {**SPECTRA, "equal": torch.ones, "condition 1e3": lambda r: torch.logspace(0, -3, r)}[spectrum](64)
+    x = matrix_with(sigma.to(torch.float64), (64, 200)).to(dtype)
+    outer = gram(x)
+    square = gram(outer)
+    bound, recipe = bound_of(square), recipe_of(power, steps)
+    exact = mapped_by_svd(x.to(torch.float64), lambda sigma: computed(recipe, sigma / float(bound)))
+    whole, short = (
+        relative_error(stepped(x.clone(), outer, square.clone(), bound, recipe, count)[0].to(torch.float64), exact)
+        for count in (0, short_steps(dtype, steps))
+    )
+    # Three times that of the products on the whole matrix, and a tenth of what the method allows for rounding.
+    assert short <= 3 * whole + ROUNDING[dtype] / 10
 
 
 @pytest.mark.parametrize("shape", [(96, 96), (64, 172), (172, 64)], ids=str)
