@@ -6,6 +6,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from htmuon.kernels.quack_product import symmetric_product_quack
 from htmuon.kernels.reference import symmetric_product_blocks, symmetric_product_reference
 from htmuon.kernels.tiles import WHOLE_TILES
 
@@ -24,6 +25,11 @@ TRITON_FROM = 1024
 TRITON_WORK = 2**34
 TRITON_DTYPES = (torch.float16, torch.bfloat16)
 TRITON_INSTALLED = find_spec("triton") is not None
+
+# QuACK's kernel, where its package is installed: others measured that it pays from here on (1.3 to 1.5 of a step on an
+# H100; at 1024 it takes 1.3 times as long as two products). Not measured by this library yet.
+QUACK_FROM = 2048
+QUACK_INSTALLED = find_spec("quack") is not None
 
 
 def symmetric_product(
@@ -58,9 +64,11 @@ def symmetric_product(
         return symmetric_product_reference(a, b, c, alpha=alpha, beta=beta)
     if not a.is_cuda:
         return symmetric_product_blocks(a, b, c, alpha=alpha, beta=beta)
-    # The Triton kernel has no gradient.
+    # The kernels have no gradient.
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (a, b, c)):
         return symmetric_product_reference(a, b, c, alpha=alpha, beta=beta)
+    if takes_quack(a.shape, a.dtype, a.device):
+        return symmetric_product_quack(a, b, c, float(alpha), float(beta))
     # Imported where it is needed: triton exists on some platforms only, and takes its time.
     from htmuon.kernels.triton_op import symmetric_product_triton
 
@@ -73,12 +81,22 @@ def computes_half(shape: tuple[int, ...], dtype: torch.dtype, device: torch.devi
     *batch, n, k = shape
     if device.type == "cpu":
         return dtype in BLOCKS_DTYPES and n >= BLOCKS_FROM
+    if takes_quack(shape, dtype, device):
+        return True
     if device.type != "cuda" or dtype not in TRITON_DTYPES or n < TRITON_FROM or not TRITON_INSTALLED:
         return False
     from htmuon.kernels.triton_op import SUPPORTED
 
     whole = n % WHOLE_TILES == k % WHOLE_TILES == 0
     return SUPPORTED and whole and math.prod(batch) * n * n * k >= TRITON_WORK
+
+
+def takes_quack(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether the kernel of QuACK is there, and worth its launch, for factors `[*batch, n, k]`."""
+    n, k = shape[-2:]
+    # It loads 16 bytes at once.
+    aligned = n % 8 == k % 8 == 0
+    return QUACK_INSTALLED and device.type == "cuda" and dtype in TRITON_DTYPES and n >= QUACK_FROM and aligned
 
 
 def gram(matrix: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ import torch
 from kernels.products import NARROW, SHAPES, TERMS, check_product, gram_terms, needs_gpu, polynomials
 
 from htmuon.kernels import computes_half, symmetric_product
+from htmuon.kernels.quack_product import symmetric_product_quack
 from htmuon.kernels.reference import symmetric_product_reference
 
 pytestmark = [pytest.mark.gpu, needs_gpu]
@@ -46,6 +47,15 @@ def test_the_verb_uses_the_kernel(kernel, dtype):
 def test_the_verb_is_no_further_from_float64_than_cublas(kernel, dtype, with_c, alpha, beta):
     a, b, c = gram_terms(TAKES_THE_KERNEL, dtype, with_c)
     check_product(symmetric_product(a, b, c, alpha=alpha, beta=beta), a, b, c, alpha, beta)
+
+
+@pytest.mark.parametrize("shape", [(2048, 2048), (3, 2048, 5504)], ids=str)
+@pytest.mark.parametrize(("with_c", "alpha", "beta"), TERMS)
+@pytest.mark.parametrize("dtype", NARROW, ids=str)
+def test_quack_is_no_further_from_float64_than_cublas(shape, with_c, alpha, beta, dtype):
+    pytest.importorskip("quack", reason="quack-kernels is not installed")
+    a, b, c = gram_terms(shape, dtype, with_c)
+    check_product(symmetric_product_quack(a, b, c, alpha, beta), a, b, c, alpha, beta)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
