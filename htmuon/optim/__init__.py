@@ -3,6 +3,7 @@
 from htmuon._registry import import_all
 from htmuon.optim.adamuon import AdaMuon, HTAdaMuon
 from htmuon.optim.base import SpectralOptimizer
+from htmuon.optim.capture import CapturedStep
 from htmuon.optim.htmuon import OPTIMIZERS, HTMuon, Muon
 from htmuon.optim.normuon import HTNorMuon, NorMuon
 from htmuon.optim.schedules import POWER_SCHEDULES, power_schedule
@@ -11,6 +12,7 @@ __all__ = [
     "OPTIMIZERS",
     "POWER_SCHEDULES",
     "AdaMuon",
+    "CapturedStep",
     "HTAdaMuon",
     "HTMuon",
     "HTNorMuon",

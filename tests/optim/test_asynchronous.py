@@ -119,6 +119,68 @@ def test_a_replayed_step_follows_power_and_learning_rate(name, settings):
     assert optimizers[0].param_groups[0]["power"] == 0.0
 
 
+@pytest.fixture
+def recorded_as_captured(monkeypatch):
+    """A recording stands for a CUDA graph: made without taking the step, then replayed; of the optimizer listed here."""
+    optimizers = []
+
+    def captured(step):
+        (optimizer,) = optimizers
+        held = {t for g in optimizer.param_groups for t in [*g["params"], g["steps_taken"], g["skipped_steps"]]}
+        held |= {tensor for state in optimizer.state.values() for tensor in state.values()}
+        before = {tensor: tensor.detach().clone() for tensor in held}
+        recording = Recording()
+        with recording:
+            step()
+        with torch.no_grad():
+            for tensor, value in before.items():
+                tensor.copy_(value)
+        return recording.replay
+
+    monkeypatch.setattr("htmuon.optim.capture._captured", captured)
+    monkeypatch.setattr("htmuon.optim.capture._aside", lambda step: step())
+    monkeypatch.setattr("htmuon.optim.capture._require_cuda", lambda parameters: None)
+    return optimizers
+
+
+@pytest.mark.usefixtures("as_on_an_accelerator")
+def test_captured_steps_are_those_of_the_optimizer(recorded_as_captured):
+    models = [network(), network()]
+    captured, eager = (
+        htmuon.HTMuon(htmuon.param_groups(m), lr=0.02, adamw_lr=0.02, power_schedule=DOWN, method="quintic")
+        for m in models
+    )
+    recorded_as_captured.append(captured)
+    step = htmuon.optim.CapturedStep(captured, warm_up=2)
+    schedulers = [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9) for optimizer in (captured, eager)]
+    for number in range(10):
+        for optimizer, model in zip((captured, eager), models, strict=True):
+            optimizer.zero_grad(set_to_none=False)
+            for index, p in enumerate(model.parameters()):
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+                generator = torch.Generator().manual_seed(100 * number + index)
+                p.grad.copy_(torch.randn(p.shape, generator=generator))
+            if number == 7:  # no tensor: a graph would not know of it
+                optimizer.param_groups[0]["momentum"] = 0.5
+        step()
+        eager.step()
+        for scheduler in schedulers:
+            scheduler.step()
+        for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True):
+            # The learning rate is a float32 number here, and one of float64 there.
+            torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+    next(models[0].parameters()).grad = torch.zeros_like(next(models[0].parameters()))
+    before = [p.detach().clone() for p in models[0].parameters()]
+    with pytest.raises(ValueError, match="gradients must stay in the memory"):
+        step()
+    assert all(torch.equal(p, q) for p, q in zip(before, models[0].parameters(), strict=True))
+
+
+def test_a_captured_step_needs_a_gpu():
+    with pytest.raises(ValueError, match="needs parameters on a CUDA device; got one on cpu"):
+        htmuon.optim.CapturedStep(htmuon.HTMuon([nn.Parameter(torch.randn(4, 4))]))
+
+
 def test_a_recording_notices_what_python_computes():
     """The test above can fail: a power that is a number stays what it was."""
     weight = nn.Parameter(torch.randn(4, 4))

@@ -125,6 +125,25 @@ def test_a_captured_step_is_an_eager_one(name, settings, compiling):
     assert captured.param_groups[0]["power"].item() == eager.param_groups[0]["power"].item() == 0.0
 
 
+@pytest.mark.parametrize("settings", METHODS, ids=str)
+def test_captured_steps_are_those_of_the_optimizer(settings):
+    runs = [parameters(), parameters()]
+    captured, eager = (optimizer_of("htmuon", weights, power_schedule=DOWN, **settings) for weights in runs)
+    generators = [torch.Generator("cuda").manual_seed(2) for _ in runs]
+    step = htmuon.optim.CapturedStep(captured)
+    for number in range(10):
+        for weights, generator, optimizer in zip(runs, generators, (captured, eager), strict=True):
+            draw_gradients(weights, generator)
+            for group in optimizer.param_groups:
+                group["lr"].fill_(0.02 / (1 + number))
+                group["momentum"] = 0.9 if number < 6 else 0.8
+        eager.step()
+        step()
+        for one, other in zip(*runs, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+    assert captured.param_groups[0]["steps_taken"].item() == 10
+
+
 @pytest.mark.parametrize("precision", ["high", "medium"])
 def test_tf32_outside_is_float32_inside(precision):
     matrix = torch.randn(512, 512, device="cuda")
