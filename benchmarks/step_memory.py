@@ -25,6 +25,7 @@ BASELINE = "torch.optim.Muon"
 CANDIDATES = {
     BASELINE: None,
     "muon:method=newton_schulz": (htmuon.Muon, {"method": "newton_schulz"}),
+    "htmuon": (htmuon.HTMuon, {}),
     "htmuon:method=polynomial": (htmuon.HTMuon, {"method": "polynomial"}),
     "htmuon:method=eigh": (htmuon.HTMuon, {"method": "eigh"}),
 }

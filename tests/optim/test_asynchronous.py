@@ -121,7 +121,7 @@ def test_a_replayed_step_follows_power_and_learning_rate(name, settings):
 
 @pytest.fixture
 def recorded_as_captured(monkeypatch):
-    """A recording stands for a CUDA graph: made without taking the step, then replayed; of the optimizer listed here."""
+    """A recording stands for a CUDA graph: made without taking the step of the optimizer listed here."""
     optimizers = []
 
     def captured(step):
