@@ -251,8 +251,10 @@ def stepped(
     (a, b, c), *others = recipe.steps
     # Of x rather than of X_0, which is never formed.
     step = add_to_diagonal(plus(scaled(square, c / bound**5), b / bound**3, outer), a / bound)
-    total = scaled(x, recipe.weights[0] / bound).to(x.dtype)
-    x = step.to(x.dtype) @ x
+    start, x = x, step.to(x.dtype) @ x
+    weight = recipe.weights[0] / bound
+    # In the memory of X, which nobody else has; a gradient needs it as it was.
+    total = scaled(start, weight).to(x.dtype) if start.requires_grad else start.mul_(weight)
     weighed = list(zip(others, recipe.weights[1:], strict=True))
     first_short = len(weighed) - short
     for (a, b, c), weight in weighed[:first_short]:
@@ -303,13 +305,13 @@ def plus(matrix: Tensor, factor: Coefficient, other: Tensor) -> Tensor:
 
 
 def quadratic(outer: Tensor, a: Coefficient, b: Coefficient, c: Coefficient) -> Tensor:
-    """`a I + b A + c A^2` of a Gram matrix A, in its dtype: so that no product has a sum to add, which is a copy."""
-    # torch 2.14 forgets beta where alpha is 0, for stacks in half precision on a CPU: x^1 has such coefficients.
-    if isinstance(b, Tensor) or isinstance(c, Tensor) or c == 0:
-        step = plus(scaled(symmetric_product(outer, outer), c), b, outer)
-    else:
-        step = symmetric_product(outer, outer, outer, alpha=c, beta=b)
-    return add_to_diagonal(step, a).to(outer.dtype)
+    """`a I + A (b I + c A)` of a Gram matrix A, in its dtype.
+
+    The coefficients stay out of the product: oneDNN compiles one in bfloat16 anew, for milliseconds, for each new
+    factor of a sum to add, as a schedule has at every step.
+    """
+    linear = add_to_diagonal(scaled(outer, c), b).to(outer.dtype)
+    return add_to_diagonal(symmetric_product(outer, linear), a).to(outer.dtype)
 
 
 METHODS.register(Quintic.name)(Quintic())

@@ -118,8 +118,8 @@ def test_the_short_side_rounds_little_more(steps, dtype, spectrum, power):
         relative_error(stepped(x.clone(), outer, square.clone(), bound, recipe, count)[0].to(torch.float64), exact)
         for count in (0, short_steps(dtype, steps))
     )
-    # Three times that of the products on the whole matrix, and a tenth of what the method allows for rounding.
-    assert short <= 3 * whole + ROUNDING[dtype] / 10
+    # Three times that of the products on the whole matrix, and a fifth of what the method allows for rounding.
+    assert short <= 3 * whole + ROUNDING[dtype] / 5
 
 
 @pytest.mark.parametrize("shape", [(96, 96), (64, 172), (172, 64)], ids=str)
