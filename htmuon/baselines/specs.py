@@ -15,7 +15,8 @@ from htmuon.baselines.info import RunInputs
 from htmuon.baselines.registry import optimizer_info
 from htmuon.linalg import METHODS
 from htmuon.linalg.select import AUTO, EXACT
-from htmuon.optim import POWER_SCHEDULES
+from htmuon.optim import OPTIMIZERS, POWER_SCHEDULES
+from htmuon.routing.kinds import KINDS
 from htmuon.routing.routing import DEFAULT_SPLIT
 from htmuon.routing.views import default_view
 from htmuon.spectral import MAPS
@@ -33,7 +34,8 @@ PARTS: dict[Part, Registry[Any]] = {"method": METHODS, "spectral_map": MAPS}
 def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
     """The name and the settings of "name:key=value,...".
 
-    Values are numbers, `true`, `false`, `none`, or else strings; of a normalization, `none` is a name.
+    Values are numbers, `true`, `false`, `none`, or else strings; of a normalization, `none` is a name. Behind a dot
+    stand the kinds of matrices for which a power or a factor of the learning rate holds.
 
     Raises:
         ValueError: a part is not key=value, or a key comes twice.
@@ -43,6 +45,8 @@ def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
         ('htmuon', {'power': 0.25, 'nesterov': False, 'normalization': 'rms'})
         >>> parse_spec("htmuon:normalization=none,precision=none")
         ('htmuon', {'normalization': 'none', 'precision': None})
+        >>> parse_spec("muon:lr_scale.query+key=2,power.down=-0.4")
+        ('muon', {'lr_scale.query+key': 2, 'power.down': -0.4})
     """
     name, colon, text = spec.partition(":")
     settings: dict[str, Any] = {}
@@ -73,7 +77,8 @@ def build_optimizer(
     has one rate (`has_separate_rates`). All decay the same parameters by `weight_decay` (Lion by `decay_scale` times
     that). A power schedule is written with its settings, "htmuon:schedule=interval,power=0.125,every=5", and so is a
     method, "htmuon:method=polynomial,levels=8", or a map; "htmuon:matrices=all" says which parameters are matrices, and
-    "htmuon:split=auto" that fused weights are taken apart.
+    "htmuon:split=auto" that fused weights are taken apart. "muon:lr_scale.query+key=2" doubles the rate of those
+    kinds of matrices, and "htmuon:power.down=-0.4" gives one a power of its own.
 
     Args:
         spec: see `parse_spec`.
@@ -98,6 +103,11 @@ def build_optimizer(
     """
     name, settings = parse_spec(spec)
     info = optimizer_info(name)
+    power, lr_scale = (_take_by_kind(setting, settings) for setting in ("power", "lr_scale"))
+    if (power or lr_scale) and "power" not in info.settings:
+        raise ValueError(
+            f"optimizer {spec!r}: {name} has no settings by kind of matrix. Use one of {', '.join(OPTIMIZERS)}."
+        )
     # What has a power may have a schedule for it.
     if "schedule" in settings and "power" in info.settings:
         schedule = _take_schedule(settings, default_power=info.settings["power"])
@@ -114,7 +124,13 @@ def build_optimizer(
             others = ["schedule"] if "power" in info.settings else []
             raise unknown_name(f"a setting of {name}", key, [*known, *others])
     run = RunInputs(
-        groups=_groups(model, settings.pop("matrices", matrices), settings.pop("split", DEFAULT_SPLIT)),
+        groups=_groups(
+            model,
+            settings.pop("matrices", matrices),
+            split=settings.pop("split", DEFAULT_SPLIT),
+            power=power or None,
+            lr_scale=lr_scale or None,
+        ),
         lr=lr,
         adamw_lr=adamw_lr,
         weight_decay=weight_decay,
@@ -127,13 +143,38 @@ def build_optimizer(
         raise ValueError(f"optimizer {spec!r}: {error}") from error
 
 
-def _groups(model: torch.nn.Module, matrices: Matrices, split: Literal["auto"] | None) -> list[Group]:
+def _take_by_kind(setting: str, settings: dict[str, Any]) -> dict[str, float]:
+    """Take what holds for some kinds of matrices alone out of the settings of a spec.
+
+    Example:
+        >>> settings = {"power": 0.125, "power.query+key": 0.5}
+        >>> _take_by_kind("power", settings), settings
+        ({'query': 0.5, 'key': 0.5}, {'power': 0.125})
+    """
+    found: dict[str, float] = {}
+    for key in [key for key in settings if key.startswith(f"{setting}.")]:
+        value = settings.pop(key)
+        for kind in key.removeprefix(f"{setting}.").split("+"):
+            if kind not in KINDS:
+                raise unknown_name("the kind of matrix", kind, list(KINDS))
+            found[kind] = value
+    return found
+
+
+def _groups(
+    model: torch.nn.Module,
+    matrices: Matrices,
+    *,
+    split: Literal["auto"] | None,
+    power: Mapping[str, float] | None,
+    lr_scale: Mapping[str, float] | None,
+) -> list[Group]:
     if matrices not in get_args(Matrices):
         raise unknown_name("matrices", matrices, list(get_args(Matrices)))
     if split not in ("auto", None):
         raise unknown_name("split", split, ["auto", "none"])
     if matrices == "hidden":
-        return htmuon.param_groups(model, split=split)
+        return htmuon.param_groups(model, split=split, power=power, lr_scale=lr_scale)
     trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     # A parameter that routing knows as a matrix keeps the view in which it is one.
     views = {route.name: route.view for route in htmuon.route(model).routes}
@@ -141,6 +182,8 @@ def _groups(model: torch.nn.Module, matrices: Matrices, split: Literal["auto"] |
         model,
         spectral={escape(name): views[name] or default_view(p.ndim) for name, p in trainable if p.ndim >= 2},
         split=split,
+        power=power,
+        lr_scale=lr_scale,
     )
 
 

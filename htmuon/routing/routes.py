@@ -1,5 +1,6 @@
 """Where the parameters of a model go: one route for each, a listing of all, and the parameter groups they make."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ from torch.nn import Parameter
 
 from htmuon._checks import check_flag, check_learning_rate, check_number, plain
 from htmuon._typing import Group, MatrixView
+from htmuon.routing.kinds import by_kind
 from htmuon.routing.split import Split, part_shapes
 
 # Of the listing.
@@ -82,9 +84,11 @@ class Routing:
         adamw_lr: float | Tensor | None = None,
         weight_decay: float | None = None,
         adamw_weight_decay: float | None = None,
+        power: Mapping[str, float] | None = None,
+        lr_scale: Mapping[str, float] | None = None,
         named: bool = True,
     ) -> list[Group]:
-        """Parameter groups: matrices (one group per view and split), other parameters, vectors without weight decay.
+        """Parameter groups: matrices (one group per view, split, power and rate), others, vectors without weight decay.
 
         The arguments are those of `htmuon.param_groups`.
         """
@@ -94,12 +98,19 @@ class Routing:
         _check_decay("adamw_weight_decay", adamw_weight_decay)
         check_flag("named", named)
 
+        matrices = [route for route in self.routes if route.view is not None]
+        names = [route.name for route in matrices]
+        powers = {} if power is None else by_kind("power", power, names)
+        scales = {} if lr_scale is None else by_kind("lr_scale", lr_scale, names)
+        alike: dict[tuple[Any, ...], list[Route]] = {}
+        for route in matrices:
+            shared = (route.view, route.split, powers.get(route.name), scales.get(route.name))
+            alike.setdefault(shared, []).append(route)
         groups = []
-        kinds = dict.fromkeys((route.view, route.split) for route in self.routes if route.view is not None)
-        for view, split in kinds:
-            alike = [route for route in self.routes if (route.view, route.split) == (view, split)]
-            matrices = {"matrix_view": view, **_given(split=split, lr=lr, weight_decay=weight_decay)}
-            groups.append({"params": _parameters(alike, named), "use_muon": True, **matrices})
+        for (view, split, own_power, scale), routes in alike.items():
+            rate = lr if lr is None or scale is None else lr * scale
+            given = _given(split=split, lr=rate, weight_decay=weight_decay, power=own_power, lr_scale=scale)
+            groups.append({"params": _parameters(routes, named), "use_muon": True, "matrix_view": view, **given})
         for decays, decay in ((True, adamw_weight_decay), (False, 0.0)):
             others = [route for route in self.routes if route.view is None and route.decays is decays]
             if others:

@@ -272,6 +272,8 @@ def param_groups(
     adamw_lr: float | Tensor | None = None,
     weight_decay: float | None = None,
     adamw_weight_decay: float | None = None,
+    power: Mapping[str, float] | None = None,
+    lr_scale: Mapping[str, float] | None = None,
     named: bool = True,
 ) -> list[Group]:
     """Parameter groups for any optimizer of this library: hidden matrices to the spectral side, the rest to AdamW.
@@ -293,14 +295,17 @@ def param_groups(
         adamw_lr: learning rate of the other groups.
         weight_decay: decay of the matrices.
         adamw_weight_decay: decay of the other groups but the last, which has none.
+        power: exponents of some matrices, by kind (`query`, `key`, `value`, `qkv`, `output`, `gate`, `up`, `gate_up`,
+            `down`) or by pattern; what none of them names has that of the optimizer.
+        lr_scale: factors of the learning rate of some matrices, in the same way.
         named: whether the groups hold pairs `(name, parameter)`; else bare parameters, for wrappers that refuse names.
 
     Returns:
         The groups; change their `lr`, `weight_decay`, `power`, ... at will.
 
     Raises:
-        TypeError: as `htmuon.route`; or a rate, a decay or `named` has the wrong type.
-        ValueError: as `htmuon.route`; or a rate or a decay is out of range.
+        TypeError: as `htmuon.route`; or a rate, a decay, a power or `named` has the wrong type.
+        ValueError: as `htmuon.route`; or a rate or a decay is out of range, or no pattern matches.
 
     Example:
         >>> import torch, htmuon
@@ -312,7 +317,13 @@ def param_groups(
         [(0.02, None), (0.001, 0.01), (0.001, 0.0)]
     """
     groups = route(model, spectral=spectral, adamw=adamw, split=split).groups(
-        lr=lr, adamw_lr=adamw_lr, weight_decay=weight_decay, adamw_weight_decay=adamw_weight_decay, named=named
+        lr=lr,
+        adamw_lr=adamw_lr,
+        weight_decay=weight_decay,
+        adamw_weight_decay=adamw_weight_decay,
+        power=power,
+        lr_scale=lr_scale,
+        named=named,
     )
     if not any(group["use_muon"] for group in groups):
         warnings.warn(

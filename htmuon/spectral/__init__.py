@@ -5,6 +5,7 @@ from htmuon.spectral.apply import spectral_map, spectral_power
 from htmuon.spectral.base import MAPS, POWER_RANGE, SpectralMap, check_power
 from htmuon.spectral.choice import MapChoice, map_of, map_setting
 from htmuon.spectral.edge import Quantile
+from htmuon.spectral.floored_power import FlooredPower
 from htmuon.spectral.function import Function
 from htmuon.spectral.knee import Knee
 from htmuon.spectral.normalization import check_normalization
@@ -16,6 +17,7 @@ __all__ = [
     "MAPS",
     "POWER_RANGE",
     "Clip",
+    "FlooredPower",
     "Function",
     "Knee",
     "MapChoice",

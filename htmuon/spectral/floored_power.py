@@ -1,0 +1,60 @@
+"""A power above a floor, and level below: negative powers that do not lift what is rounding."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from torch import Tensor
+
+from htmuon._checks import check_number
+from htmuon.spectral.base import MAPS, check_power
+
+
+@MAPS.register("floored_power")
+@dataclass(frozen=True)
+class FlooredPower:
+    """The power map whose weights stop to grow, or to fall, below a floor.
+
+        g(x) = max(x, floor)^p,   x = sigma / sigma_1
+
+    To train with another floor: `spectral_map=FlooredPower(-0.4, floor=1e-2)`.
+
+    Args:
+        exponent: p, in [-1, 1]; what an optimizer calls `power`.
+        floor: relative to `sigma_1`, in (0, 1].
+
+    Raises:
+        TypeError: the exponent or the floor is no number.
+        ValueError: it is outside its range.
+
+    Example:
+        >>> import torch
+        >>> FlooredPower(-0.5, floor=0.01)(torch.tensor([1.0, 0.25, 0.0001]))
+        tensor([ 1.,  2., 10.])
+
+    Not for methods that are made of products, for which its corner is too sharp: `quintic` with a `Power` goes smoothly
+    to zero below its own range instead. Sizes by `normalization="none"` do not move with the scale of the gradient.
+    """
+
+    exponent: float | Tensor
+    floor: float = 1e-3
+
+    power = None
+    family = None
+    degree = 0.0
+
+    def __post_init__(self) -> None:
+        check_power(self.exponent)
+        check_number("floor", self.floor, above=0.0, most=1.0, remedy="Pass a float such as 1e-3.")
+
+    def at(self, shape: tuple[int, ...]) -> Self:
+        """The same for all shapes."""
+        return self
+
+    def parameters(self, ratio: Tensor, stable_rank: Tensor) -> tuple[tuple[float | Tensor, ...], float | Tensor]:
+        """It is no member of a family."""
+        raise AssertionError("a map without a family has no parameters")
+
+    def __call__(self, relative: Tensor) -> Tensor:
+        """`max(x, floor)^p`."""
+        result: Tensor = relative.clamp(min=self.floor) ** self.exponent
+        return result
