@@ -40,6 +40,13 @@ MUON = "muon:method=newton_schulz"
 TINY = "llama-tiny --eval-interval 100 --jobs 2 --optimizers"
 # The narrow network with the batches of llama-tiny: cheap enough for many optimizers.
 LARGE = f"{NARROW} --batch-size 16 --steps 125 --eval-interval 125 --jobs 2 --optimizers"
+# Four tokens for each of its 332 thousand hidden parameters, where llama-tiny has a third of one.
+LONGER = f"{NARROW} --batch-size 16 --steps 650 --eval-interval 650 --jobs 2 --optimizers"
+# By kind of matrix: factors of the learning rate, and powers.
+RATES = "lr_scale.query+key=2,lr_scale.value+output+down=0.35"
+FLOORED = "htmuon:spectral_map=floored_power,normalization=rms"
+KIND_POWERS = f"{FLOORED},power=0,power.query=0.15,power.value+output+down=-0.7,power.gate+up=-0.4"
+KINDS = f"adamw {MUON} htmuon {MUON},{RATES} htmuon:{RATES},lr_scale.gate+up=0.7 {FLOORED},power=-0.25 {KIND_POWERS}"
 # Of a GPU such runs leave the most idle. The text is 98 English novels, 76 MB, which are not part of this repository;
 # any folder of *.txt files does.
 NOVELS = "llama-tiny --device cuda --data.path novels --batch-size 128 --steps 400 --eval-interval 200 --jobs 6"
@@ -96,6 +103,8 @@ EXPERIMENTS = {
     "two-rates": Experiment(f"{LARGE} adamw {MUON} adamw:two_rates=true"),
     # The other parameters' rate searched with HTMuon, where no Muon is there to search it with.
     "own-rate": Experiment(f"{LARGE} adamw htmuon"),
+    "kinds": Experiment(f"{LONGER} {KINDS}"),
+    "kinds-llama-tiny": Experiment(f"{TINY} {KINDS}"),
     "novels": Experiment(f"{NOVELS} --optimizers {SIGNS}"),
 }
 

@@ -1,0 +1,175 @@
+"""Settings by what a matrix does in its block."""
+
+import pytest
+import torch
+from torch import nn
+
+import htmuon
+from htmuon.baselines import build_optimizer
+from htmuon.routing.kinds import KINDS, kind_of
+
+# Module names of transformers, timm, torchvision, torch and published repositories.
+NAMES = {
+    "model.layers.0.self_attn.q_proj.weight": "query",
+    "bert.encoder.layer.3.attention.self.key.weight": "key",
+    "layers.1.attention.wv.weight": "value",
+    "blocks.7.attn.qkv.weight": "qkv",
+    "transformer.h.0.attn.c_attn.weight": "qkv",
+    "encoder.layers.0.self_attn.in_proj_weight": "qkv",
+    "layers.0.self_attn.out_proj.weight": "output",
+    "layers.0.mlp.gate_proj.parametrizations.weight.original": "gate",
+    "layers.0.mlp.experts.3.up_proj.weight": "up",
+    "model.layers.0.mlp.experts.gate_up_proj": "gate_up",
+    "blocks.0.mlp.fc2.weight": "down",
+    "layers.0.self_attn.v_proj.base_layer.weight": "value",
+    "features.0.conv.weight": None,
+    "weight": None,
+}
+
+
+class Block(nn.Module):
+    def __init__(self, width=8):
+        super().__init__()
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (nn.Linear(width, width, bias=False) for _ in range(4))
+        self.up_proj, self.down_proj = nn.Linear(width, 12), nn.Linear(12, width)
+
+    def forward(self, x):
+        x = x + self.o_proj(self.v_proj(x) * self.q_proj(x).sigmoid() + self.k_proj(x))
+        return x + self.down_proj(self.up_proj(x).relu())
+
+
+def blocks():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Embedding(9, 8), Block(), Block(), nn.Linear(8, 9))
+
+
+def settings_of(groups, key):
+    """By parameter of the spectral side, None where its group does not say."""
+    return {
+        name.removeprefix("1.").removesuffix(".weight"): group.get(key)
+        for group in groups
+        if group["use_muon"]
+        for name, _ in group["params"]
+        if name.startswith("1.")
+    }
+
+
+@pytest.mark.parametrize(("name", "kind"), NAMES.items())
+def test_kinds_are_read_off_names(name, kind):
+    assert kind_of(name) == kind
+
+
+def test_no_word_means_two_kinds():
+    words = [word for names in KINDS.values() for word in names]
+    assert len(words) == len(set(words))
+
+
+def test_a_pattern_counts_before_a_kind_and_the_first_before_the_second():
+    power = {"value": -0.4, "*.o_proj.*": 0.25, "1.v_*": 0.5, "*.v_proj.*": 0.75, "down": 0.125}
+    groups = htmuon.param_groups(blocks(), power=power)
+    assert settings_of(groups, "power") == {
+        "q_proj": None,
+        "k_proj": None,
+        "v_proj": 0.5,
+        "o_proj": 0.25,
+        "up_proj": None,
+        "down_proj": 0.125,
+    }
+    # Each matrix is in one group, and matrices of the same settings share one.
+    names = [name for group in groups for name, _ in group["params"]]
+    assert sorted(names) == sorted(name for name, _ in blocks().named_parameters())
+    assert len([g for g in groups if g["use_muon"]]) == 5
+
+
+@pytest.mark.parametrize("given", ["groups", "optimizer", "tensor"])
+def test_a_factor_of_the_rate_is_applied_once(given):
+    rate = {"groups": 0.02, "optimizer": None, "tensor": torch.tensor(0.02)}[given]
+    model = blocks()
+    groups = htmuon.param_groups(model, lr=rate, lr_scale={"query": 2, "down": 0.5})
+    optimizer = htmuon.HTMuon(groups, lr=0.02, adamw_lr=0.004)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    rates = {"query": 0.04, "down": 0.01, None: 0.02}
+    for halved in (1, 0.5):
+        for group in optimizer.param_groups:
+            kinds = {kind_of(name) for name in group["param_names"]} if group["use_muon"] else {"adamw"}
+            expected = 0.004 if kinds == {"adamw"} else rates.get(next(iter(kinds)), rates[None])
+            assert float(group["lr"]) == pytest.approx(halved * expected)
+        for p in model.parameters():
+            p.grad = torch.zeros_like(p)
+        optimizer.step()
+        scheduler.step()
+    again = htmuon.HTMuon(htmuon.param_groups(blocks(), lr_scale={"query": 2, "down": 0.5}), lr=0.1)
+    again.load_state_dict(optimizer.state_dict())
+    assert [float(g["lr"]) for g in again.param_groups] == [float(g["lr"]) for g in optimizer.param_groups]
+
+
+def test_a_step_by_kind_is_that_of_an_optimizer_for_each():
+    together, apart = blocks(), blocks()
+    groups = htmuon.param_groups(together, lr_scale={"query": 2}, power={"value": 0.5})
+    optimizers = [htmuon.HTMuon(groups, lr=0.02, adamw_lr=0.004)]
+    for names, lr, power in (("q_proj", 0.04, 0.125), ("v_proj", 0.02, 0.5), ("", 0.02, 0.125)):
+        own = [p for n, p in apart.named_parameters() if (names and names in n)]
+        if own:
+            optimizers.append(htmuon.HTMuon(own, lr=lr, power=power))
+        else:
+            rest = htmuon.param_groups(apart)
+            for group in rest:
+                group["params"] = [(n, p) for n, p in group["params"] if "q_proj" not in n and "v_proj" not in n]
+            optimizers.append(htmuon.HTMuon(rest, lr=0.02, adamw_lr=0.004))
+    for model in (together, apart):
+        generator = torch.Generator().manual_seed(1)
+        for p in model.parameters():
+            p.grad = torch.randn(p.shape, generator=generator)
+    for optimizer in optimizers:
+        optimizer.step()
+    for p, q in zip(together.parameters(), apart.parameters(), strict=True):
+        # Other stacks: products may sum in another order, in bfloat16, of updates of 0.04 at most.
+        torch.testing.assert_close(p, q, rtol=0, atol=2e-3)
+
+
+def test_specs_say_settings_by_kind():
+    optimizer = build_optimizer(
+        "muon:lr_scale.query+key=2,power.down=-0.25,normalization=rms",
+        blocks(),
+        lr=0.01,
+        adamw_lr=0.003,
+        weight_decay=0.1,
+    )
+    found = {
+        name.removeprefix("1.").removesuffix(".weight"): (group["lr"], group["power"])
+        for group in optimizer.param_groups
+        if group["use_muon"]
+        for name in group["param_names"]
+        if name.startswith("1.")
+    }
+    assert found == {
+        "q_proj": (0.02, 0.0),
+        "k_proj": (0.02, 0.0),
+        "v_proj": (0.01, 0.0),
+        "o_proj": (0.01, 0.0),
+        "up_proj": (0.01, 0.0),
+        "down_proj": (0.01, -0.25),
+    }
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("muon:lr_scale.quarry=2", r"the kind of matrix must be one of.*quarry"),
+        ("adamw:lr_scale.query=2", r"adamw has no settings by kind of matrix. Use one of .*htmuon"),
+        ("muon:lr_scale.query=-1", r"lr_scale must be a finite number at least 0; got -1"),
+        ("muon:power.query=7", r"power must lie in \[-1.0, 1.0\]; got 7"),
+    ],
+)
+def test_bad_specs_say_what_is_wrong(spec, message):
+    with pytest.raises(ValueError, match=message):
+        build_optimizer(spec, blocks(), lr=0.01, adamw_lr=0.003, weight_decay=0.1)
+
+
+def test_bad_rules_say_what_is_wrong():
+    with pytest.raises(TypeError, match=r"power must be a mapping from kinds \(query, .*got 0.5"):
+        htmuon.param_groups(blocks(), power=0.5)
+    with pytest.raises(TypeError, match=r"lr_scale of 'query' must be a number; got 'fast'"):
+        htmuon.param_groups(blocks(), lr_scale={"query": "fast"})
+    with pytest.raises(ValueError, match=r"power pattern '\*q_prj\*' matches no trainable parameter"):
+        htmuon.param_groups(blocks(), power={"*q_prj*": 0.5})
