@@ -104,7 +104,7 @@ EXPERIMENTS = {
     # The other parameters' rate searched with HTMuon, where no Muon is there to search it with.
     "own-rate": Experiment(f"{LARGE} adamw htmuon"),
     "kinds": Experiment(f"{LONGER} {KINDS}"),
-    "kinds-llama-tiny": Experiment(f"{TINY} {KINDS}"),
+    "kinds-llama-tiny": Experiment(f"{TINY} {KINDS} adamw:two_rates=true"),
     "novels": Experiment(f"{NOVELS} --optimizers {SIGNS}"),
 }
 

@@ -15,9 +15,11 @@ from torch import nn
 import htmuon
 from htmuon.bench.shapes import model_matrices
 
-# Its power falls over all steps that are timed here.
-SCHEDULE = htmuon.power_schedule("logistic", start=0.5, end=0.125, total_steps=60, midpoint=0.5, width=0.2)
-SETTINGS = {"constant": {"power": 0.125}, "logistic": {"power_schedule": SCHEDULE}}
+
+def settings_of(rounds: int) -> dict[str, dict[str, object]]:
+    """A constant power, and one that falls over all steps that are timed, the first one included."""
+    falling = htmuon.power_schedule("logistic", start=0.5, end=0.125, total_steps=rounds + 1, midpoint=0.5, width=0.2)
+    return {"constant": {"power": 0.125}, "logistic": {"power_schedule": falling}}
 
 
 def optimizer_of(settings: dict[str, object], layers: int) -> htmuon.HTMuon:
@@ -38,7 +40,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to store the results")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    optimizers = {name: optimizer_of(settings, arguments.layers) for name, settings in SETTINGS.items()}
+    optimizers = {
+        name: optimizer_of(settings, arguments.layers) for name, settings in settings_of(arguments.rounds).items()
+    }
     seconds = side_by_side({name: o.step for name, o in optimizers.items()}, arguments.rounds)
     found = ratios(seconds, "constant")
     print(f"logistic / constant: {found['logistic']:.3f}")

@@ -123,21 +123,21 @@ def build_optimizer(
         if key not in known:
             others = ["schedule"] if "power" in info.settings else []
             raise unknown_name(f"a setting of {name}", key, [*known, *others])
-    run = RunInputs(
-        groups=_groups(
-            model,
-            settings.pop("matrices", matrices),
-            split=settings.pop("split", DEFAULT_SPLIT),
-            power=power or None,
-            lr_scale=lr_scale or None,
-        ),
-        lr=lr,
-        adamw_lr=adamw_lr,
-        weight_decay=weight_decay,
-        steps=steps,
-        process_group=process_group,
-    )
     try:
+        run = RunInputs(
+            groups=_groups(
+                model,
+                settings.pop("matrices", matrices),
+                split=settings.pop("split", DEFAULT_SPLIT),
+                power=power or None,
+                lr_scale=lr_scale or None,
+            ),
+            lr=lr,
+            adamw_lr=adamw_lr,
+            weight_decay=weight_decay,
+            steps=steps,
+            process_group=process_group,
+        )
         return info.make(run, **settings, **schedule)
     except (TypeError, ValueError) as error:
         raise ValueError(f"optimizer {spec!r}: {error}") from error
@@ -157,6 +157,8 @@ def _take_by_kind(setting: str, settings: dict[str, Any]) -> dict[str, float]:
         for kind in key.removeprefix(f"{setting}.").split("+"):
             if kind not in KINDS:
                 raise unknown_name("the kind of matrix", kind, list(KINDS))
+            if kind in found:
+                raise ValueError(f"each kind of matrix must be given once; {setting} of {kind!r} comes twice.")
             found[kind] = value
     return found
 

@@ -1,9 +1,19 @@
 """The symmetric product of QuACK (`quack-kernels`), where it is installed."""
 
 import math
+from importlib.metadata import packages_distributions
 
 import torch
 from torch import Tensor
+
+# The generations of GPUs for which it has a kernel. Asked once, when this file is needed: torch.compile cannot ask.
+CAPABILITIES = (8, 9, 10, 11, 12)
+SUPPORTED = (
+    torch.version.hip is None
+    and torch.cuda.is_available()
+    and torch.cuda.get_device_capability()[0] in CAPABILITIES
+    and any(name in ("quack-kernels", "quack_kernels") for name in packages_distributions().get("quack", ()))
+)
 
 
 def symmetric_product_quack(a: Tensor, b: Tensor, c: Tensor | None, alpha: float, beta: float) -> Tensor:

@@ -6,7 +6,6 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from htmuon.kernels.quack_product import symmetric_product_quack
 from htmuon.kernels.reference import symmetric_product_blocks, symmetric_product_reference
 from htmuon.kernels.tiles import WHOLE_TILES
 
@@ -67,9 +66,11 @@ def symmetric_product(
     # The kernels have no gradient.
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (a, b, c)):
         return symmetric_product_reference(a, b, c, alpha=alpha, beta=beta)
+    # Imported where they are needed: they exist on some platforms only, and take their time.
     if takes_quack(a.shape, a.dtype, a.device):
+        from htmuon.kernels.quack_product import symmetric_product_quack
+
         return symmetric_product_quack(a, b, c, float(alpha), float(beta))
-    # Imported where it is needed: triton exists on some platforms only, and takes its time.
     from htmuon.kernels.triton_op import symmetric_product_triton
 
     product: Tensor = symmetric_product_triton(a, b, c, float(alpha), float(beta))
@@ -96,7 +97,11 @@ def takes_quack(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
     n, k = shape[-2:]
     # It loads 16 bytes at once.
     aligned = n % 8 == k % 8 == 0
-    return QUACK_INSTALLED and device.type == "cuda" and dtype in TRITON_DTYPES and n >= QUACK_FROM and aligned
+    if not (QUACK_INSTALLED and device.type == "cuda" and dtype in TRITON_DTYPES and n >= QUACK_FROM and aligned):
+        return False
+    from htmuon.kernels.quack_product import SUPPORTED
+
+    return SUPPORTED
 
 
 def gram(matrix: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ Everything is relative to `sigma_1`, so no method ever sees the scale of its inp
 every `g` (the convention of the pseudo-inverse, which makes negative powers finite).
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -255,7 +256,9 @@ def unit_scale(matrix: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         if low < torch.linalg.vector_norm(narrow).item() < high:
             return narrow, torch.ones((*matrix.shape[:-2], 1, 1), dtype=dtype, device=matrix.device)
     largest = safe_divisor(peak(matrix, (-2, -1), keepdim=True).to(wide))
-    scale = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent - 1)
+    # Not below the smallest normal number, which a division by less would leave.
+    exponent = (torch.frexp(largest).exponent - 1).clamp(min=math.frexp(torch.finfo(wide).tiny)[1] - 1)
+    scale = torch.ldexp(torch.ones_like(largest), exponent)
     if dtype == torch.bfloat16 and wide == torch.float32:
         # The range of float32 is that of bfloat16: rounded first, there is no float32 copy on the way.
         return matrix.to(dtype, copy=True).div_(scale.to(dtype)), scale

@@ -197,6 +197,8 @@ class Quintic(Method):
 
     def dtype_of_products(self, dtype: torch.dtype, device: torch.device) -> torch.dtype:
         """In which the products are made; float64 stays float64 unless a half precision is asked for."""
+        if dtype == torch.float64 and self.precision is None:
+            return dtype
         narrow = device.type != "cpu" or multiplies_bfloat16()
         precision = self.precision or ("bfloat16" if narrow else "float32")
         return compute_dtype(dtype) if precision == "float32" else getattr(torch, precision)
@@ -254,7 +256,7 @@ def stepped(
     start, x = x, step.to(x.dtype) @ x
     weight = recipe.weights[0] / bound
     # In the memory of X, which nobody else has; a gradient needs it as it was.
-    total = scaled(start, weight).to(x.dtype) if start.requires_grad else start.mul_(weight)
+    total = scaled(start, weight).to(x.dtype) if x.requires_grad else start.mul_(weight)
     weighed = list(zip(others, recipe.weights[1:], strict=True))
     first_short = len(weighed) - short
     for (a, b, c), weight in weighed[:first_short]:

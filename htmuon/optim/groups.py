@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from htmuon._checks import check_number, host_may_look, plain
+from htmuon._checks import host_may_look, plain
 from htmuon._typing import Group
 from htmuon.layouts import Layouts
 from htmuon.linalg.base import widest
@@ -129,10 +129,10 @@ class GroupedOptimizer(Optimizer):
             given = {**self.other_defaults, **given}
         usual = {name: plain(value) if isinstance(value, dict) else value for name, value in self.defaults.items()}
         given = {**usual, **given}  # dicts are copied: no two groups share one
-        if "lr_scale" in given:
-            check_number("lr_scale", given["lr_scale"], remedy="Pass a float such as 0.5.")
-            if "lr" not in param_group:
-                given["lr"] = given["lr"] * given["lr_scale"]
+        # By another name than the `lr_scale` of timm, whose schedulers multiply by it at every step.
+        given["lr"] = given["lr"] * given.pop("rate_factor", 1.0)
+        if "power" in param_group and "power_schedule" not in param_group:
+            given["power_schedule"] = None  # a group's own power is not that of all
         self._check(given, wait=True)
         if isinstance(given["lr"], Tensor):
             given["lr"] = given["lr"].clone()  # a scheduler that changes it in place must find one for each group

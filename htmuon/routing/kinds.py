@@ -3,55 +3,75 @@
 Kinds want different learning rates and powers (docs/module_kinds.md). A new spelling is one more word in `KINDS`.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
-from htmuon._checks import check_real
-from htmuon.routing.patterns import check_patterns
+from htmuon._checks import check_number, plain
+from htmuon.routing.patterns import nearest
 
-# By the last part of a module's name: the spellings of transformers, timm, torchvision and the models of papers.
+# By the last part of a module's name.
 KINDS: dict[str, frozenset[str]] = {
     "query": frozenset({"q_proj", "q_lin", "to_q", "query", "wq", "q", "q_a_proj", "q_b_proj"}),
     "key": frozenset({"k_proj", "k_lin", "to_k", "key", "wk", "k"}),
     "value": frozenset({"v_proj", "v_lin", "to_v", "value", "wv", "v"}),
     "qkv": frozenset({"qkv_proj", "qkv", "c_attn", "query_key_value", "in_proj", "in_proj_weight", "Wqkv", "w_qkv"}),
-    "output": frozenset({"o_proj", "out_proj", "out_lin", "to_out", "wo", "o"}),
+    "output": frozenset({"o_proj", "out_proj", "out_lin", "to_out", "o"}),
     "gate": frozenset({"gate_proj", "w1", "wi_0", "gate"}),
     "up": frozenset({"up_proj", "w3", "wi_1", "up", "fc1", "c_fc", "lin1", "dense_h_to_4h", "wi", "linear1"}),
     "gate_up": frozenset({"gate_up_proj", "w12"}),
     "down": frozenset({"down_proj", "w2", "down", "fc2", "lin2", "dense_4h_to_h", "linear2"}),
 }
-
+# Words that say a kind beside what holds them alone: attention, or feed-forward layers.
+IN_ATTENTION = {"c_proj": "output", "proj": "output", "wo": "output", "dense": "output"}
+IN_FEED_FORWARD = {"c_proj": "down", "wo": "down"}
+FEED_FORWARD = frozenset({"mlp", "ffn", "feed_forward", "DenseReluDense", "ff"})
 # What stands behind the name of a module in that of its parameter.
-_WEIGHTS = frozenset({"weight", "original", "original0", "original1", "base_layer", "parametrizations"})
+_WEIGHTS = frozenset({"weight", "weight_orig", "weight_v", "original", "original0", "original1", "base_layer"}) | {
+    "parametrizations"
+}
 
 
 def kind_of(name: str) -> str | None:
     """The kind of a parameter, by its name; None where the name says none.
 
     Example:
-        >>> kind_of("model.layers.0.self_attn.q_proj.weight"), kind_of("blocks.3.mlp.fc2.weight"), kind_of("0.weight")
+        >>> kind_of("model.layers.0.self_attn.q_proj.weight"), kind_of("h.3.mlp.c_proj.weight"), kind_of("0.weight")
         ('query', 'down', None)
     """
-    last = next((part for part in reversed(name.split(".")) if not part.isdecimal() and part not in _WEIGHTS), "")
-    return next((kind for kind, names in KINDS.items() if last in names), None)
+    parts = [part for part in name.split(".") if not part.isdecimal() and part not in _WEIGHTS]
+    word, holders = (parts[-1] if parts else ""), parts[:-1]
+    if word.endswith("_proj_weight"):  # torch's own attention
+        word = word.removesuffix("_weight")
+    for kind, words in KINDS.items():
+        if word in words:
+            return kind
+    if FEED_FORWARD & set(holders):
+        return IN_FEED_FORWARD.get(word)
+    return IN_ATTENTION.get(word) if any("attn" in part or "attention" in part for part in holders) else None
 
 
-def by_kind(argument: str, rules: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
-    """The value of each name for which a rule is given.
+def by_kind(
+    argument: str, rules: Mapping[str, float], names: Sequence[str], *, least: float, most: float
+) -> dict[str, float]:
+    """The value of each matrix for which a rule is given.
 
     Args:
         argument: which takes the rules, for messages.
         rules: values by kind or by pattern over names; of two that match, a pattern counts before a kind, and of two
-            patterns the first.
-        names: of the parameters.
+            patterns the first. One that matches nothing beside others that do is a warning.
+        names: of the matrices.
+        least: the least value that is allowed.
+        most: the largest one.
 
     Raises:
         TypeError: the rules are no mapping, or a value is no number.
-        ValueError: no rule matches any name.
+        ValueError: no rule matches any matrix, or a value is out of range.
 
     Example:
-        >>> by_kind("power", {"value": -0.4, "*.0.*": 0}, ["x.0.v_proj.weight", "x.1.v_proj.weight", "x.1.fc1.weight"])
+        >>> names = ["x.0.v_proj.weight", "x.1.v_proj.weight", "x.1.fc1.weight"]
+        >>> by_kind("power", {"value": -0.4, "*.0.*": 0}, names, least=-1, most=1)
         {'x.0.v_proj.weight': 0.0, 'x.1.v_proj.weight': -0.4}
     """
     if not isinstance(rules, Mapping):
@@ -59,14 +79,41 @@ def by_kind(argument: str, rules: Mapping[str, float], names: Sequence[str]) -> 
             f"{argument} must be a mapping from kinds ({', '.join(KINDS)}) or patterns to numbers; got {rules!r} of "
             f"type {type(rules).__name__}. Pass the one of all to the optimizer instead."
         )
-    for key, value in rules.items():
-        check_real(f"{argument} of {key!r}", value, "Pass a float such as 0.5.")
-    patterns = [key for key in rules if key not in KINDS]
-    check_patterns(argument, patterns, names, required=len(patterns) == len(rules))
-    found: dict[str, float] = {}
-    for name in names:
-        matched = [pattern for pattern in patterns if fnmatchcase(name, pattern)]
-        matched += [kind for kind in rules if kind in KINDS and kind == kind_of(name)]
-        if matched:
-            found[name] = float(rules[matched[0]])
-    return found
+    values = {key: plain(value) for key, value in rules.items()}
+    for key, value in values.items():
+        check_number(f"{argument} of {key!r}", value, least=least, most=most, remedy="Pass a float such as 0.5.")
+    found: dict[str, str] = {}
+    for key in [*(key for key in rules if key not in KINDS), *(key for key in rules if key in KINDS)]:
+        matches = [name for name in names if (kind_of(name) == key if key in KINDS else fnmatchcase(name, key))]
+        if not matches:
+            _refuse_or_warn(argument, key, names, refuse=len(rules) == 1)
+        found = {**dict.fromkeys(matches, key), **found}
+    if rules and not found:
+        raise ValueError(f"{argument} must name some matrix; none of {', '.join(rules)} is one of {_shown(names)}.")
+    return {name: float(values[found[name]]) for name in names if name in found}
+
+
+def _refuse_or_warn(argument: str, key: str, names: Sequence[str], *, refuse: bool) -> None:
+    """Say that a rule matches nothing, and what is like it."""
+    if key in KINDS:
+        said = f"{argument} of {key!r} matches no matrix of the spectral side; there are {_shown(names)}."
+    else:
+        near = [f"the kind {kind!r}" for kind in get_close_matches(key, KINDS, n=1)]
+        near = near or ([nearest(key, names)] if names else [f"there are {_shown(names)}"])
+        said = (
+            f"{argument} pattern {key!r} matches no matrix of the spectral side. Patterns are shell-style over whole "
+            f"names, kinds are {', '.join(KINDS)}: {near[0]}."
+        )
+    if refuse:
+        raise ValueError(said)
+    warnings.warn(said, stacklevel=5)
+
+
+def _shown(names: Sequence[str]) -> str:
+    """The kinds that there are, or some names where there are none."""
+    kinds = dict.fromkeys(kind for kind in map(kind_of, names) if kind is not None)
+    return (
+        ", ".join(kinds)
+        or ", ".join([*names[:3], "..."][: len(names) + 1] if len(names) > 3 else names)
+        or "no matrices"
+    )

@@ -1,5 +1,6 @@
 """Where the parameters of a model go: one route for each, a listing of all, and the parameter groups they make."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -100,16 +101,16 @@ class Routing:
 
         matrices = [route for route in self.routes if route.view is not None]
         names = [route.name for route in matrices]
-        powers = {} if power is None else by_kind("power", power, names)
-        scales = {} if lr_scale is None else by_kind("lr_scale", lr_scale, names)
+        powers = {} if power is None else by_kind("power", power, names, least=-1.0, most=1.0)
+        scales = {} if lr_scale is None else by_kind("lr_scale", lr_scale, names, least=0.0, most=math.inf)
         alike: dict[tuple[Any, ...], list[Route]] = {}
         for route in matrices:
             shared = (route.view, route.split, powers.get(route.name), scales.get(route.name))
             alike.setdefault(shared, []).append(route)
         groups = []
         for (view, split, own_power, scale), routes in alike.items():
-            rate = lr if lr is None or scale is None else lr * scale
-            given = _given(split=split, lr=rate, weight_decay=weight_decay, power=own_power, lr_scale=scale)
+            rate = {"lr": lr, "rate_factor": scale} if lr is None or scale is None else {"lr": lr * scale}
+            given = _given(split=split, **rate, weight_decay=weight_decay, power=own_power)
             groups.append({"params": _parameters(routes, named), "use_muon": True, "matrix_view": view, **given})
         for decays, decay in ((True, adamw_weight_decay), (False, 0.0)):
             others = [route for route in self.routes if route.view is None and route.decays is decays]

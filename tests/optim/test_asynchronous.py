@@ -139,46 +139,124 @@ def recorded_as_captured(monkeypatch):
 
     monkeypatch.setattr("htmuon.optim.capture._captured", captured)
     monkeypatch.setattr("htmuon.optim.capture._aside", lambda step: step())
-    monkeypatch.setattr("htmuon.optim.capture._require_cuda", lambda parameters: None)
+    monkeypatch.setattr("htmuon.optim.capture._require_one_gpu", lambda parameters: None)
     return optimizers
+
+
+class Both:
+    """A model whose steps are captured, and one with the optimizer's own."""
+
+    def __init__(self, captured_ones, **settings):
+        self.models = [network(), network()]
+        settings = {"lr": 0.02, "adamw_lr": 0.02, "power_schedule": DOWN, "method": "quintic", **settings}
+        self.optimizers = [htmuon.HTMuon(htmuon.param_groups(model), **settings) for model in self.models]
+        captured_ones.append(self.optimizers[0])
+        self.step_of_one = htmuon.optim.CapturedStep(self.optimizers[0], warm_up=2)
+        self.number = 0
+
+    def step(self):
+        self.number += 1
+        for optimizer, model in zip(self.optimizers, self.models, strict=True):
+            optimizer.zero_grad(set_to_none=False)
+            for index, p in enumerate(model.parameters()):
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+                p.grad.copy_(torch.randn(p.shape, generator=torch.Generator().manual_seed(100 * self.number + index)))
+        self.step_of_one()
+        self.optimizers[1].step()
+        for p, q in zip(self.models[0].parameters(), self.models[1].parameters(), strict=True):
+            # The learning rate is a float32 number here, and one of float64 there.
+            torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.usefixtures("as_on_an_accelerator")
 def test_captured_steps_are_those_of_the_optimizer(recorded_as_captured):
-    models = [network(), network()]
-    captured, eager = (
-        htmuon.HTMuon(htmuon.param_groups(m), lr=0.02, adamw_lr=0.02, power_schedule=DOWN, method="quintic")
-        for m in models
-    )
-    recorded_as_captured.append(captured)
-    step = htmuon.optim.CapturedStep(captured, warm_up=2)
-    schedulers = [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9) for optimizer in (captured, eager)]
-    for number in range(10):
-        for optimizer, model in zip((captured, eager), models, strict=True):
-            optimizer.zero_grad(set_to_none=False)
-            for index, p in enumerate(model.parameters()):
-                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-                generator = torch.Generator().manual_seed(100 * number + index)
-                p.grad.copy_(torch.randn(p.shape, generator=generator))
-            if number == 7:  # no tensor: a graph would not know of it
-                optimizer.param_groups[0]["momentum"] = 0.5
-        step()
-        eager.step()
+    both = Both(recorded_as_captured)
+    schedulers = [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9) for optimizer in both.optimizers]
+    for _ in range(8):
+        both.step()
         for scheduler in schedulers:
             scheduler.step()
-        for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True):
-            # The learning rate is a float32 number here, and one of float64 there.
-            torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
-    next(models[0].parameters()).grad = torch.zeros_like(next(models[0].parameters()))
-    before = [p.detach().clone() for p in models[0].parameters()]
+    first = next(both.models[0].parameters())
+    first.grad = torch.ones_like(first)
+    before = [p.detach().clone() for p in both.models[0].parameters()]
     with pytest.raises(ValueError, match="gradients must stay in the memory"):
-        step()
-    assert all(torch.equal(p, q) for p, q in zip(before, models[0].parameters(), strict=True))
+        both.step_of_one()
+    assert all(torch.equal(p, q) for p, q in zip(before, both.models[0].parameters(), strict=True))
 
 
-def test_a_captured_step_needs_a_gpu():
-    with pytest.raises(ValueError, match="needs parameters on a CUDA device; got one on cpu"):
-        htmuon.optim.CapturedStep(htmuon.HTMuon([nn.Parameter(torch.randn(4, 4))]))
+def change_momentum(optimizer, model):
+    optimizer.param_groups[0]["momentum"] = 0.5
+
+
+def write_a_number_as_rate(optimizer, model):
+    optimizer.param_groups[0]["lr"] = 0.1
+
+
+def put_another_tensor_as_rate(optimizer, model):
+    optimizer.param_groups[0]["lr"] = torch.tensor(0.1)
+
+
+def load_a_state(optimizer, model):
+    optimizer.load_state_dict(optimizer.state_dict())
+
+
+def swap_the_weights(optimizer, model):
+    for p in model.parameters():
+        p.data = p.data.clone()
+
+
+def take_another_method(optimizer, model):
+    optimizer.param_groups[0]["method"] = "streaming"
+
+
+def add_a_group(optimizer, model):
+    model.extra = nn.Parameter(torch.ones(6, 5))
+    optimizer.add_param_group({"params": [("extra", model.extra)], "use_muon": True})
+
+
+@pytest.mark.usefixtures("as_on_an_accelerator")
+@pytest.mark.parametrize(
+    "change",
+    [
+        change_momentum,
+        write_a_number_as_rate,
+        put_another_tensor_as_rate,
+        load_a_state,
+        swap_the_weights,
+        take_another_method,
+        add_a_group,
+    ],
+)
+def test_what_a_graph_would_not_know_of_is_noticed(recorded_as_captured, change):
+    both = Both(recorded_as_captured)
+    for _ in range(4):
+        both.step()
+    for optimizer, model in zip(both.optimizers, both.models, strict=True):
+        change(optimizer, model)
+    for _ in range(4):
+        both.step()
+
+
+@pytest.mark.usefixtures("as_on_an_accelerator")
+def test_changes_at_every_step_are_followed_and_said(recorded_as_captured):
+    both = Both(recorded_as_captured)
+
+    def steps():
+        for number in range(9):
+            for optimizer in both.optimizers:
+                optimizer.param_groups[0]["momentum"] = 0.9 - number / 100
+            both.step()
+
+    with pytest.warns(UserWarning, match="has changed 3 times"):
+        steps()
+
+
+def test_a_captured_step_says_what_it_needs():
+    optimizer = htmuon.HTMuon([nn.Parameter(torch.randn(4, 4))])
+    with pytest.raises(ValueError, match="needs parameters on one CUDA device; got cpu"):
+        htmuon.optim.CapturedStep(optimizer)
+    with pytest.raises(ValueError, match="warm_up must be a whole number of at least 1; got 0"):
+        htmuon.optim.CapturedStep(optimizer, warm_up=0)
 
 
 def test_a_recording_notices_what_python_computes():

@@ -1,5 +1,7 @@
 """Settings by what a matrix does in its block."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -22,6 +24,17 @@ NAMES = {
     "model.layers.0.mlp.experts.gate_up_proj": "gate_up",
     "blocks.0.mlp.fc2.weight": "down",
     "layers.0.self_attn.v_proj.base_layer.weight": "value",
+    "encoder.block.0.layer.1.DenseReluDense.wo.weight": "down",
+    "encoder.block.0.layer.1.DenseReluDense.wi_0.weight": "gate",
+    "layers.0.attention.wo.weight": "output",
+    "transformer.h.0.mlp.c_proj.weight": "down",
+    "transformer.h.0.attn.c_proj.weight": "output",
+    "blocks.7.attn.proj.weight": "output",
+    "bert.encoder.layer.3.attention.output.dense.weight": "output",
+    "layers.0.self_attn.q_proj_weight": "query",
+    "layers.0.mlp.down_proj.weight_orig": "down",
+    "layers.0.self_attn.k_proj.weight_v": "key",
+    "patch_embed.proj.weight": None,
     "features.0.conv.weight": None,
     "weight": None,
 }
@@ -157,8 +170,17 @@ def test_specs_say_settings_by_kind():
     [
         ("muon:lr_scale.quarry=2", r"the kind of matrix must be one of.*quarry"),
         ("adamw:lr_scale.query=2", r"adamw has no settings by kind of matrix. Use one of .*htmuon"),
-        ("muon:lr_scale.query=-1", r"lr_scale must be a finite number at least 0; got -1"),
-        ("muon:power.query=7", r"power must lie in \[-1.0, 1.0\]; got 7"),
+        ("muon:lr_scale.query=-1", r"muon:lr_scale.*lr_scale of 'query' must be a finite number at least 0; got -1"),
+        ("muon:power.query=7", r"power of 'query' must be a finite number at least -1 and at most 1; got 7"),
+        ("muon:power.query=abc", r"power of 'query' must be a number; got 'abc'"),
+        (
+            "muon:power.query=1,power.key+query=0",
+            r"each kind of matrix must be given once; power of 'query' comes twice",
+        ),
+        (
+            "muon:lr_scale.gate=2",
+            r"lr_scale of 'gate' matches no matrix.*there are query, key, value, output, up, down",
+        ),
     ],
 )
 def test_bad_specs_say_what_is_wrong(spec, message):
@@ -171,5 +193,42 @@ def test_bad_rules_say_what_is_wrong():
         htmuon.param_groups(blocks(), power=0.5)
     with pytest.raises(TypeError, match=r"lr_scale of 'query' must be a number; got 'fast'"):
         htmuon.param_groups(blocks(), lr_scale={"query": "fast"})
-    with pytest.raises(ValueError, match=r"power pattern '\*q_prj\*' matches no trainable parameter"):
+    with pytest.raises(ValueError, match=r"power pattern '\*q_prj\*' matches no matrix of the spectral side"):
         htmuon.param_groups(blocks(), power={"*q_prj*": 0.5})
+    with pytest.raises(ValueError, match=r"power pattern 'quary' matches no matrix.*the kind 'query'"):
+        htmuon.param_groups(blocks(), power={"quary": 0.5})
+    with pytest.raises(ValueError, match=r"power pattern '\*x\*' matches no matrix.*there are no matrices"):
+        htmuon.param_groups(nn.Sequential(nn.Embedding(4, 4), nn.Linear(4, 9)), power={"*x*": 0.5})
+    with pytest.raises(ValueError, match=r"lr_scale must name some matrix; none of gate, qkv is one of query"):
+        ignored(htmuon.param_groups, blocks(), lr_scale={"gate": 0.5, "qkv": 2})
+
+
+def test_a_rule_that_is_idle_beside_others_is_a_warning():
+    with pytest.warns(UserWarning, match="lr_scale of 'gate' matches no matrix of the spectral side"):
+        htmuon.param_groups(blocks(), lr_scale={"gate": 0.5, "query": 2})
+
+
+def ignored(function, *arguments, **settings):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return function(*arguments, **settings)
+
+
+def test_a_power_of_its_own_is_not_that_of_a_schedule():
+    schedule = htmuon.power_schedule("linear", start=0.5, end=0.0, total_steps=4)
+    model = blocks()
+    optimizer = htmuon.HTMuon(htmuon.param_groups(model, power={"value": -0.25}), power_schedule=schedule)
+    for _ in range(2):
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+    powers = {group["power"] for group in optimizer.param_groups if group["use_muon"]}
+    assert powers == {-0.25, 0.375}
+
+
+def test_the_key_of_timm_is_left_to_timm():
+    # Its schedulers multiply by it at every step.
+    optimizer = htmuon.HTMuon([{"params": [nn.Parameter(torch.eye(3))], "lr_scale": 0.5}], lr=0.02)
+    assert optimizer.param_groups[0]["lr"] == 0.02
+    groups = htmuon.param_groups(blocks(), lr_scale={"query": 0.5})
+    assert not any("lr_scale" in group for group in htmuon.HTMuon(groups).param_groups)
