@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from htmuon._typing import AdjustLrFn, Group, MatrixView, Normalization
@@ -101,7 +102,10 @@ class Rules:
 
     def _method(self, parameter: Tensor) -> Method:
         """How the map is computed for a parameter."""
-        return select_method(parameter, self._map(), self.group["method"], OF_STEPS)
+        # Matrices as they are computed, of which the choice looks at shape, dtype and device.
+        shape = matrix_shape(tuple(parameter.shape), self._view(parameter.ndim))
+        matrices = torch.empty((), dtype=parameter.dtype, device=parameter.device).expand(shape)
+        return select_method(matrices, self._map(), self.group["method"], OF_STEPS)
 
     def _map(self) -> SpectralMap:
         """The map at the power of this step."""

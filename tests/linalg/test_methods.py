@@ -6,7 +6,8 @@ import pytest
 import torch
 from matrices import SHAPES, SPECTRA, mapped_by_svd, matrix_with, relative_error, zoo_matrix
 
-from htmuon.linalg import METHODS, check_method, method_of, method_setting, select_method
+import htmuon
+from htmuon.linalg import METHODS, Quintic, check_method, method_of, method_setting, select_method
 from htmuon.linalg.newton_schulz import spectral_norm_of_gram
 from htmuon.linalg.parts import as_dict
 from htmuon.linalg.select import OF_STEPS
@@ -199,6 +200,20 @@ def test_auto_allows_a_step_more_than_a_function():
     assert select_method(matrix, RankPower(0.125), tolerance=OF_STEPS).name == "eigh"
     assert select_method(matrix, Clip(0.01), tolerance=OF_STEPS).name == "eigh"  # a corner, which no polynomial follows
     assert select_method(matrix.to(torch.float64), Power(0.125), tolerance=OF_STEPS).name == "svd"
+
+
+@pytest.mark.parametrize(
+    ("shape", "steps"), [((127, 512), 7), ((512, 64), 7), ((3, 64, 512), 7), ((128, 128), 5), ((256, 4, 128, 200), 5)]
+)
+def test_auto_takes_more_steps_where_they_cost_little(shape, steps):
+    assert select_method(torch.empty(()).expand(shape), Power(0.125), tolerance=OF_STEPS) == Quintic(steps=steps)
+
+
+@pytest.mark.parametrize(("shape", "steps"), [((64, 256, 3, 3), 7), ((256, 128, 3, 3), 5), ((4, 256, 128), 5)])
+def test_a_step_asks_for_the_matrices_of_a_parameter(shape, steps):
+    weight = torch.nn.Parameter(torch.zeros(shape))
+    optimizer = htmuon.HTMuon([weight])
+    assert optimizer._rules(optimizer.param_groups[0])._method(weight) == Quintic(steps=steps)
 
 
 @pytest.mark.parametrize("name", METHODS)
