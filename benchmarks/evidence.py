@@ -103,6 +103,10 @@ EXPERIMENTS = {
     "two-rates": Experiment(f"{LARGE} adamw {MUON} adamw:two_rates=true"),
     # The other parameters' rate searched with HTMuon, where no Muon is there to search it with.
     "own-rate": Experiment(f"{LARGE} adamw htmuon"),
+    # What the rule finds, beside the tables: runs of "kinds" may be copied into the folder.
+    "rules": Experiment(
+        f"{LONGER} adamw {MUON} htmuon {MUON},{RATES} {MUON},rate_rule=alignment htmuon:rate_rule=alignment"
+    ),
     "kinds": Experiment(f"{LONGER} {KINDS}"),
     "kinds-llama-tiny": Experiment(f"{TINY} {KINDS} adamw:two_rates=true"),
     "novels": Experiment(f"{NOVELS} --optimizers {SIGNS}"),

@@ -1,6 +1,6 @@
 """Where a whole matrix is assembled."""
 
-from htmuon.layouts.agreement import agree, check_alike
+from htmuon.layouts.agreement import add_up, agree, check_alike
 from htmuon.layouts.base import Bracket, Layout, LoadBalancer, Stack, Stages
 from htmuon.layouts.select import (
     Layouts,
@@ -22,6 +22,7 @@ __all__ = [
     "Single",
     "Stack",
     "Stages",
+    "add_up",
     "agree",
     "allocate",
     "check_alike",

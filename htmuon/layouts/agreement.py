@@ -31,6 +31,13 @@ def agree(flag: Tensor, moving: int, seen: Tensor, groups: "Sequence[ProcessGrou
     return said[0].bool(), said[1] == -said[2], said[3:] < 0
 
 
+def add_up(values: Tensor, groups: "Sequence[ProcessGroup]") -> Tensor:
+    """The sums of numbers over all ranks of the groups, in their place; the host does not wait for them."""
+    for group in groups:
+        dist.all_reduce(values, group=group)
+    return values
+
+
 def check_alike(lines: Sequence[str], groups: "Sequence[ProcessGroup]", message: str) -> None:
     """Raise ValueError on every rank if what a rank says of itself differs from what another one says.
 

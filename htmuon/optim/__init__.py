@@ -6,12 +6,15 @@ from htmuon.optim.base import SpectralOptimizer
 from htmuon.optim.capture import CapturedStep
 from htmuon.optim.htmuon import OPTIMIZERS, HTMuon, Muon
 from htmuon.optim.normuon import HTNorMuon, NorMuon
+from htmuon.optim.rate_rules import RATE_RULES, Alignment
 from htmuon.optim.schedules import POWER_SCHEDULES, power_schedule
 
 __all__ = [
     "OPTIMIZERS",
     "POWER_SCHEDULES",
+    "RATE_RULES",
     "AdaMuon",
+    "Alignment",
     "CapturedStep",
     "HTAdaMuon",
     "HTMuon",

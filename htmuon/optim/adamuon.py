@@ -12,6 +12,7 @@ from htmuon._typing import AdjustLrFn, Group, Normalization, State
 from htmuon.linalg import MethodChoice
 from htmuon.linalg.base import safe_divisor
 from htmuon.optim.htmuon import OPTIMIZERS, HTMuon
+from htmuon.optim.rate_rules import RateRuleChoice
 from htmuon.optim.rules import FADED
 from htmuon.optim.schedules import ScheduleDict
 from htmuon.optim.settings import check_beta2
@@ -112,6 +113,7 @@ class AdaMuon(HTMuon):
         power: float = 0.0,
         beta2: float = 0.95,
         power_schedule: ScheduleDict | None = None,
+        rate_rule: RateRuleChoice = None,
         spectral_map: MapChoice = "power",
         momentum: float = 0.95,
         nesterov: bool = True,
@@ -135,6 +137,7 @@ class AdaMuon(HTMuon):
             lr,
             power=power,
             power_schedule=power_schedule,
+            rate_rule=rate_rule,
             spectral_map=spectral_map,
             momentum=momentum,
             nesterov=nesterov,
@@ -174,6 +177,7 @@ class HTAdaMuon(AdaMuon):
         power: float = 0.125,
         beta2: float = 0.95,
         power_schedule: ScheduleDict | None = None,
+        rate_rule: RateRuleChoice = None,
         spectral_map: MapChoice = "power",
         momentum: float = 0.95,
         nesterov: bool = True,
@@ -196,6 +200,7 @@ class HTAdaMuon(AdaMuon):
             power=power,
             beta2=beta2,
             power_schedule=power_schedule,
+            rate_rule=rate_rule,
             spectral_map=spectral_map,
             momentum=momentum,
             nesterov=nesterov,

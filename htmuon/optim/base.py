@@ -34,12 +34,13 @@ from torch import Tensor
 from htmuon._checks import host_may_look
 from htmuon._typing import Group
 from htmuon.kernels import full_float32
-from htmuon.layouts import LoadBalancer, agree, check_alike
+from htmuon.layouts import LoadBalancer, agree, check_alike, part_like
 from htmuon.optim.adamw import adamw_update
 from htmuon.optim.buckets import has_gradient, matrix_buckets, other_buckets
 from htmuon.optim.description import describe, describe_gradients, idle
 from htmuon.optim.groups import GroupedOptimizer
 from htmuon.optim.matrices import MatrixStack, run_staggered
+from htmuon.optim.rate_rules import LAST_UPDATE, advance_rates, rate_rule_of
 from htmuon.optim.rules import Rules
 from htmuon.optim.settings import check_step, counters_device
 from htmuon.optim.signal import look, whole_flags
@@ -104,6 +105,7 @@ class SpectralOptimizer(GroupedOptimizer):
             if finite is None:
                 self._warn_idle()
                 return loss
+            self._advance_rates(finite)
             ledger = LoadBalancer()
             work = [self._prepared(group, finite, signals, ledger) for group in self.param_groups]
             for update in work:
@@ -147,6 +149,21 @@ class SpectralOptimizer(GroupedOptimizer):
                 f.parameter: piece.view(f.shape).to(f.parameter.device) for f, piece in zip(flags, pieces, strict=True)
             }
         return (finite if any(moving) else None), signals
+
+    def _advance_rates(self, finite: Tensor) -> None:
+        """Let rate rules look at matrices with a gradient now and an update before."""
+        of_rule: dict[str, list[Tensor]] = {}
+        for group in self.param_groups:
+            if group["use_muon"] and group["rate_rule"] is not None:
+                found = [p for p in group["params"] if has_gradient(p) and LAST_UPDATE in self.state.get(p, {})]
+                of_rule.setdefault(repr(group["rate_rule"]), []).extend(found)
+        rules = {repr(group["rate_rule"]): rate_rule_of(group["rate_rule"]) for group in self.param_groups}
+        for name, parameters in of_rule.items():
+            rule = rules[name]
+            if rule is not None and parameters:
+                gradients = [part_like(cast(Tensor, p.grad), p) for p in parameters]
+                states = [self.state[p] for p in parameters]
+                advance_rates(rule, gradients, states, finite, self._layouts.groups(parameters))
 
     def _warn_idle(self) -> None:
         """Warn, once, of a step without any gradient."""

@@ -9,6 +9,7 @@ from htmuon._registry import Registry
 from htmuon._typing import AdjustLrFn, Normalization
 from htmuon.linalg import MethodChoice
 from htmuon.optim.base import SpectralOptimizer
+from htmuon.optim.rate_rules import RateRuleChoice
 from htmuon.optim.schedules import ScheduleDict
 from htmuon.spectral import MapChoice
 
@@ -46,6 +47,9 @@ class HTMuon(SpectralOptimizer):
         power: the exponent p, in [-1, 1]; with a `spectral_map` that is an object, which brings its own, to be left
             out.
         power_schedule: a dict made by `htmuon.power_schedule`, which then sets `group["power"]` at every step.
+        rate_rule: how each matrix finds a factor of `lr` for itself: `alignment`, or an object,
+            `htmuon.optim.Alignment(speed=0.2)`; None is the same rate for all. It keeps the last update of each
+            parameter, as large as the momentum.
         spectral_map: a name in `htmuon.spectral.MAPS`: `power` (sigma^p), `rank_power` (i^-p), `knee`, `soft_clip`,
             `hard_clip`, `soren`, or one of your own; or an object, `htmuon.spectral.Knee(0.125, tau=0.02)`, of which
             groups hold the exponent as `power` and the rest as a plain dict.
@@ -110,6 +114,7 @@ class HTMuon(SpectralOptimizer):
         *,
         power: float = 0.125,
         power_schedule: ScheduleDict | None = None,
+        rate_rule: RateRuleChoice = None,
         spectral_map: MapChoice = "power",
         momentum: float = 0.95,
         nesterov: bool = True,
@@ -132,6 +137,7 @@ class HTMuon(SpectralOptimizer):
             "weight_decay": weight_decay,
             "power": power,
             "power_schedule": power_schedule,
+            "rate_rule": rate_rule,
             "spectral_map": spectral_map,
             "momentum": momentum,
             "nesterov": nesterov,
@@ -172,6 +178,7 @@ class Muon(HTMuon):
         *,
         power: float = 0.0,
         power_schedule: ScheduleDict | None = None,
+        rate_rule: RateRuleChoice = None,
         spectral_map: MapChoice = "power",
         momentum: float = 0.95,
         nesterov: bool = True,
@@ -193,6 +200,7 @@ class Muon(HTMuon):
             lr,
             power=power,
             power_schedule=power_schedule,
+            rate_rule=rate_rule,
             spectral_map=spectral_map,
             momentum=momentum,
             nesterov=nesterov,

@@ -13,8 +13,12 @@ from htmuon._typing import Group
 from htmuon.layouts import Bracket, Layout, LoadBalancer, Stack, part, part_like
 from htmuon.linalg.base import compute_dtype
 from htmuon.optim.buckets import cost
+from htmuon.optim.rate_rules import ALIGNMENT, LAST_UPDATE, LOG_RATE
 from htmuon.optim.signal import Flags
 from htmuon.optim.state import State
+
+# State that the bracket does not see: of the elementwise work around it.
+OUTSIDE = ("momentum_buffer", LAST_UPDATE, ALIGNMENT, LOG_RATE)
 
 # Elements of a matrix from which on a CPU works on each by itself.
 SMALL = 2**14
@@ -83,21 +87,25 @@ class MatrixStack:
         group, first = self.group, self.parameters[0]
         flags, dtype = Flags.of(group, first), compute_dtype(first.dtype)
         active = torch.stack([signals[p] for p in self.parameters]) & finite.to(first.device)
+        kept = {name: shape for name, shape in self.shapes.items() if name not in OUTSIDE}
         moves = None if host_may_look(active) and bool(active.all()) else flags.over_parameter(active)
         stack = Stack(
             bracket=self.bracket,
             direction=self._directions(moves),
             # Of another dtype where the model was cast after it was made.
-            state={
-                n: torch.stack([s[n] for s in self.states]).to(dtype) for n in self.shapes if n != "momentum_buffer"
-            },
+            state={n: torch.stack([s[n] for s in self.states]).to(dtype) for n in kept},
             shape=tuple(first.shape),
-            state_shapes=self.shapes,
+            state_shapes=kept,
             cost=cost(group, first),
         )
         update, adapted = yield from self.layout.apply(stack, ledger)
 
         self._move_weights(update, moves)
+        if LAST_UPDATE in self.shapes:
+            # Of a matrix that rests, or a step that is not taken, it stays.
+            last = [state[LAST_UPDATE] for state in self.states]
+            new = update if moves is None else torch.where(moves, update, torch.stack(last).to(dtype))
+            torch._foreach_copy_(last, list(new.unbind()))
         for name, old in stack.state.items():
             changes = flags.over_state(active, name)
             new = torch.where(changes, adapted[name], old)
@@ -127,15 +135,26 @@ class MatrixStack:
 
     def _move_weights(self, update: Tensor, moves: Tensor | None) -> None:
         """Decay and update the weights of the matrices that move."""
-        rate, decay = self.group["lr"], self.group["weight_decay"]
+        decay = self.group["weight_decay"]
         weights = [part(p) for p in self.parameters]
         for some in self._pieces():
+            rate = self._rate(some)
             with stacked(weights[some], update.dtype) as weight:
                 if moves is None and not isinstance(rate, Tensor):
                     weight.mul_(1 - rate * decay).add_(update[some], alpha=-rate)
                 else:  # a matrix that rests takes a step of length zero
-                    taken = rate if moves is None else moves[some].to(update.dtype) * rate
+                    taken = torch.as_tensor(rate) if moves is None else moves[some].to(update.dtype) * rate
                     weight.mul_(1 - taken * decay).addcmul_(update[some], taken, value=-1)
+
+    def _rate(self, some: slice) -> float | Tensor:
+        """The learning rate of some of the matrices, with the factor of each where a rule moves it."""
+        rate: float | Tensor = self.group["lr"]
+        if LOG_RATE not in self.shapes:
+            return rate
+        factors = torch.stack([state[LOG_RATE] for state in self.states[some]]).exp()
+        if len(factors) == 1 and host_may_look(factors):
+            return factors.item() * rate
+        return factors.to(compute_dtype(self.parameters[0].dtype)).view(-1, *(1,) * self.parameters[0].ndim) * rate
 
     def _pieces(self) -> list[slice]:
         """How many matrices are worked on at once, element by element.

@@ -10,6 +10,7 @@ from htmuon.layouts import Bracket, Layout
 from htmuon.linalg import Method, method_of, select_method
 from htmuon.linalg.select import AUTO, EXACT, OF_STEPS
 from htmuon.optim.bracket import MatrixUpdate, bracket
+from htmuon.optim.rate_rules import ALIGNMENT, LAST_UPDATE, LOG_RATE
 from htmuon.optim.schedules import schedule_from_dict
 from htmuon.optim.slots import Adaptation, Precondition
 from htmuon.routing.split import part_shapes, split_bracket, state_name
@@ -72,7 +73,9 @@ class Rules:
         """Name and shape of every state tensor of a parameter that has its shape or that of its matrices."""
         shape = tuple(parameter.shape)
         method, split = self._method(parameter), self.group["split"]
-        shapes = {"momentum_buffer": shape}
+        shapes: dict[str, tuple[int, ...]] = {"momentum_buffer": shape}
+        if self.group["rate_rule"] is not None:
+            shapes |= {LAST_UPDATE: shape, ALIGNMENT: (), LOG_RATE: ()}
         for run, matrices in enumerate(part_shapes(shape, self._view(len(shape)), split)):
             kept = {**method.state_shapes(matrices), **self.adaptation.state_shapes(matrices)}
             shapes |= {name if split is None else state_name(name, run): of for name, of in kept.items()}

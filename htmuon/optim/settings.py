@@ -12,6 +12,7 @@ from htmuon.layouts import is_flattened, part
 from htmuon.linalg import check_method
 from htmuon.optim.choices import without_objects
 from htmuon.optim.memory import overlaps
+from htmuon.optim.rate_rules import rate_rule_of
 from htmuon.optim.schedules import schedule_from_dict
 from htmuon.routing.split import part_shapes, split_of
 from htmuon.routing.views import MINIMUM_DIMS, check_shaped, default_view
@@ -122,6 +123,7 @@ def check_settings(group: Group, *, sets_size: bool, wait: bool = False) -> None
     for beta in betas:
         check_number("betas", beta, below=1.0, remedy="Pass (0.9, 0.95).")
     check_number("momentum", group["momentum"], below=1.0, remedy="Pass a float such as 0.95.")
+    rate_rule_of(group["rate_rule"])
     view = group["matrix_view"]
     if view is not None and view not in MATRIX_VIEWS:
         raise unknown_name("matrix_view", view, list(MATRIX_VIEWS))

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from htmuon.layouts import allocate, is_distributed, part
 from htmuon.linalg.base import compute_dtype
+from htmuon.optim.rate_rules import ALIGNMENT, LAST_UPDATE, LOG_RATE
 
 State = dict[str, Tensor]
 
@@ -23,6 +24,10 @@ def spectral_state(state: State, parameter: Tensor, shapes: dict[str, tuple[int,
     if "momentum_buffer" not in state:
         state["momentum_buffer"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
     for name, whole in shapes.items():
+        if name == LAST_UPDATE and name not in state:
+            state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        if name in (ALIGNMENT, LOG_RATE) and name not in state:
+            state[name] = torch.zeros((), dtype=torch.float32, device=parameter.device)
         # The state of a parameter that is now seen as other matrices starts from zero.
         if name not in state or tuple(state[name].shape) != whole:
             state[name] = allocate(parameter, whole, compute_dtype(parameter.dtype), batch_dims)

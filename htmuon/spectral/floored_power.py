@@ -32,8 +32,8 @@ class FlooredPower:
         tensor([ 1.,  2., 10.])
 
     Not for methods that are made of products, for which its corner is too sharp: `quintic` with a `Power` goes smoothly
-    to zero below its own range instead. With `normalization="auto"` the largest direction weighs 1, whatever the exponent; give
-    negative ones the size of Muon's update by `normalization="rms"`.
+    to zero below its own range instead. With `normalization="auto"` the largest direction weighs 1, whatever the
+    exponent; give negative ones the size of Muon's update by `normalization="rms"`.
     """
 
     exponent: float | Tensor

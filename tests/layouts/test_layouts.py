@@ -18,6 +18,14 @@ def test_every_optimizer_in_every_layout(world, layout, optimizer):
     assert max(errors) <= 1e-6
 
 
+@pytest.mark.parametrize("layout", layout_problem.LAYOUTS)
+def test_rates_that_matrices_find_in_every_layout(world, layout):
+    rule = htmuon.optim.Alignment(speed=1.0, averaging=0.5)
+    errors = world(4).run(layout_problem.trained_alike, layout, "htmuon", method="eigh", rate_rule=rule)
+    # As above, and sums of squares are added up in another order: 1e-6 of a factor, times all steps.
+    assert max(errors) <= 5e-6
+
+
 @pytest.mark.parametrize("layout", ["ddp", "fsdp", "tensor_parallel"])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_on_two_ranks(world, layout, method):

@@ -19,6 +19,7 @@ METHODS = [
     *({"method": Polynomial(precision=precision)} for precision in ("float32", "float16", "bfloat16")),
     *({"method": Quintic(precision=precision)} for precision in ("float32", "float16", "bfloat16")),
     {"method": "streaming"},
+    {"method": "quintic", "rate_rule": "alignment"},
 ]
 DOWN = htmuon.power_schedule("linear", start=0.5, end=0.0, total_steps=8)
 

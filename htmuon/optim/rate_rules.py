@@ -1,0 +1,166 @@
+"""How each matrix finds its own learning rate while it trains.
+
+A rule looks at what the last update has done, in the light of the gradient that came after it, and moves a factor of
+the learning rate of each matrix parameter. A new rule is one more class here.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from htmuon._checks import check_number, plain
+from htmuon._registry import Registry, unknown_name
+from htmuon.layouts import add_up, part
+from htmuon.linalg.base import widest
+from htmuon.linalg.parts import PartDict, as_dict, name_of, with_fields
+
+if TYPE_CHECKING:
+    from htmuon.layouts.base import ProcessGroup
+
+# What a rule keeps of a parameter, beside `LAST_UPDATE`: 0-d, float32.
+ALIGNMENT, LOG_RATE = "alignment", "log_rate"
+LAST_UPDATE = "last_update"
+
+
+class RateRule(Protocol):
+    """Moves the logarithms of the factors."""
+
+    def __call__(self, cosine: Tensor, alignment: Tensor, log_rate: Tensor) -> tuple[Tensor, Tensor]:
+        """From the cosines of this step, `[n]`, to the new averages of them and the new logarithms, both `[n]`.
+
+        Args:
+            cosine: of the new gradient with the last update of each parameter.
+            alignment: the average so far.
+            log_rate: the logarithms so far.
+        """
+
+
+RATE_RULES: Registry[RateRule] = Registry("rate_rule")
+RateRuleChoice = str | PartDict | RateRule | None
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """A matrix whose last update still points downhill gets a higher rate, one that has overshot a lower one.
+
+    With O the last update and G the gradient after it, from fresh data, averaged over some steps:
+
+        h = <G, O> / (|G| |O|),   log c <- log c + speed (h - mean h),   rate = c lr
+
+    The mean over all matrices is taken off, so that the rate of the whole network stays what it was given as. It is the
+    descent on the logarithm of the rate (Baydin et al., arXiv 1703.04782) by the sign and size of the cosine.
+
+    Args:
+        speed: of the logarithms, at each step.
+        averaging: of the cosines, in [0, 1): the share of the past.
+        most: factors stay within `1 / most` and `most`.
+
+    Raises:
+        TypeError: a setting is no number.
+        ValueError: a setting is out of range.
+
+    Example:
+        >>> rule = Alignment(speed=1.0, averaging=0.0)
+        >>> cosine, zero = torch.tensor([0.2, -0.2]), torch.zeros(2)
+        >>> [factor.item() for factor in rule(cosine, zero, zero)[1].exp()]
+        [1.2214027643203735, 0.8187307715415955]
+
+    Not for one matrix alone, which has nobody to differ from.
+    """
+
+    speed: float = 0.1
+    averaging: float = 0.95
+    most: float = 4.0
+
+    def __post_init__(self) -> None:
+        check_number("speed", self.speed, remedy="Pass a float such as 0.1.")
+        check_number("averaging", self.averaging, below=1.0, remedy="Pass a float such as 0.95.")
+        check_number("most", self.most, least=1.0, remedy="Pass a float such as 4.")
+
+    def __call__(self, cosine: Tensor, alignment: Tensor, log_rate: Tensor) -> tuple[Tensor, Tensor]:
+        """See `RateRule`."""
+        alignment = torch.lerp(cosine, alignment, self.averaging)
+        bound = math.log(self.most)
+        moved = (log_rate + self.speed * (alignment - alignment.mean())).clamp(-bound, bound)
+        return alignment, moved - moved.mean()
+
+
+RATE_RULES.register("alignment")(Alignment())
+
+
+def rate_rule_of(choice: RateRuleChoice) -> RateRule | None:
+    """The rule that a name, a dict or an object stands for.
+
+    Raises:
+        TypeError: it is none of the three.
+        ValueError: the rule does not exist, or has no such setting.
+
+    Example:
+        >>> rate_rule_of({"name": "alignment", "speed": 0.2})
+        Alignment(speed=0.2, averaging=0.95, most=4.0)
+    """
+    if choice is None or callable(choice):
+        return choice
+    if not isinstance(choice, str | dict):
+        raise TypeError(
+            f"rate_rule must be a name, a dict or a rule; got {choice!r} of type {type(choice).__name__}. Pass "
+            "'alignment', or None for the same rate everywhere."
+        )
+    name = choice if isinstance(choice, str) else name_of("rate_rule", choice)
+    if name not in RATE_RULES:
+        raise unknown_name("rate_rule", name, list(RATE_RULES))
+    return RATE_RULES[name] if isinstance(choice, str) else with_fields("rate_rule", RATE_RULES[name], choice)
+
+
+def rate_rule_setting(choice: RateRuleChoice) -> str | PartDict | None:
+    """A rule as a group and a file hold it: its name, or a dict where its settings are not the usual ones."""
+    if choice is None or isinstance(choice, str):
+        return choice
+    rule = rate_rule_of(plain(choice) if isinstance(choice, dict) else choice)
+    for name, usual in RATE_RULES.items():
+        if type(usual) is type(rule):
+            return name if usual == rule else as_dict(name, rule)
+    raise ValueError(
+        f"a rate rule of an optimizer must be registered, so that it can be saved; got {choice!r}. Call "
+        "htmuon.optim.RATE_RULES.register('name')(rule) first."
+    )
+
+
+def advance_rates(
+    rule: RateRule,
+    gradients: Sequence[Tensor],
+    states: Sequence[dict[str, Tensor]],
+    finite: Tensor,
+    groups: "Sequence[ProcessGroup]",
+) -> None:
+    """Move the factors of the parameters that share a rule; nothing moves where the step is not taken.
+
+    Args:
+        rule: which.
+        gradients: what this rank holds of each.
+        states: of each, with the update of the step before.
+        finite: 0-d bool, whether the step is taken.
+        groups: of ranks that hold parts of parameters, or copies, which change no cosine.
+    """
+    device = finite.device
+    sums = torch.stack(
+        [_products(g, part(state[LAST_UPDATE])).to(device) for g, state in zip(gradients, states, strict=True)]
+    )
+    sums = add_up(sums, groups)
+    cosine = sums[:, 0] / (sums[:, 1] * sums[:, 2]).sqrt()
+    cosine = cosine.nan_to_num(0.0, 0.0, 0.0).to(torch.float32)  # of a gradient or an update of zero
+    alignment, log_rate = (torch.stack([state[name].to(device) for state in states]) for name in (ALIGNMENT, LOG_RATE))
+    moved = rule(cosine, alignment, log_rate)
+    for name, old, new in zip((ALIGNMENT, LOG_RATE), (alignment, log_rate), moved, strict=True):
+        kept = torch.where(finite, new, old)
+        torch._foreach_copy_([state[name] for state in states], list(kept.unbind()))
+
+
+def _products(gradient: Tensor, last: Tensor) -> Tensor:
+    """`<G, O>`, `|G|^2` and `|O|^2` of what this rank holds, in float64 where the device has it."""
+    g, o = gradient.flatten().to(last.dtype), last.flatten()
+    return torch.stack([torch.dot(g, o), torch.dot(g, g), torch.dot(o, o)]).to(widest(g.device))
