@@ -1,6 +1,6 @@
 """What a matrix does in its block: query, key, value, output, gate, up or down; and settings by it.
 
-Kinds want different learning rates and powers (docs/module_kinds.md). A new spelling is one more word in `KINDS`.
+Kinds want different learning rates and powers (docs/rates.md). A new spelling is one more word in `KINDS`.
 """
 
 import warnings

@@ -47,6 +47,7 @@ class RunResult:
         accuracy: share of the held-out images that are classified rightly, from 0 to 1; None for a run on text.
         unreadable_samples: samples that the run met and left out, because they are damaged or have no label.
         side_by_side: how many runs the machine trained at a time; with more than one the times are not those of one.
+        rate_factors: of the learning rate, by the name of the matrix, as a rate rule has found them; empty without one.
     """
 
     final_loss: float
@@ -75,6 +76,7 @@ class RunResult:
     accuracy: float | None = None
     unreadable_samples: int = 0
     side_by_side: int = 1
+    rate_factors: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def perplexity(self) -> float:
@@ -97,10 +99,14 @@ class RunResult:
     def from_dict(cls, values: Mapping[str, Any]) -> "RunResult":
         """The inverse of `to_dict`; None (JSON's null) stands for a number that is not finite."""
         fields = dataclasses.fields(cls)
-        needed = [field.name for field in fields if field.default is dataclasses.MISSING]
-        later = [field.name for field in fields if field.default is not dataclasses.MISSING]
+        needed = [field.name for field in fields if _has_no_default(field)]
+        later = [field.name for field in fields if not _has_no_default(field)]
         known: dict[str, Any] = {name: math.nan if values[name] is None else values[name] for name in needed}
         return cls(**known, **{name: values[name] for name in later if name in values})
+
+
+def _has_no_default(field: "dataclasses.Field[Any]") -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 class Observer:
@@ -142,6 +148,11 @@ def measured_sizes(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> 
         "parameters": sum(p.numel() for p in model.parameters()),
         "hidden_parameters": sum(r.parameter.numel() for r in htmuon.route(model).routes if r.view is not None),
         "optimizer_state_bytes": optimizer_state_bytes(optimizer),
+        "rate_factors": {
+            name: round(math.exp(optimizer.state[p]["log_rate"].item()), 6)
+            for name, p in model.named_parameters()
+            if "log_rate" in optimizer.state.get(p, {})
+        },
         "peak_memory_bytes": peak_memory_bytes(device),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
