@@ -9,19 +9,22 @@ page needs of them to benchmarks/results/evidence/NAME.json. `--read` trains not
 
 import argparse
 import json
+import math
 import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from evidence_tables import RESULTS, ROOT, filled
 
 from htmuon.cli import main as htmuon
 from htmuon.compare.run_record import RunRecord
+from htmuon.routing.kinds import kind_of
 
-PAGES = (ROOT / "docs" / "results" / "README.md", ROOT / "docs" / "choosing_p.md")
+PAGES = tuple(ROOT / "docs" / page for page in ("results/README.md", "choosing_p.md", "rates.md"))
 FIGURES = ROOT / "docs" / "results" / "figures"
 
 # Everything in common: rates tuned from three points on, three seeds, and no records of spectra on the way.
@@ -46,6 +49,7 @@ LONGER = f"{NARROW} --batch-size 16 --steps 650 --eval-interval 650 --jobs 2 --o
 RATES = "lr_scale.query+key=2,lr_scale.value+output+down=0.35"
 FLOORED = "htmuon:spectral_map=floored_power,normalization=rms"
 KIND_POWERS = f"{FLOORED},power=0,power.query=0.15,power.value+output+down=-0.7,power.gate+up=-0.4"
+FOUND = f"{MUON},rate_rule=alignment htmuon:rate_rule=alignment"
 KINDS = f"adamw {MUON} htmuon {MUON},{RATES} htmuon:{RATES},lr_scale.gate+up=0.7 {FLOORED},power=-0.25 {KIND_POWERS}"
 # Of a GPU such runs leave the most idle. The text is 98 English novels, 76 MB, which are not part of this repository;
 # any folder of *.txt files does.
@@ -103,12 +107,12 @@ EXPERIMENTS = {
     "two-rates": Experiment(f"{LARGE} adamw {MUON} adamw:two_rates=true"),
     # The other parameters' rate searched with HTMuon, where no Muon is there to search it with.
     "own-rate": Experiment(f"{LARGE} adamw htmuon"),
-    # What the rule finds, beside the tables: runs of "kinds" may be copied into the folder.
-    "rules": Experiment(
-        f"{LONGER} adamw {MUON} htmuon {MUON},{RATES} {MUON},rate_rule=alignment htmuon:rate_rule=alignment"
-    ),
     "kinds": Experiment(f"{LONGER} {KINDS}"),
-    "kinds-llama-tiny": Experiment(f"{TINY} {KINDS} adamw:two_rates=true"),
+    # What the rule finds, beside a table of factors: runs of "kinds" may be copied into the folder.
+    "rules": Experiment(f"{LONGER} adamw {MUON} htmuon {MUON},{RATES} {FOUND}"),
+    "rules-llama-tiny": Experiment(
+        f"llama-tiny --eval-interval 20 {SAVE} --jobs 2 --optimizers adamw {MUON} htmuon {FOUND} adamw:two_rates=true"
+    ),
     "novels": Experiment(f"{NOVELS} --optimizers {SIGNS}"),
 }
 
@@ -154,7 +158,28 @@ def stored(folder: Path) -> dict[str, Any]:
     }
     compared = {row["spec"] for row in summary["optimizers"]}
     tuned = [run for run in records["validation"] if run.config.optimizer.name in compared]
-    return {**settings(records["test"]), **summary, "grids": grids(tuned)}
+    return {
+        **settings(records["test"]),
+        **summary,
+        "grids": grids(tuned),
+        "rate_factors": rate_factors(records["test"]),
+    }
+
+
+def rate_factors(records: Sequence[RunRecord]) -> dict[str, dict[str, list[float]]]:
+    """The factors of the learning rate that a rule has found, by optimizer and kind of matrix.
+
+    The geometric mean over layers and seeds, the smallest and the largest.
+    """
+    found: dict[str, dict[str, list[float]]] = {}
+    for run in records:
+        for name, factor in (run.result.rate_factors if run.result is not None else {}).items():
+            by_kind = found.setdefault(run.config.optimizer.name, {})
+            by_kind.setdefault(kind_of(name) or "other", []).append(factor)
+    return {
+        spec: {kind: [math.exp(fmean(map(math.log, of))), min(of), max(of)] for kind, of in kinds.items()}
+        for spec, kinds in found.items()
+    }
 
 
 def keep(experiment: str) -> None:

@@ -36,6 +36,7 @@ POWERS = {
 }
 # Those of the other choices, and what each optimizer is to be measured against: the same choice without a power.
 CHOICES = ("schedules", "schedules-confirmed", "large-batch", "negative", "normalizations", "embeddings", "variants")
+KINDS = ("rules", "rules-llama-tiny")
 WITHOUT_POWER = {
     "htmuon": MUON,
     "htnormuon": "normuon:method=newton_schulz",
@@ -54,6 +55,7 @@ def filled(text: str) -> str:
     for experiment, result in found.items():
         text = fill(text, experiment, f"\n{section(result)}\n")
     text = fill(text, "by choice", f"\n{by_choice(found)}\n")
+    text = fill(text, "rates", f"\n{by_kind(found)}\n")
     return fill(text, "by power", f"\n{by_power(found)}\n")
 
 
@@ -93,6 +95,26 @@ def without_choice(spec: str) -> list[str]:
         return []
     matrices = ",matrices=all" if settings.get("matrices") == "all" else ""
     return [WITHOUT_POWER[optimizer] + matrices, *([optimizer] if "normalization" in settings else [])]
+
+
+def by_kind(found: dict[str, dict[str, Any]]) -> str:
+    """The experiments with rates by kind of matrix, and the factors that the rule has found in them."""
+    parts = []
+    for experiment in filter(found.__contains__, KINDS):
+        result = found[experiment]
+        parts.append(f"`{experiment}`, {result['steps']:,} steps:\n\n{table(result)}")
+        factors = result.get("rate_factors", {})
+        kinds = list(dict.fromkeys(kind for of in factors.values() for kind in of))
+        if factors:
+            head = ["factors found", *kinds]
+            rows = [[label(spec), *map(shown_factor, map(of.get, kinds))] for spec, of in factors.items()]
+            parts.append(markdown([head, *rows]))
+    return "\n\n".join(parts)
+
+
+def shown_factor(factor: list[float] | None) -> str:
+    """A mean factor and its range over layers and seeds."""
+    return "" if factor is None else f"{factor[0]:.2f} ({factor[1]:.2f} to {factor[2]:.2f})"
 
 
 def cell(row: dict[str, Any] | None) -> str:
