@@ -18,6 +18,7 @@ from torch import Tensor
 from htmuon.analysis.followed import FollowedMatrices, StepCount, inner_model, inner_optimizer
 from htmuon.analysis.hidden import LastUpdate, hidden_matrices, momentum_of
 from htmuon.analysis.record_log import Record, RecordLog, read_records
+from htmuon.analysis.signal import signal_by_sigma
 from htmuon.analysis.spectral_records import RecordKind, spectral_records
 from htmuon.analysis.tensorboard import ScalarWriter, summary_writer, write_scalars
 
@@ -30,7 +31,9 @@ class SpectralMonitor:
     `status`, `alpha_ks` and `alpha_hill` (with `status_ks`, `status_hill` where there is no fit, and `ks_distance` of
     the first), `stable_rank`, `spectral_entropy`, `spectral_norm`, `frobenius_norm`, `spikes`, and quantiles
     `sigma_q0` ... `sigma_q100` of the singular values. The updates are
-    `(W_before (1 - lr weight_decay) - W_after) / lr`. A new run starts with the weights before its first step, as
+    `(W_before (1 - lr weight_decay) - W_after) / lr`. Records of the momentum hold `signal_1` ... `signal_8` too: what
+    the gradient of the step repeats of the momentum before it, by eighths of its singular values from the largest on
+    (`htmuon.analysis.signal_by_sigma`). A new run starts with the weights before its first step, as
     step 0.
 
     With `every="auto"` a record is taken when it can be afforded: when all records, this one included, take at most the
@@ -111,6 +114,7 @@ class SpectralMonitor:
         self._budget = _Budget(cost, self.matrices[0].parameter.device)
         self._started = self._steps.at_most > 0
         self._before: LastUpdate | None = None
+        self._signal: dict[str, Tensor] = {}
         self._stepping = False
         self._resources = ExitStack()
         self._log = None if path is None else self._resources.enter_context(_opened(path, step))
@@ -147,6 +151,7 @@ class SpectralMonitor:
             with self._budget.spending():
                 self.matrices = self._followed.current()
                 self._before = LastUpdate(self._optimizer, self.matrices)
+                self._signal = self._signals()
 
     def after_step(self) -> None:
         """Count the step, and record it if it is due: called by the optimizer's hook, or by you with `attach=False`."""
@@ -172,6 +177,7 @@ class SpectralMonitor:
                 "updates": directions,
             },
             update.rounding,
+            self._signal,
         )
 
     def sync(self) -> None:
@@ -197,11 +203,27 @@ class SpectralMonitor:
             return (self._steps.at_most + 1) % self._every == 0
         return self._budget.allows(3 * len(self.matrices))
 
+    def _signals(self) -> dict[str, Tensor]:
+        """What the gradient of the coming step repeats of the momentum so far, by matrix."""
+        found = {}
+        for matrix in self.matrices:
+            momentum, gradient = momentum_of(self._optimizer, matrix.parameter), matrix.parameter.grad
+            if (
+                momentum is not None
+                and gradient is not None
+                and bool(momentum.isfinite().all() & gradient.isfinite().all())
+            ):
+                found[matrix.name] = signal_by_sigma(matrix.matrix(momentum), matrix.matrix(gradient))
+        return found
+
     def _record(
-        self, tensors: dict[RecordKind, dict[str, Tensor]], rounding: Mapping[str, Tensor] | None = None
+        self,
+        tensors: dict[RecordKind, dict[str, Tensor]],
+        rounding: Mapping[str, Tensor] | None = None,
+        signal: Mapping[str, Tensor] | None = None,
     ) -> None:
         with self._budget.spending(sum(map(len, tensors.values()))):
-            self.latest = spectral_records(self.step, self.matrices, tensors, rounding)
+            self.latest = spectral_records(self.step, self.matrices, tensors, rounding, signal)
             if self._log is not None:
                 self._log.write(*self.latest)
             if self._writer is not None:

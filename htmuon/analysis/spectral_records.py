@@ -1,5 +1,6 @@
 """The spectra of a step as plain numbers that JSON can hold, and all singular values of a finished run."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from htmuon.analysis.hidden import HiddenMatrix, LastUpdate, hidden_matrices
 from htmuon.analysis.matrix_analysis import MatrixAnalysis, analyze_matrices
 from htmuon.analysis.record_log import Record
+from htmuon.analysis.signal import OCTILES
 
 RecordKind = Literal["weights", "momentum", "updates"]
 
@@ -21,6 +23,7 @@ def spectral_records(
     matrices: Sequence[HiddenMatrix],
     tensors: Mapping[RecordKind, Mapping[str, Tensor]],
     rounding: Mapping[str, Tensor] | None = None,
+    signal: Mapping[str, Tensor] | None = None,
 ) -> list[Record]:
     """The records of one step.
 
@@ -29,6 +32,7 @@ def spectral_records(
         matrices: how the named parameters are matrices.
         tensors: by kind and name, in the shape of the parameter.
         rounding: of the updates, by name; see `LastUpdate`.
+        signal: of the step's gradient in the momentum before it, by name; see `signal_by_sigma`.
 
     Returns:
         By kind, then by matrix: numbers rounded to six digits, NaN where a status says why there is none. The matrices
@@ -52,7 +56,24 @@ def spectral_records(
     }
     levels = {f"updates/{name}": level for name, level in (rounding or {}).items()}
     with torch.autocast(next(iter(given.values())).device.type, enabled=False):
-        return [_record(step, analysis) for analysis in analyze_matrices(given, rounding=levels)]
+        records = [_record(step, analysis) for analysis in analyze_matrices(given, rounding=levels)]
+    shares = _by_matrix(signal or {})
+    for record in records:
+        if record["kind"] == "momentum":
+            found = shares.get(record["name"], [math.nan] * OCTILES)
+            record |= {f"signal_{octile}": float(f"{share:.6g}") for octile, share in enumerate(found, 1)}
+    return records
+
+
+def _by_matrix(signal: Mapping[str, Tensor]) -> dict[str, list[float]]:
+    """The shares of each matrix, under the name that its record has."""
+    found: dict[str, list[float]] = {}
+    for name, shares in signal.items():
+        if shares.ndim == 1:
+            found[name] = shares.tolist()
+        else:
+            found |= {f"{name}[{i}]": of for i, of in enumerate(shares.flatten(end_dim=-2).tolist())}
+    return found
 
 
 def _record(step: int, analysis: MatrixAnalysis) -> Record:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from htmuon.analysis import Estimator, PowerLawFit, fit_power_law
 from htmuon.analysis.record_log import Record, read_records
+from htmuon.analysis.signal import OCTILES
 from htmuon.analysis.spectral_records import RecordKind
 from htmuon.routing.names import ModulePlace, module_places
 from htmuon.training.run_config import RunConfig
@@ -81,6 +82,18 @@ class RunRecord:
             if record["kind"] == kind and _is_finite(record[quantity]):
                 values[record["step"]].append(record[quantity])
         return Curve(list(values), [statistics.fmean(found) for found in values.values()])
+
+    def signal(self) -> dict[str, list[float]]:
+        """What gradients repeat of the momentum by eighths of its singular values, by matrix; a mean over the records.
+
+        Records of the first tenth of the training are left out. Empty without a monitor, or where there is no momentum.
+        """
+        found: dict[str, list[list[float]]] = defaultdict(list)
+        for record in self._records:
+            shares = [record.get(f"signal_{octile}") for octile in range(1, OCTILES + 1)]
+            if record["step"] > self.config.steps / 10 and all(map(_is_finite, shares)):
+                found[record["name"]].append([float(share) for share in shares if share is not None])
+        return {name: [statistics.fmean(column) for column in zip(*rows, strict=True)] for name, rows in found.items()}
 
     @cached_property
     def spectra(self) -> dict[SpectrumKind, dict[str, Tensor]]:

@@ -202,7 +202,7 @@ def test_auto_keeps_the_share(monkeypatch):
     clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr("htmuon.analysis.monitor.time", SimpleNamespace(perf_counter=lambda: clock.now))
 
-    def records(step, matrices, tensors, rounding):
+    def records(step, matrices, tensors, rounding, signal):
         clock.now += 0.25 * sum(map(len, tensors.values()))
         return [step]
 

@@ -1,5 +1,6 @@
 """Figures of spectra: singular values by layer type, power-law exponents by layer, and both over the steps."""
 
+import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
@@ -15,6 +16,7 @@ from htmuon.compare.labels import Style
 from htmuon.compare.report.loss_figures import draw_band
 from htmuon.compare.run_record import Records, RunRecord, SpectrumKind
 from htmuon.reporting.figures import Figure, Panel, plain_log_ticks
+from htmuon.routing.names import module_places
 
 _INITIAL_COLOR = "#8c959f"
 
@@ -155,3 +157,37 @@ def _draw(ax: Axes, *, records: Records, styles: Mapping[str, Style], kind: Reco
         curves = [curve for curve in (run.evolution(kind, quantity) for run in runs) if curve.steps]
         draw_band(ax, curves, styles[spec])
     ax.set(xlabel="step", ylabel=quantity.partition("_")[0] if quantity.startswith("alpha") else "stable rank")
+
+
+def signal_figure(records: Records, styles: Mapping[str, Style]) -> Figure:
+    """What fresh gradients repeat of the momentum, by singular value, one panel for each type of layer."""
+    by_type: dict[str, dict[str, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
+    for spec, runs in records.items():
+        for run in runs:
+            found = run.signal()
+            places = module_places(found)
+            for name, shares in found.items():
+                by_type[places[name].module_type][spec].append(shares)
+    return Figure(
+        name="signal-by-singular-value",
+        title="How much of the momentum is signal",
+        caption="What the gradient of a step repeats of the momentum before it, u^T G v / sigma, by eighths of the "
+        "singular values from the largest on: 1 is a direction that stays, 0 noise, and along those below 0 the last "
+        "steps have overshot. Means over layers, seeds and records after the first tenth of the training.",
+        panels=tuple(
+            Panel(title=layer_type, draw=partial(_draw_signal, shares=shares, styles=styles))
+            for layer_type, shares in by_type.items()
+        ),
+        small=True,
+    )
+
+
+def _draw_signal(ax: Axes, *, shares: Mapping[str, Sequence[Sequence[float]]], styles: Mapping[str, Style]) -> None:
+    ax.axhline(0, color=_INITIAL_COLOR, linewidth=0.8)
+    for spec, rows in shares.items():
+        style, means = styles[spec], [statistics.fmean(column) for column in zip(*rows, strict=True)]
+        ax.plot(
+            range(1, len(means) + 1), means, label=style.label, color=style.color, marker=style.marker, markersize=3
+        )
+    ax.set(xlabel="eighth of the singular values", ylabel="signal / momentum")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
