@@ -50,7 +50,7 @@ RATES = "lr_scale.query+key=2,lr_scale.value+output+down=0.35"
 FLOORED = "htmuon:spectral_map=floored_power,normalization=rms"
 KIND_POWERS = f"{FLOORED},power=0,power.query=0.15,power.value+output+down=-0.7,power.gate+up=-0.4"
 FOUND = f"{MUON},rate_rule=alignment htmuon:rate_rule=alignment"
-KINDS = f"adamw {MUON} htmuon {MUON},{RATES} htmuon:{RATES},lr_scale.gate+up=0.7 {FLOORED},power=-0.25 {KIND_POWERS}"
+KINDS = f"adamw {MUON} htmuon {MUON},{RATES} {FOUND} {KIND_POWERS}"
 # Of a GPU such runs leave the most idle. The text is 98 English novels, 76 MB, which are not part of this repository;
 # any folder of *.txt files does.
 NOVELS = "llama-tiny --device cuda --data.path novels --batch-size 128 --steps 400 --eval-interval 200 --jobs 6"
@@ -108,9 +108,7 @@ EXPERIMENTS = {
     # The other parameters' rate searched with HTMuon, where no Muon is there to search it with.
     "own-rate": Experiment(f"{LARGE} adamw htmuon"),
     "kinds": Experiment(f"{LONGER} {KINDS}"),
-    # What the rule finds, beside a table of factors: runs of "kinds" may be copied into the folder.
-    "rules": Experiment(f"{LONGER} adamw {MUON} htmuon {MUON},{RATES} {FOUND}"),
-    "rules-llama-tiny": Experiment(
+    "kinds-llama-tiny": Experiment(
         f"llama-tiny --eval-interval 20 {SAVE} --jobs 2 --optimizers adamw {MUON} htmuon {FOUND} adamw:two_rates=true"
     ),
     "novels": Experiment(f"{NOVELS} --optimizers {SIGNS}"),
