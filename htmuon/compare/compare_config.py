@@ -13,6 +13,7 @@ from htmuon._registry import unknown_name
 from htmuon.baselines.specs import build_optimizer
 from htmuon.compare.baseline_choice import choose_baseline
 from htmuon.compare.grid import GridConfig
+from htmuon.routing.kinds import KINDS
 from htmuon.training.run_config import WITHOUT_EFFECT, RunConfig, flat_settings
 
 LearningRates = Literal["stored", "tune"]
@@ -168,4 +169,7 @@ def _differences(path: Path, settings: dict[str, Any]) -> list[str]:
 
 def _check_spec(spec: str) -> None:
     """Raise the error of a bad spec now, and not after the runs of the others."""
-    build_optimizer(spec, torch.nn.Linear(2, 2), lr=0.1, adamw_lr=0.1, weight_decay=0.0)
+    # A matrix of each kind, for a spec may have settings by kind, and a head, which is none.
+    layers = {sorted(words)[0]: torch.nn.Linear(2, 2) for words in KINDS.values()}
+    model = torch.nn.ModuleDict({**layers, "lm_head": torch.nn.Linear(2, 2)})
+    build_optimizer(spec, model, lr=0.1, adamw_lr=0.1, weight_decay=0.0)
