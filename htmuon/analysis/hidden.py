@@ -1,6 +1,7 @@
 """The hidden matrices of a model: their weights, their momentum, and the direction in which a step moves them."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -131,8 +132,15 @@ def momentum_of(optimizer: torch.optim.Optimizer, parameter: Tensor) -> Tensor |
     return next((value for value in found if isinstance(value, Tensor) and value.shape == parameter.shape), None)
 
 
+def rate_factor(state: Mapping[str, Any]) -> float | None:
+    """The factor of the learning rate that a rule has found for a parameter of this state; None without a rule."""
+    return math.exp(float(state["log_rate"])) if "log_rate" in state else None
+
+
 class LastUpdate:
     """The direction in which a step moved each hidden matrix: `(W_before (1 - lr decay) - W_after) / lr`.
+
+    Where a rule gives each matrix a factor of the learning rate, that of the step is counted in.
 
     The decay is left out where the optimizer adds it to the gradient, as `torch.optim.SGD` does. In narrow dtypes this
     is what the step did to the weights, their rounding included.
@@ -149,6 +157,7 @@ class LastUpdate:
     def __init__(self, optimizer: torch.optim.Optimizer, matrices: Sequence[HiddenMatrix]) -> None:
         self._coupled = isinstance(optimizer, _COUPLED)
         self._groups = {p: group for group in optimizer.param_groups for p in group["params"]}
+        self._state = optimizer.state
         ours = [matrix for matrix in matrices if matrix.parameter in self._groups]
         self._before = [(matrix, matrix.values.clone()) for matrix in ours]
         self.rounding: dict[str, Tensor] = {}
@@ -167,17 +176,22 @@ class LastUpdate:
         return dict(reversed(found.items()))
 
     def _direction(self, matrix: HiddenMatrix, before: Tensor) -> Tensor:
-        group, after = self._groups[matrix.parameter], matrix.values
-        if float(group["lr"]) == 0 or torch.equal(before, after):
+        group, after, rate = self._groups[matrix.parameter], matrix.values, self._rate(matrix)
+        if rate == 0 or torch.equal(before, after):
             return torch.zeros_like(before, dtype=torch.float64)
         decoupled = group.get("decoupled_weight_decay", not self._coupled)
         decay = group.get("weight_decay", 0.0) if decoupled else 0.0
-        direction: Tensor = (before.double() * (1 - group["lr"] * decay) - after.double()) / group["lr"]
+        direction: Tensor = (before.double() * (1 - rate * decay) - after.double()) / rate
         return direction
+
+    def _rate(self, matrix: HiddenMatrix) -> float:
+        """The learning rate that the matrix had in the step."""
+        factor = rate_factor(self._state.get(matrix.parameter, {}))
+        return float(self._groups[matrix.parameter]["lr"]) * (1.0 if factor is None else factor)
 
     def _rounding(self, matrix: HiddenMatrix, before: Tensor) -> Tensor:
         weights = [matrix.matrix(values) for values in (before, matrix.parameter)]
         wide = torch.promote_types(before.dtype, torch.float32)
         norms = [torch.linalg.vector_norm(w, dim=(-2, -1), dtype=wide) for w in weights]
-        rate = float(self._groups[matrix.parameter]["lr"])
+        rate = self._rate(matrix)
         return rounding_level(sum(norms, torch.zeros_like(norms[0])), weights[0].shape, before.dtype) / (rate or 1.0)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from htmuon.analysis.followed import FollowedMatrices, StepCount, inner_model, inner_optimizer
-from htmuon.analysis.hidden import LastUpdate, hidden_matrices, momentum_of
+from htmuon.analysis.hidden import LastUpdate, hidden_matrices, momentum_of, rate_factor
 from htmuon.analysis.record_log import Record, RecordLog, read_records
 from htmuon.analysis.signal import signal_by_sigma
 from htmuon.analysis.spectral_records import RecordKind, spectral_records
@@ -223,7 +223,10 @@ class SpectralMonitor:
         signal: Mapping[str, Tensor] | None = None,
     ) -> None:
         with self._budget.spending(sum(map(len, tensors.values()))):
-            self.latest = spectral_records(self.step, self.matrices, tensors, rounding, signal)
+            state = self._optimizer.state
+            factors = {matrix.name: rate_factor(state.get(matrix.parameter, {})) for matrix in self.matrices}
+            found = {name: factor for name, factor in factors.items() if factor is not None}
+            self.latest = spectral_records(self.step, self.matrices, tensors, rounding, signal, found)
             if self._log is not None:
                 self._log.write(*self.latest)
             if self._writer is not None:

@@ -75,11 +75,20 @@ class RunRecord:
     def _records(self) -> list[Record]:
         return read_records(RunFolder(self.folder).monitor)
 
-    def evolution(self, kind: RecordKind, quantity: str) -> Curve:
-        """The mean over the hidden matrices of what the monitor recorded, over the steps; empty without a monitor."""
+    def evolution(self, kind: RecordKind, quantity: str, layer_type: str | None = None) -> Curve:
+        """The mean over hidden matrices of what the monitor recorded, over the steps; empty where it did not.
+
+        Args:
+            kind: of the records.
+            quantity: in them.
+            layer_type: of the matrices; all of them if not given.
+        """
         values: dict[int, list[float]] = defaultdict(list)
+        names = {record["name"] for record in self._records}
+        places = {} if layer_type is None else module_places(names)
         for record in self._records:
-            if record["kind"] == kind and _is_finite(record[quantity]):
+            wanted = layer_type is None or places[record["name"]].module_type == layer_type
+            if record["kind"] == kind and wanted and _is_finite(record.get(quantity)):
                 values[record["step"]].append(record[quantity])
         return Curve(list(values), [statistics.fmean(found) for found in values.values()])
 

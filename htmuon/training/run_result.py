@@ -11,6 +11,7 @@ import torch
 
 import htmuon
 from htmuon._device import optimizer_state_bytes, peak_memory_bytes
+from htmuon.analysis.hidden import rate_factor
 from htmuon.training.run_config import DataSplit, RunConfig
 from htmuon.training.task import TaskSource
 
@@ -149,9 +150,9 @@ def measured_sizes(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> 
         "hidden_parameters": sum(r.parameter.numel() for r in htmuon.route(model).routes if r.view is not None),
         "optimizer_state_bytes": optimizer_state_bytes(optimizer),
         "rate_factors": {
-            name: round(math.exp(optimizer.state[p]["log_rate"].item()), 6)
+            name: round(factor, 6)
             for name, p in model.named_parameters()
-            if "log_rate" in optimizer.state.get(p, {})
+            if (factor := rate_factor(optimizer.state.get(p, {}))) is not None
         },
         "peak_memory_bytes": peak_memory_bytes(device),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",

@@ -95,6 +95,21 @@ def test_weights_momentum_and_updates_are_those_of_the_step():
     assert [update[key] for key in ("sigma_q0", "sigma_q100")] == pytest.approx([1, 1], abs=3e-5)
 
 
+def test_the_factor_of_a_rate_is_recorded_and_counted_in():
+    model = make_model()
+    rule = htmuon.optim.Alignment(speed=5.0, averaging=0.0)
+    optimizer = htmuon.Muon(htmuon.param_groups(model), lr=0.01, method="svd", weight_decay=0.5, rate_rule=rule)
+    monitor = SpectralMonitor(model, optimizer, every=4)
+    steps(model, optimizer, 4)
+    factor = optimizer.state[model[1].weight]["log_rate"].exp().item()
+    assert abs(factor - 1) > 0.01
+    [momentum] = picked(monitor.latest, kind="momentum", name="1.weight")
+    assert momentum["rate_factor"] == pytest.approx(factor, rel=1e-5)
+    [update] = picked(monitor.latest, kind="updates", name="1.weight")
+    # The update of a polar factor, whatever the rate of its matrix; as above.
+    assert [update[key] for key in ("sigma_q0", "sigma_q100")] == pytest.approx([1, 1], abs=3e-5)
+
+
 def test_decay_that_is_part_of_the_gradient_stays_in_the_update():
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.25, weight_decay=0.5)
@@ -202,7 +217,7 @@ def test_auto_keeps_the_share(monkeypatch):
     clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr("htmuon.analysis.monitor.time", SimpleNamespace(perf_counter=lambda: clock.now))
 
-    def records(step, matrices, tensors, rounding, signal):
+    def records(step, matrices, tensors, rounding, signal, factors):
         clock.now += 0.25 * sum(map(len, tensors.values()))
         return [step]
 

@@ -399,3 +399,11 @@ def test_the_search_for_a_relative_starts_where_the_first_one_ended(tiny: Compar
     # Three points around the start, and at most one beyond them.
     assert float(first) in rates["htmuon-power=0.25"]
     assert {float(first) / 2, float(first) * 2} <= set(rates["htmuon-power=0.25"])
+
+
+def test_settings_by_kind_are_checked_before_anything_is_trained(tmp_path):
+    run = RECIPES["llama-tiny"]()
+    specs = ("muon:lr_scale.query+down=2,power.qkv=0.5", "htmuon:rate_rule=alignment")
+    assert CompareConfig(run=run, out=tmp_path, optimizers=specs).optimizers == specs
+    with pytest.raises(ValueError, match=r"power of 'query' must be a finite number at least -1 and at most 1; got 2"):
+        CompareConfig(run=run, out=tmp_path, optimizers=("muon:power.query=2",))

@@ -191,3 +191,29 @@ def _draw_signal(ax: Axes, *, shares: Mapping[str, Sequence[Sequence[float]]], s
         )
     ax.set(xlabel="eighth of the singular values", ylabel="signal / momentum")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def rates_figure(records: Records, styles: Mapping[str, Style]) -> Figure:
+    """The factors of the learning rate that matrices find for themselves, over the steps, one panel for each type."""
+    found = {
+        spec: [run for run in runs if run.evolution("momentum", "rate_factor").steps] for spec, runs in records.items()
+    }
+    types = dict.fromkeys(place.module_type for runs in found.values() for run in runs for place in run.places.values())
+    return Figure(
+        name="rates-over-training",
+        title="The rates that matrices find",
+        caption="The factor of the learning rate that a rule gives a matrix, by type of layer: means over layers. "
+        "Lines are means over the seeds, bands reach from the lowest to the highest seed.",
+        panels=tuple(
+            Panel(title=layer_type, draw=partial(_draw_rates, records=found, styles=styles, layer_type=layer_type))
+            for layer_type in types
+        ),
+        small=True,
+    )
+
+
+def _draw_rates(ax: Axes, *, records: Records, styles: Mapping[str, Style], layer_type: str) -> None:
+    for spec, runs in records.items():
+        curves = [run.evolution("momentum", "rate_factor", layer_type) for run in runs]
+        draw_band(ax, [curve for curve in curves if curve.steps], styles[spec])
+    ax.set(xlabel="step", ylabel="factor of lr")
