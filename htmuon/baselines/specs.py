@@ -15,7 +15,7 @@ from htmuon.baselines.info import RunInputs
 from htmuon.baselines.registry import optimizer_info
 from htmuon.linalg import METHODS
 from htmuon.linalg.select import AUTO, EXACT
-from htmuon.optim import OPTIMIZERS, POWER_SCHEDULES
+from htmuon.optim import OPTIMIZERS, POWER_SCHEDULES, RATE_RULES
 from htmuon.routing.kinds import KINDS
 from htmuon.routing.routing import DEFAULT_SPLIT
 from htmuon.routing.views import default_view
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from htmuon.layouts.base import ProcessGroup
 
 Matrices = Literal["hidden", "all"]
-Part = Literal["method", "spectral_map"]
+Part = Literal["method", "spectral_map", "rate_rule"]
 # What an optimizer is made of that has settings of its own, by the argument that takes it.
-PARTS: dict[Part, Registry[Any]] = {"method": METHODS, "spectral_map": MAPS}
+PARTS: dict[Part, Registry[Any]] = {"method": METHODS, "spectral_map": MAPS, "rate_rule": RATE_RULES}
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
@@ -114,7 +114,7 @@ def build_optimizer(
     else:
         schedule = {}
     known = dict(info.settings)
-    for kind in (kind for kind in PARTS if kind in info.settings and kind in settings):
+    for kind in (kind for kind in PARTS if kind in info.settings and settings.get(kind) is not None):
         fields_of_part = _settings_of_part(kind, settings[kind], info.settings)
         known |= fields_of_part
         given = {field: settings.pop(field) for field in fields_of_part if field in settings}
@@ -211,19 +211,20 @@ def _take_schedule(settings: dict[str, Any], default_power: float) -> dict[str, 
 
 
 def part_settings(kind: Part, name: str) -> dict[str, Any]:
-    """What a spec may set of a method or a spectral map, with the defaults; the exponent of a map is `power`.
+    """What a spec may set of a method, a spectral map or a rate rule, with the defaults; `power` is that of a map.
 
     Raises:
-        ValueError: there is no such method or map.
+        ValueError: there is no such method, map or rule.
 
     Example:
         >>> part_settings("method", "polynomial"), part_settings("spectral_map", "power")
         ({'levels': 6, 'precision': None}, {})
+        >>> part_settings("rate_rule", "alignment")
+        {'speed': 0.1, 'averaging': 0.95, 'most': 4.0}
     """
-    if kind == "method":
-        part: Any = METHODS[name]
-    else:
-        part = MAPS[name] if is_dataclass(MAPS[name]) else any_map(name)
+    part: Any = PARTS[kind][name]
+    if kind == "spectral_map" and not is_dataclass(part):
+        part = any_map(name)
     return {
         field.name: getattr(part, field.name)
         for field in (fields(part) if is_dataclass(part) else ())

@@ -42,7 +42,7 @@ def listing() -> str:
         _section("Normalizations", [(name, _NORMALIZATION_LINES[name]) for name in NORMALIZATIONS]),
         _section("Power schedules (htmuon:schedule=interval,power=0.125,every=5)", _entries(POWER_SCHEDULES)),
         _section("Settings of an optimizer (htmuon:power=0.25,normalization=rms)", map(_settings, (*own, *others))),
-        _section("Settings of a method or a map (htmuon:method=polynomial,levels=8)", _part_settings()),
+        _section("Settings of a method, map or rule (htmuon:method=polynomial,levels=8)", _part_settings()),
     ]
     return "\n\n".join(sections)
 
