@@ -91,9 +91,10 @@ def test_list_names_and_describes_everything(capsys: pytest.CaptureFixture[str])
         "Spectral maps:",
         "Methods:",
         "Normalizations:",
+        "Rules for learning rates (htmuon:rate_rule=alignment):",
         "Power schedules (htmuon:schedule=interval,power=0.125,every=5):",
         "Settings of an optimizer (htmuon:power=0.25,normalization=rms):",
-        "Settings of a method or a map (htmuon:method=polynomial,levels=8):",
+        "Settings of a method, map or rule (htmuon:method=polynomial,levels=8):",
     ]
     entries = [re.fullmatch(r"  (\S+) +(\S.*)", line) for line in lines if line.startswith(" ")]
     assert all(entries)
