@@ -40,7 +40,7 @@ from htmuon.optim.buckets import has_gradient, matrix_buckets, other_buckets
 from htmuon.optim.description import describe, describe_gradients, idle
 from htmuon.optim.groups import GroupedOptimizer
 from htmuon.optim.matrices import MatrixStack, run_staggered
-from htmuon.optim.rate_rules import LAST_UPDATE, advance_rates, rate_rule_of
+from htmuon.optim.rate_rules import LAST_UPDATE, advance_rates, check_one_rule, rate_rule_of
 from htmuon.optim.rules import Rules
 from htmuon.optim.settings import check_step, counters_device
 from htmuon.optim.signal import look, whole_flags
@@ -100,12 +100,13 @@ class SpectralOptimizer(GroupedOptimizer):
                 loss = closure()
         self._check_edits()
         check_step(self.param_groups)
+        check_one_rule(self.param_groups)
         with full_float32():
             finite, signals = self._agreed()
             if finite is None:
                 self._warn_idle()
                 return loss
-            self._advance_rates(finite)
+            self._advance_rates(finite, signals)
             ledger = LoadBalancer()
             work = [self._prepared(group, finite, signals, ledger) for group in self.param_groups]
             for update in work:
@@ -150,20 +151,16 @@ class SpectralOptimizer(GroupedOptimizer):
             }
         return (finite if any(moving) else None), signals
 
-    def _advance_rates(self, finite: Tensor) -> None:
-        """Let rate rules look at matrices with a gradient now and an update before."""
-        of_rule: dict[str, list[Tensor]] = {}
-        for group in self.param_groups:
-            if group["use_muon"] and group["rate_rule"] is not None:
-                found = [p for p in group["params"] if has_gradient(p) and LAST_UPDATE in self.state.get(p, {})]
-                of_rule.setdefault(repr(group["rate_rule"]), []).extend(found)
-        rules = {repr(group["rate_rule"]): rate_rule_of(group["rate_rule"]) for group in self.param_groups}
-        for name, parameters in of_rule.items():
-            rule = rules[name]
-            if rule is not None and parameters:
-                gradients = [part_like(cast(Tensor, p.grad), p) for p in parameters]
-                states = [self.state[p] for p in parameters]
-                advance_rates(rule, gradients, states, finite, self._layouts.groups(parameters))
+    def _advance_rates(self, finite: Tensor, signals: dict[Tensor, Tensor]) -> None:
+        """Let the rate rule look at matrices with a gradient now and an update before."""
+        ruled = [group for group in self.param_groups if group["use_muon"] and group["rate_rule"] is not None]
+        parameters = [p for group in ruled for p in group["params"] if LAST_UPDATE in self.state.get(p, {})]
+        parameters = list(filter(has_gradient, parameters))
+        rule = rate_rule_of(ruled[0]["rate_rule"]) if ruled else None
+        if rule is not None and parameters:
+            gradients = [part_like(cast(Tensor, p.grad), p) for p in parameters]
+            states, flags = [self.state[p] for p in parameters], [signals[p] for p in parameters]
+            advance_rates(rule, gradients, states, flags, finite, self._layouts.groups(parameters))
 
     def _warn_idle(self) -> None:
         """Warn, once, of a step without any gradient."""

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from htmuon._checks import check_number, plain
 from htmuon._registry import Registry, unknown_name
+from htmuon._typing import Group
 from htmuon.layouts import add_up, part
-from htmuon.linalg.base import widest
-from htmuon.linalg.parts import PartDict, as_dict, name_of, with_fields
+from htmuon.linalg.base import compute_dtype, widest
+from htmuon.linalg.parts import PartDict, as_dict, is_part, name_of, with_fields
 
 if TYPE_CHECKING:
     from htmuon.layouts.base import ProcessGroup
@@ -29,13 +30,14 @@ LAST_UPDATE = "last_update"
 class RateRule(Protocol):
     """Moves the logarithms of the factors."""
 
-    def __call__(self, cosine: Tensor, alignment: Tensor, log_rate: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, cosine: Tensor, alignment: Tensor, log_rate: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:
         """From the cosines of this step, `[n]`, to the new averages of them and the new logarithms, both `[n]`.
 
         Args:
             cosine: of the new gradient with the last update of each parameter.
             alignment: the average so far.
             log_rate: the logarithms so far.
+            moves: which of them count, `[n]` bool; what is said of the others is not taken.
         """
 
 
@@ -51,8 +53,9 @@ class Alignment:
 
         h = <G, O> / (|G| |O|),   log c <- log c + speed (h - mean h),   rate = c lr
 
-    The mean over all matrices is taken off, so that the rate of the whole network stays what it was given as. It is the
-    descent on the logarithm of the rate (Baydin et al., arXiv 1703.04782) by the sign and size of the cosine.
+    The mean over all matrices that move is taken off, so that the rate of the whole network stays what it was given as.
+    It is the descent on the logarithm of the rate (Baydin et al., arXiv 1703.04782) by the cosine alone. A parameter
+    has one factor, also where it is a stack of experts or fuses several matrices.
 
     Args:
         speed: of the logarithms, at each step.
@@ -66,7 +69,7 @@ class Alignment:
     Example:
         >>> rule = Alignment(speed=1.0, averaging=0.0)
         >>> cosine, zero = torch.tensor([0.2, -0.2]), torch.zeros(2)
-        >>> [factor.item() for factor in rule(cosine, zero, zero)[1].exp()]
+        >>> [factor.item() for factor in rule(cosine, zero, zero, cosine != 0)[1].exp()]
         [1.2214027643203735, 0.8187307715415955]
 
     Not for one matrix alone, which has nobody to differ from.
@@ -81,12 +84,12 @@ class Alignment:
         check_number("averaging", self.averaging, below=1.0, remedy="Pass a float such as 0.95.")
         check_number("most", self.most, least=1.0, remedy="Pass a float such as 4.")
 
-    def __call__(self, cosine: Tensor, alignment: Tensor, log_rate: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, cosine: Tensor, alignment: Tensor, log_rate: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:
         """See `RateRule`."""
         alignment = torch.lerp(cosine, alignment, self.averaging)
+        mean = torch.where(moves, alignment, 0.0).sum() / moves.sum().clamp(min=1)
         bound = math.log(self.most)
-        moved = (log_rate + self.speed * (alignment - alignment.mean())).clamp(-bound, bound)
-        return alignment, moved - moved.mean()
+        return alignment, (log_rate + self.speed * (alignment - mean)).clamp(-bound, bound)
 
 
 RATE_RULES.register("alignment")(Alignment())
@@ -122,18 +125,32 @@ def rate_rule_setting(choice: RateRuleChoice) -> str | PartDict | None:
         return choice
     rule = rate_rule_of(plain(choice) if isinstance(choice, dict) else choice)
     for name, usual in RATE_RULES.items():
-        if type(usual) is type(rule):
-            return name if usual == rule else as_dict(name, rule)
-    raise ValueError(
-        f"a rate rule of an optimizer must be registered, so that it can be saved; got {choice!r}. Call "
-        "htmuon.optim.RATE_RULES.register('name')(rule) first."
+        if usual is rule or usual == rule:
+            return name
+        if is_part(rule) and type(usual) is type(rule):
+            return as_dict(name, rule)
+    hint = (
+        f"Pass {choice.__name__}()." if isinstance(choice, type) else "Register it: RATE_RULES.register('name')(rule)."
     )
+    raise ValueError(f"a rate rule must be registered in htmuon.optim.RATE_RULES, to be saved; got {choice!r}. {hint}")
+
+
+def check_one_rule(groups: Sequence[Group]) -> None:
+    """Raise ValueError if groups of matrices have different rules: the mean over all of them would be none."""
+    rules = [group["rate_rule"] for group in groups if group["use_muon"] and group["rate_rule"] is not None]
+    other = next((rule for rule in rules if rule != rules[0]), None)
+    if other is not None:
+        raise ValueError(
+            f"rate_rule must be the same in all groups that have one; got {rules[0]!r} and {other!r}. Give it to the "
+            "optimizer, and rate_rule=None to groups without."
+        )
 
 
 def advance_rates(
     rule: RateRule,
     gradients: Sequence[Tensor],
     states: Sequence[dict[str, Tensor]],
+    signals: Sequence[Tensor],
     finite: Tensor,
     groups: "Sequence[ProcessGroup]",
 ) -> None:
@@ -143,6 +160,7 @@ def advance_rates(
         rule: which.
         gradients: what this rank holds of each.
         states: of each, with the update of the step before.
+        signals: of each, flags of its matrices that have a gradient: without any it rests.
         finite: 0-d bool, whether the step is taken.
         groups: of ranks that hold parts of parameters, or copies, which change no cosine.
     """
@@ -152,15 +170,16 @@ def advance_rates(
     )
     sums = add_up(sums, groups)
     cosine = sums[:, 0] / (sums[:, 1] * sums[:, 2]).sqrt()
-    cosine = cosine.nan_to_num(0.0, 0.0, 0.0).to(torch.float32)  # of a gradient or an update of zero
+    moves = cosine.isfinite() & torch.stack([flags.any().to(device) for flags in signals]) & finite
+    cosine = torch.where(moves, cosine, 0.0).to(torch.float32)
     alignment, log_rate = (torch.stack([state[name].to(device) for state in states]) for name in (ALIGNMENT, LOG_RATE))
-    moved = rule(cosine, alignment, log_rate)
+    moved = rule(cosine, alignment, log_rate, moves)
     for name, old, new in zip((ALIGNMENT, LOG_RATE), (alignment, log_rate), moved, strict=True):
-        kept = torch.where(finite, new, old)
+        kept = torch.where(moves, new, old)
         torch._foreach_copy_([state[name] for state in states], list(kept.unbind()))
 
 
 def _products(gradient: Tensor, last: Tensor) -> Tensor:
     """`<G, O>`, `|G|^2` and `|O|^2` of what this rank holds, in float64 where the device has it."""
-    g, o = gradient.flatten().to(last.dtype), last.flatten()
+    g, o = (tensor.flatten().to(compute_dtype(last.dtype)) for tensor in (gradient, last))
     return torch.stack([torch.dot(g, o), torch.dot(g, g), torch.dot(o, o)]).to(widest(g.device))

@@ -23,6 +23,9 @@ def spectral_state(state: State, parameter: Tensor, shapes: dict[str, tuple[int,
     """
     if "momentum_buffer" not in state:
         state["momentum_buffer"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+    if LAST_UPDATE not in shapes:  # without a rule, or no longer with one
+        for name in (LAST_UPDATE, ALIGNMENT, LOG_RATE):
+            state.pop(name, None)
     for name, whole in shapes.items():
         if name == LAST_UPDATE and name not in state:
             state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)

@@ -19,9 +19,11 @@ KINDS: dict[str, frozenset[str]] = {
     "qkv": frozenset({"qkv_proj", "qkv", "c_attn", "query_key_value", "in_proj", "in_proj_weight", "Wqkv", "w_qkv"}),
     "output": frozenset({"o_proj", "out_proj", "out_lin", "to_out", "o"}),
     "gate": frozenset({"gate_proj", "w1", "wi_0", "gate"}),
-    "up": frozenset({"up_proj", "w3", "wi_1", "up", "fc1", "c_fc", "lin1", "dense_h_to_4h", "wi", "linear1"}),
+    "up": frozenset(
+        {"up_proj", "w3", "wi_1", "up", "fc1", "c_fc", "lin1", "dense_h_to_4h", "wi", "linear1", "fc_in", "pwconv1"}
+    ),
     "gate_up": frozenset({"gate_up_proj", "w12"}),
-    "down": frozenset({"down_proj", "w2", "down", "fc2", "lin2", "dense_4h_to_h", "linear2"}),
+    "down": frozenset({"down_proj", "w2", "down", "fc2", "lin2", "dense_4h_to_h", "linear2", "fc_out", "pwconv2"}),
 }
 # Words that say a kind beside what holds them alone: attention, or feed-forward layers.
 IN_ATTENTION = {"c_proj": "output", "proj": "output", "wo": "output", "dense": "output"}
@@ -49,7 +51,10 @@ def kind_of(name: str) -> str | None:
             return kind
     if FEED_FORWARD & set(holders):
         return IN_FEED_FORWARD.get(word)
-    return IN_ATTENTION.get(word) if any("attn" in part or "attention" in part for part in holders) else None
+    if any("attn" in part or "attention" in part for part in holders):
+        return IN_ATTENTION.get(word)
+    # BERT's: `layer.0.intermediate.dense` and `layer.0.output.dense`.
+    return {"intermediate": "up", "output": "down"}.get(holders[-1] if holders else "") if word == "dense" else None
 
 
 def by_kind(

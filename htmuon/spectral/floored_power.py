@@ -16,6 +16,8 @@ class FlooredPower:
 
         g(x) = max(x, floor)^p,   x = sigma / sigma_1
 
+    It scales as `Power`, and is `Power` where no singular value is below the floor.
+
     To train with another floor: `spectral_map=FlooredPower(-0.4, floor=1e-2)`.
 
     Args:
@@ -32,8 +34,7 @@ class FlooredPower:
         tensor([ 1.,  2., 10.])
 
     Not for methods that are made of products, for which its corner is too sharp: `quintic` with a `Power` goes smoothly
-    to zero below its own range instead. With `normalization="auto"` the largest direction weighs 1, whatever the
-    exponent; give negative ones the size of Muon's update by `normalization="rms"`.
+    to zero below its own range instead.
     """
 
     exponent: float | Tensor
@@ -41,11 +42,15 @@ class FlooredPower:
 
     power = None
     family = None
-    degree = 0.0
 
     def __post_init__(self) -> None:
         check_power(self.exponent)
         check_number("floor", self.floor, above=0.0, most=1.0, remedy="Pass a float such as 1e-3.")
+
+    @property
+    def degree(self) -> float | Tensor:
+        """Scales as the p-th power of the matrix."""
+        return self.exponent
 
     def at(self, shape: tuple[int, ...]) -> Self:
         """The same for all shapes."""

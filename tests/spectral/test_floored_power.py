@@ -13,7 +13,7 @@ from htmuon.spectral import FlooredPower
 @pytest.mark.parametrize("method", ["svd", "eigh"])
 def test_weights_are_level_below_the_floor(power, floor, method):
     matrix = zoo_matrix("condition 1e4", (30, 20))
-    expected = mapped_by_svd(matrix, lambda sigma: (sigma / sigma.max()).clamp(min=floor) ** power)
+    expected = mapped_by_svd(matrix, lambda sigma: sigma.clamp(min=floor * sigma.max()) ** power)
     found = htmuon.spectral_map(matrix, FlooredPower(power, floor=floor), method=method)
     # Of float64; eigh forms the Gram matrix, whose smallest eigenvalues are 1e-8 of the largest.
     assert relative_error(found, expected) < (1e-10 if method == "svd" else 1e-6)
@@ -21,9 +21,12 @@ def test_weights_are_level_below_the_floor(power, floor, method):
 
 def test_a_floor_of_rounding_is_a_power():
     matrix = zoo_matrix("condition 1e2", (12, 20))
-    power = htmuon.spectral_power(matrix, -0.5, normalization="rms", method="svd")
-    floored = htmuon.spectral_map(matrix, FlooredPower(-0.5, floor=1e-9), normalization="rms", method="svd")
-    torch.testing.assert_close(floored, power)
+    for normalization in ("none", "auto", "rms", "spectral"):
+        power = htmuon.spectral_power(3 * matrix, -0.5, normalization=normalization, method="svd")
+        floored = htmuon.spectral_map(
+            3 * matrix, FlooredPower(-0.5, floor=1e-9), normalization=normalization, method="svd"
+        )
+        torch.testing.assert_close(floored, power)
 
 
 def test_an_optimizer_takes_it_and_saves_it():
