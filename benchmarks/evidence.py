@@ -109,7 +109,8 @@ EXPERIMENTS = {
     "own-rate": Experiment(f"{LARGE} adamw htmuon"),
     "kinds": Experiment(f"{LONGER} {KINDS}"),
     "kinds-llama-tiny": Experiment(
-        f"llama-tiny --eval-interval 20 {SAVE} --jobs 2 --optimizers adamw {MUON} htmuon {FOUND} adamw:two_rates=true"
+        f"llama-tiny --eval-interval 20 {SAVE} --jobs 2 --optimizers adamw {MUON} htmuon {FOUND} adamw:two_rates=true "
+        "htmuon:power=-0.125"
     ),
     "novels": Experiment(f"{NOVELS} --optimizers {SIGNS}"),
 }

@@ -220,7 +220,7 @@ def part_settings(kind: Part, name: str) -> dict[str, Any]:
         >>> part_settings("method", "polynomial"), part_settings("spectral_map", "power")
         ({'levels': 6, 'precision': None}, {})
         >>> part_settings("rate_rule", "alignment")
-        {'speed': 0.1, 'averaging': 0.95, 'most': 4.0}
+        {'speed': 0.3, 'averaging': 0.95, 'most': 4.0}
     """
     part: Any = PARTS[kind][name]
     if kind == "spectral_map" and not is_dataclass(part):

@@ -75,12 +75,12 @@ class Alignment:
     Not for one matrix alone, which has nobody to differ from.
     """
 
-    speed: float = 0.1
+    speed: float = 0.3
     averaging: float = 0.95
     most: float = 4.0
 
     def __post_init__(self) -> None:
-        check_number("speed", self.speed, remedy="Pass a float such as 0.1.")
+        check_number("speed", self.speed, remedy="Pass a float such as 0.3.")
         check_number("averaging", self.averaging, below=1.0, remedy="Pass a float such as 0.95.")
         check_number("most", self.most, least=1.0, remedy="Pass a float such as 4.")
 
