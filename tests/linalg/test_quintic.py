@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode, addmm_flop, baddbmm_flop
 import htmuon
 from htmuon.kernels import gram
 from htmuon.linalg import METHODS, Quintic
-from htmuon.linalg.quintic import ROUNDING, Coefficients, bound_of, short_steps, stepped
+from htmuon.linalg.quintic import ROUNDING, Coefficients
+from htmuon.linalg.quintic_steps import bound_of, short_steps, stepped
 from htmuon.linalg.quintics import STEPS, recipes
 from htmuon.spectral import Clip, Function, Knee, Power, RankPower
 

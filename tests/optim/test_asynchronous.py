@@ -76,7 +76,7 @@ def test_newton_schulz_with_a_constant_power_does_not_wait():
 @pytest.fixture
 def as_on_an_accelerator(monkeypatch):
     """The host may not look at CPU tensors either."""
-    rooms = {"optim": ("base", "groups", "matrices"), "linalg": ("base", "quintic", "streaming")}
+    rooms = {"optim": ("base", "groups", "matrices"), "linalg": ("base", "quintic_steps", "streaming")}
     for module in ("htmuon._checks", *(f"htmuon.{room}.{name}" for room, names in rooms.items() for name in names)):
         monkeypatch.setattr(f"{module}.host_may_look", lambda tensor: False)
 
