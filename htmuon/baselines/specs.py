@@ -16,7 +16,7 @@ from htmuon.baselines.registry import optimizer_info
 from htmuon.linalg import METHODS
 from htmuon.linalg.select import AUTO, EXACT
 from htmuon.optim import OPTIMIZERS, POWER_SCHEDULES, RATE_RULES
-from htmuon.routing.kinds import KINDS
+from htmuon.routing.kinds import KINDS, KindRates
 from htmuon.routing.routing import DEFAULT_SPLIT
 from htmuon.routing.views import default_view
 from htmuon.spectral import MAPS
@@ -78,7 +78,8 @@ def build_optimizer(
     that). A power schedule is written with its settings, "htmuon:schedule=interval,power=0.125,every=5", and so is a
     method, "htmuon:method=polynomial,levels=8", or a map; "htmuon:matrices=all" says which parameters are matrices, and
     "htmuon:split=auto" that fused weights are taken apart. "muon:lr_scale.query+key=2" doubles the rate of those
-    kinds of matrices, and "htmuon:power.down=-0.4" gives one a power of its own.
+    kinds of matrices, "muon:lr_scale=kinds" takes a table of such factors, and "htmuon:power.down=-0.4" gives one a
+    power of its own.
 
     Args:
         spec: see `parse_spec`.
@@ -103,7 +104,8 @@ def build_optimizer(
     """
     name, settings = parse_spec(spec)
     info = optimizer_info(name)
-    power, lr_scale = (_take_by_kind(setting, settings) for setting in ("power", "lr_scale"))
+    power, of_some = (_take_by_kind(setting, settings) for setting in ("power", "lr_scale"))
+    lr_scale = _take_rates(settings, of_some)
     if (power or lr_scale) and "power" not in info.settings:
         raise ValueError(
             f"optimizer {spec!r}: {name} has no settings by kind of matrix. Use one of {', '.join(OPTIMIZERS)}."
@@ -143,6 +145,16 @@ def build_optimizer(
         raise ValueError(f"optimizer {spec!r}: {error}") from error
 
 
+def _take_rates(settings: dict[str, Any], of_some: dict[str, float]) -> KindRates:
+    """Take the rates by kind out of the settings of a spec: those of some kinds, or the table of the library."""
+    table = settings.pop("lr_scale", None)
+    if table is None:
+        return of_some
+    if table != "kinds" or of_some:
+        raise ValueError(f"lr_scale must be kinds, or be given by kind as lr_scale.query=2; got {table!r}.")
+    return "kinds"
+
+
 def _take_by_kind(setting: str, settings: dict[str, Any]) -> dict[str, float]:
     """Take what holds for some kinds of matrices alone out of the settings of a spec.
 
@@ -169,7 +181,7 @@ def _groups(
     *,
     split: Literal["auto"] | None,
     power: Mapping[str, float] | None,
-    lr_scale: Mapping[str, float] | None,
+    lr_scale: KindRates | None,
 ) -> list[Group]:
     if matrices not in get_args(Matrices):
         raise unknown_name("matrices", matrices, list(get_args(Matrices)))

@@ -3,10 +3,12 @@
 Kinds want different learning rates and powers (docs/rates.md). A new spelling is one more word in `KINDS`.
 """
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from typing import Literal
 
 from htmuon._checks import check_number, plain
 from htmuon.routing.patterns import nearest
@@ -25,6 +27,10 @@ KINDS: dict[str, frozenset[str]] = {
     "gate_up": frozenset({"gate_up_proj", "w12"}),
     "down": frozenset({"down_proj", "w2", "down", "fc2", "lin2", "dense_4h_to_h", "linear2", "fc_out", "pwconv2"}),
 }
+# Factors of the learning rate by kind that were better than one rate for all on a small LLaMA (docs/rates.md); found by
+# hand, on that network alone.
+RATES: dict[str, float] = {"query": 2.0, "key": 2.0, "value": 0.35, "output": 0.35, "down": 0.35}
+KindRates = Mapping[str, float] | Literal["kinds"]
 # Words that say a kind beside what holds them alone: attention, or feed-forward layers.
 IN_ATTENTION = {"c_proj": "output", "proj": "output", "wo": "output", "dense": "output"}
 IN_FEED_FORWARD = {"c_proj": "down", "wo": "down"}
@@ -55,6 +61,18 @@ def kind_of(name: str) -> str | None:
         return IN_ATTENTION.get(word)
     # BERT's: `layer.0.intermediate.dense` and `layer.0.output.dense`.
     return {"intermediate": "up", "output": "down"}.get(holders[-1] if holders else "") if word == "dense" else None
+
+
+def rates_by_kind(rules: KindRates, names: Sequence[str]) -> dict[str, float]:
+    """The factor of the learning rate of each matrix that has one; `"kinds"` stands for `RATES`.
+
+    Example:
+        >>> rates_by_kind("kinds", ["0.q_proj.weight", "0.fc1.weight"])
+        {'0.q_proj.weight': 2.0}
+    """
+    if rules == "kinds":
+        return {name: RATES[kind] for name in names if (kind := kind_of(name)) in RATES}
+    return by_kind("lr_scale", rules, names, least=0.0, most=math.inf)
 
 
 def by_kind(

@@ -1,6 +1,5 @@
 """Where the parameters of a model go: one route for each, a listing of all, and the parameter groups they make."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ from torch.nn import Parameter
 
 from htmuon._checks import check_flag, check_learning_rate, check_number, plain
 from htmuon._typing import Group, MatrixView
-from htmuon.routing.kinds import by_kind
+from htmuon.routing.kinds import KindRates, by_kind, rates_by_kind
 from htmuon.routing.split import Split, part_shapes
 
 # Of the listing.
@@ -86,7 +85,7 @@ class Routing:
         weight_decay: float | None = None,
         adamw_weight_decay: float | None = None,
         power: Mapping[str, float] | None = None,
-        lr_scale: Mapping[str, float] | None = None,
+        lr_scale: KindRates | None = None,
         named: bool = True,
     ) -> list[Group]:
         """Parameter groups: matrices (one group per view, split, power and rate), others, vectors without weight decay.
@@ -102,7 +101,7 @@ class Routing:
         matrices = [route for route in self.routes if route.view is not None]
         names = [route.name for route in matrices]
         powers = {} if power is None else by_kind("power", power, names, least=-1.0, most=1.0)
-        scales = {} if lr_scale is None else by_kind("lr_scale", lr_scale, names, least=0.0, most=math.inf)
+        scales = {} if lr_scale is None else rates_by_kind(lr_scale, names)
         alike: dict[tuple[Any, ...], list[Route]] = {}
         for route in matrices:
             shared = (route.view, route.split, powers.get(route.name), scales.get(route.name))

@@ -18,6 +18,7 @@ from htmuon._registry import unknown_name
 from htmuon._typing import MATRIX_VIEWS, Group, MatrixView
 from htmuon.layouts import is_flattened
 from htmuon.routing.declared import Holders, Stored, holders
+from htmuon.routing.kinds import KindRates
 from htmuon.routing.patterns import check_patterns, matching
 from htmuon.routing.reparametrized import WeightPlace, is_coordinates, layer_name, places
 from htmuon.routing.roles import is_vector_like, roles, undecayed_names
@@ -273,7 +274,7 @@ def param_groups(
     weight_decay: float | None = None,
     adamw_weight_decay: float | None = None,
     power: Mapping[str, float] | None = None,
-    lr_scale: Mapping[str, float] | None = None,
+    lr_scale: KindRates | None = None,
     named: bool = True,
 ) -> list[Group]:
     """Parameter groups for any optimizer of this library: hidden matrices to the spectral side, the rest to AdamW.
@@ -297,7 +298,8 @@ def param_groups(
         adamw_weight_decay: decay of the other groups but the last, which has none.
         power: exponents of some matrices, by kind (`query`, `key`, `value`, `qkv`, `output`, `gate`, `up`, `gate_up`,
             `down`) or by pattern; what none of them names has that of the optimizer.
-        lr_scale: factors of the learning rate of some matrices, in the same way.
+        lr_scale: factors of the learning rate of some matrices, in the same way; `"kinds"` is a table that was better
+            than one rate for all on a small LLaMA.
         named: whether the groups hold pairs `(name, parameter)`; else bare parameters, for wrappers that refuse names.
 
     Returns:

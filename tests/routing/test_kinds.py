@@ -213,6 +213,23 @@ def test_a_rule_that_is_idle_beside_others_is_a_warning():
         htmuon.param_groups(blocks(), lr_scale={"gate": 0.5, "query": 2})
 
 
+def test_a_table_of_factors_takes_what_there_is():
+    groups = htmuon.param_groups(blocks(), lr=0.1, lr_scale="kinds")
+    rates = settings_of(groups, "lr")
+    assert rates == pytest.approx(
+        {"q_proj": 0.2, "k_proj": 0.2, "v_proj": 0.035, "o_proj": 0.035, "up_proj": 0.1, "down_proj": 0.035}
+    )
+    fused = htmuon.param_groups(nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 8), nn.Linear(8, 9)), lr_scale="kinds")
+    assert not any("rate_factor" in group for group in fused)
+    optimizer = build_optimizer("muon:lr_scale=kinds", blocks(), lr=0.1, adamw_lr=0.003, weight_decay=0.1)
+    assert sorted({group["lr"] for group in optimizer.param_groups if group["use_muon"]}) == pytest.approx(
+        [0.035, 0.1, 0.2]
+    )
+    for spec in ("muon:lr_scale=fast", "muon:lr_scale=kinds,lr_scale.query=2"):
+        with pytest.raises(ValueError, match="lr_scale must be kinds, or be given by kind"):
+            build_optimizer(spec, blocks(), lr=0.1, adamw_lr=0.003, weight_decay=0.1)
+
+
 def ignored(function, *arguments, **settings):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
