@@ -1,16 +1,19 @@
 """HTMuon and Muon: the step loop with nothing but the spectral map in its slots."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
 from htmuon._registry import Registry
-from htmuon._typing import AdjustLrFn, Normalization
+from htmuon._typing import AdjustLrFn, MatrixView, Normalization
 from htmuon.linalg import MethodChoice
 from htmuon.optim.base import SpectralOptimizer
 from htmuon.optim.rate_rules import RateRuleChoice
 from htmuon.optim.schedules import ScheduleDict
+from htmuon.routing.kinds import KindRates
+from htmuon.routing.routing import DEFAULT_SPLIT, SplitRules, param_groups
 from htmuon.spectral import MapChoice
 
 if TYPE_CHECKING:
@@ -106,6 +109,50 @@ class HTMuon(SpectralOptimizer):
     `torch.amp.GradScaler` must unscale before the step: with `normalization="none"` a forgotten scale changes the
     update.
     """
+
+    @classmethod
+    def for_model(
+        cls,
+        model: nn.Module,
+        *,
+        lr: float | Tensor,
+        adamw_lr: float | Tensor,
+        spectral: Sequence[str] | Mapping[str, MatrixView] = (),
+        adamw: Sequence[str] = (),
+        split: SplitRules = DEFAULT_SPLIT,
+        power: float | Mapping[str, float] | None = None,
+        lr_scale: KindRates | None = None,
+        **settings: Any,
+    ) -> Self:
+        """The optimizer of a model in one line: `cls(htmuon.param_groups(model, ...), lr, ...)`.
+
+        Args:
+            model: its trainable parameters, where they will be trained.
+            lr: learning rate of the matrices.
+            adamw_lr: learning rate of the other parameters.
+            spectral: patterns that force parameters to the spectral side; see `htmuon.route`.
+            adamw: patterns that force parameters to AdamW.
+            split: how fused weights are taken apart; see `htmuon.route`.
+            power: the exponent of all matrices, or exponents of some by kind or pattern; see `htmuon.param_groups`.
+            lr_scale: factors of the learning rate by kind or pattern; see `htmuon.param_groups`.
+            settings: all else that the optimizer takes.
+
+        Raises:
+            TypeError: as `htmuon.param_groups` and the optimizer.
+            ValueError: as these.
+
+        Example:
+            >>> import torch, htmuon
+            >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
+            >>> optimizer = htmuon.HTMuon.for_model(model, lr=0.02, adamw_lr=3e-3)
+            >>> [(group["use_muon"], group["lr"]) for group in optimizer.param_groups]
+            [(True, 0.02), (False, 0.003), (False, 0.003)]
+        """
+        of_some = power if isinstance(power, Mapping) else None
+        groups = param_groups(model, spectral=spectral, adamw=adamw, split=split, power=of_some, lr_scale=lr_scale)
+        if power is not None and of_some is None:
+            settings["power"] = power
+        return cls(groups, lr=lr, adamw_lr=adamw_lr, **settings)
 
     def __init__(
         self,
