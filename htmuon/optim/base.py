@@ -106,9 +106,9 @@ class SpectralOptimizer(GroupedOptimizer):
             if finite is None:
                 self._warn_idle()
                 return loss
-            self._advance_rates(finite, signals)
             ledger = LoadBalancer()
             work = [self._prepared(group, finite, signals, ledger) for group in self.param_groups]
+            self._advance_rates(finite, signals)
             for update in work:
                 update()
             for group in self.param_groups:
