@@ -43,7 +43,7 @@ MUON = "muon:method=newton_schulz"
 TINY = "llama-tiny --eval-interval 100 --jobs 2 --optimizers"
 # The narrow network with the batches of llama-tiny: cheap enough for many optimizers.
 LARGE = f"{NARROW} --batch-size 16 --steps 125 --eval-interval 125 --jobs 2 --optimizers"
-# Four tokens for each of its 332 thousand hidden parameters, where llama-tiny has a third of one.
+# Four tokens for each of its 332 thousand parameters, where llama-tiny has a third of one.
 LONGER = f"{NARROW} --batch-size 16 --steps 650 --eval-interval 650 --jobs 2 --optimizers"
 # By kind of matrix: factors of the learning rate, and powers.
 RATES = "lr_scale.query+key=2,lr_scale.value+output+down=0.35"

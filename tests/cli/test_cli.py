@@ -201,7 +201,7 @@ def test_bench_prints_a_table_and_stores_the_numbers(capsys: pytest.CaptureFixtu
     out = capsys.readouterr().out
     assert out.startswith("One optimizer step over 2 hidden matrices (12x8*2), float32\n")
     assert re.search(r"\ntorch.optim.Muon .* 1.00x ", out)
-    assert re.search(r"\nhtmuon:method=auto \(quintic, 5 steps\) ", out)
+    assert re.search(r"\nhtmuon:method=auto \(quintic, 7 steps\) ", out)
     assert out.endswith(f"written to {file}\n")
     stored = json.loads(file.read_text())
     assert stored["conditions"]["command"] == shlex.join(["htmuon", *words, "--json", str(file)])
