@@ -10,8 +10,8 @@ from htmuon.linalg.nested import add_to_diagonal
 from htmuon.linalg.quintics import Coefficient, Recipe
 
 # Columns by rows from which the last steps are cheaper on the short side: one costs `2 m^2 n + m^3` multiplications on
-# the whole matrix, and `4 m^3` there.
-GRAM_FROM = 1.5
+# the whole matrix and `4 m^3` there, and sums between them, which stacks of small matrices feel.
+GRAM_FROM = 2.5
 
 
 def short_steps(dtype: torch.dtype, steps: int) -> int:

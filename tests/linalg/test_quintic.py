@@ -85,7 +85,7 @@ def flops(matrices, precision):
     return counter.get_total_flops()
 
 
-@pytest.mark.parametrize("shape", [(64, 64), (40, 56), (56, 40), (3, 32, 40)], ids=str)
+@pytest.mark.parametrize("shape", [(64, 64), (40, 96), (96, 40), (3, 32, 48)], ids=str)
 @pytest.mark.parametrize("precision", ["bfloat16", "float32"])
 def test_it_takes_the_products_of_muon(shape, precision):
     # Any power, at what torch.optim.Muon takes for the polar factor: nothing else multiplies, not even for the size.
@@ -96,7 +96,7 @@ def test_it_takes_the_products_of_muon(shape, precision):
     assert flops(matrices, precision) == theirs.get_total_flops() > 0
 
 
-@pytest.mark.parametrize("shape", [(40, 96), (96, 40), (3, 32, 48)], ids=str)
+@pytest.mark.parametrize("shape", [(40, 100), (120, 40), (3, 16, 48)], ids=str)
 @pytest.mark.parametrize(("precision", "whole", "short"), [("bfloat16", 6, 11), ("float32", 4, 14)])
 def test_long_matrices_take_fewer_on_their_short_side(shape, precision, whole, short):
     m, n = sorted(shape[-2:])
