@@ -74,7 +74,7 @@ class SpectralMonitor:
         [('weights', '1.weight', 2, 'ok'), ('momentum', '1.weight', 2, 'ok'), ('updates', '1.weight', 2, 'ok')]
         >>> monitor.close()
 
-    A step that is recorded needs memory for one more copy of the matrices, in float32.
+    A step that is recorded needs memory for two more copies of the matrices, in float32.
 
     Where other parameters take the place of those of the optimizer, as in accelerate's `prepare`, these are looked at
     from then on. A step that a `torch.amp.GradScaler` skips is none, also where a fused optimizer skips it on its
@@ -114,7 +114,7 @@ class SpectralMonitor:
         self._budget = _Budget(cost, self.matrices[0].parameter.device)
         self._started = self._steps.at_most > 0
         self._before: LastUpdate | None = None
-        self._signal: dict[str, Tensor] = {}
+        self._momenta: dict[str, Tensor] = {}
         self._stepping = False
         self._resources = ExitStack()
         self._log = None if path is None else self._resources.enter_context(_opened(path, step))
@@ -151,7 +151,8 @@ class SpectralMonitor:
             with self._budget.spending():
                 self.matrices = self._followed.current()
                 self._before = LastUpdate(self._optimizer, self.matrices)
-                self._signal = self._signals()
+                found = ((matrix.name, momentum_of(self._optimizer, matrix.parameter)) for matrix in self.matrices)
+                self._momenta = {name: momentum.clone() for name, momentum in found if momentum is not None}
 
     def after_step(self) -> None:
         """Count the step, and record it if it is due: called by the optimizer's hook, or by you with `attach=False`."""
@@ -170,6 +171,7 @@ class SpectralMonitor:
         momenta = {matrix.name: momentum_of(self._optimizer, matrix.parameter) for matrix in self.matrices}
         with self._budget.spending():
             directions = update.directions(torch.float32)
+            signals = self._signals()
         self._record(
             {
                 "weights": {matrix.name: matrix.parameter for matrix in self.matrices},
@@ -177,7 +179,7 @@ class SpectralMonitor:
                 "updates": directions,
             },
             update.rounding,
-            self._signal,
+            signals,
         )
 
     def sync(self) -> None:
@@ -204,10 +206,12 @@ class SpectralMonitor:
         return self._budget.allows(3 * len(self.matrices))
 
     def _signals(self) -> dict[str, Tensor]:
-        """What the gradient of the coming step repeats of the momentum so far, by matrix."""
-        found = {}
+        """What the gradient of the step repeats of the momentum before it, by matrix."""
+        found, momenta = {}, self._momenta
+        self._momenta = {}
         for matrix in self.matrices:
-            momentum, gradient = momentum_of(self._optimizer, matrix.parameter), matrix.parameter.grad
+            # After the step, for a loop may ask for what is before it ahead of the backward pass.
+            momentum, gradient = momenta.get(matrix.name), matrix.parameter.grad
             if (
                 momentum is not None
                 and gradient is not None

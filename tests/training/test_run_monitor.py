@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import time
 
 import pytest
@@ -56,6 +57,9 @@ def test_what_a_run_records(tmp_path, monitored, spec):
             assert record["sigma_q100"] == pytest.approx(float(sigma[0]), rel=1e-5)
             stable_rank = float((sigma / sigma[0]).square().sum())
             assert record["stable_rank"] == pytest.approx(stable_rank, rel=1e-4)
+    # The momentum before each step and the gradient of it were both there.
+    signals = [record["signal_1"] for record in records if record["kind"] == "momentum"]
+    assert all(signal is not None and math.isfinite(signal) for signal in signals)
 
 
 def test_an_interrupted_run_leaves_the_records_of_one_that_was_not(tmp_path, monitored, recorder):
