@@ -1,4 +1,4 @@
-"""Any function of the singular values for exactly the products of Muon's quintic steps."""
+"""Any function of the singular values for at most the products of Muon's quintic steps, step by step."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
