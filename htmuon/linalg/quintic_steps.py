@@ -46,7 +46,7 @@ def stepped(
     """All steps from `X_0 = x / bound`: Y, and the last `A`.
 
     The last ones can be made on the short side alone (the Gram form). With `X_k = Q X`, where X is the matrix at which
-    it begins, `P = a I + b A + c A^2` takes one from `Q` and `A` to `P Q` and `P A P`: all of them are polynomials of
+    it begins, `P = (A + s I)^2 + d I` takes one from `Q` and `A` to `P Q` and `P A P`: all of them are polynomials of
     one matrix, symmetric, and commute.
 
     Args:
@@ -57,25 +57,25 @@ def stepped(
         recipe: the coefficients.
         short: how many of the steps before the last are made on the short side.
     """
-    (a, b, c), *others = recipe.steps
+    (a, b, c), others, weights = recipe.as_squares()
     # Of x rather than of X_0, which is never formed.
     step = add_to_diagonal(plus(scaled(square, c / bound**5), b / bound**3, outer), a / bound)
     start, x = x, step.to(x.dtype) @ x
-    weight = recipe.weights[0] / bound
+    weight = weights[0] / bound
     # In the memory of X, which nobody else has; a gradient needs it as it was.
     total = scaled(start, weight).to(x.dtype) if x.requires_grad else start.mul_(weight)
-    weighed = list(zip(others, recipe.weights[1:], strict=True))
+    weighed = list(zip(others, weights[1:], strict=True))
     first_short = len(weighed) - short
-    for (a, b, c), weight in weighed[:first_short]:
+    for (shift, rest), weight in weighed[:first_short]:
         total = plus(total, weight, x)
-        x = quadratic(gram(x), a, b, c) @ x
+        x = squared(gram(x), shift, rest) @ x
     outer, taken, sum_taken = gram(x), None, None
-    for (a, b, c), weight in weighed[first_short:]:
+    for (shift, rest), weight in weighed[first_short:]:
         if taken is None:
             total = plus(total, weight, x)
         else:
             sum_taken = scaled(taken, weight).to(taken.dtype) if sum_taken is None else plus(sum_taken, weight, taken)
-        step = quadratic(outer, a, b, c)
+        step = squared(outer.clone(), shift, rest)
         # As a congruence: `P (P A)` is the same but for rounding, which it takes three times as far in bfloat16.
         outer = symmetric_product(symmetric_product(step, outer), step)
         taken = step if taken is None else symmetric_product(step, taken)
@@ -111,6 +111,12 @@ def plus(matrix: Tensor, factor: Coefficient, other: Tensor) -> Tensor:
     if isinstance(factor, Tensor):
         return matrix.addcmul_(other, factor)
     return matrix.add_(other, alpha=factor)
+
+
+def squared(outer: Tensor, shift: Coefficient, rest: Coefficient) -> Tensor:
+    """`(A + shift I)^2 + rest I` of a Gram matrix A, which is changed."""
+    shifted = add_to_diagonal(outer, shift)
+    return add_to_diagonal(symmetric_product(shifted, shifted), rest)
 
 
 def quadratic(outer: Tensor, a: Coefficient, b: Coefficient, c: Coefficient) -> Tensor:

@@ -40,6 +40,40 @@ class Recipe(NamedTuple):
     last: tuple[Coefficient, ...]
     rank: tuple[Coefficient, ...]
 
+    def as_squares(self) -> "Squares":
+        """The same steps on multiples of the levels, so that each is one square."""
+        (a, b, c), *others = self.steps
+        after: Coefficient = 1.0
+        scales, steps = [after], []
+        for a_k, b_k, c_k in reversed(others):
+            scale = (c_k * after) ** 0.2
+            growth = after / scale
+            shift = b_k * growth / (2 * scale**2)
+            steps.append((shift, a_k * growth - shift**2))
+            scales.append(scale)
+            after = scale
+        weights = (self.weights[0], *(w / scale for w, scale in zip(self.weights[1:], scales[:0:-1], strict=True)))
+        return Squares((a * after, b * after, c * after), tuple(reversed(steps)), weights)
+
+
+class Squares(NamedTuple):
+    """The steps of a recipe on `Z_k = r_k X_k`, with `r_{L-1} = 1` and `r_k^5 = c_k r_{k+1}` before it.
+
+        Z_1 = a X_0 + (b A_0 + c A_0^2) X_0
+        Z_{k+1} = ((B_k + s_k I)^2 + d_k I) Z_k,   B_k = Z_k Z_k^T,   k = 1 ... L - 2
+
+    One product and two sums on the diagonal make a step's factor, and no pass over the matrix.
+
+    Attributes:
+        first: `(a, b, c)`.
+        steps: `(s_k, d_k)` of the others but the last.
+        weights: those of `X_0` and `Z_1 ... Z_{L-2}`.
+    """
+
+    first: tuple[Coefficient, ...]
+    steps: tuple[tuple[Coefficient, Coefficient], ...]
+    weights: tuple[Coefficient, ...]
+
 
 @dataclass(frozen=True)
 class Chain:

@@ -78,6 +78,21 @@ def test_levels_stay_between_zero_and_one(steps):
             assert level.max() <= 1.06, power
 
 
+@pytest.mark.parametrize("steps", STEPS)
+def test_as_squares_the_steps_are_the_same(steps):
+    x = torch.logspace(-3, 0, 500, dtype=torch.float64)
+    for power in BETWEEN:
+        recipe = recipe_of(power, steps)
+        (a, b, c), squares, weights = recipe.as_squares()
+        found, last = [x, x * (a + b * x**2 + c * x**4)], recipe.last
+        for shift, rest in squares:
+            found.append(found[-1] * ((found[-1] ** 2 + shift) ** 2 + rest))
+        *others, top = found
+        total = top * (last[0] + last[1] * top**2 + last[2] * top**4)
+        total = total + sum(weight * level for weight, level in zip(weights, others, strict=True))
+        torch.testing.assert_close(total, computed(recipe, x), rtol=1e-9, atol=1e-12)  # float64, L - 1 fifth roots
+
+
 def flops(matrices, precision):
     in_place = {torch.ops.aten.addmm_: addmm_flop.__wrapped__, torch.ops.aten.baddbmm_: baddbmm_flop.__wrapped__}
     with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
