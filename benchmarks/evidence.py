@@ -108,9 +108,10 @@ EXPERIMENTS = {
     # The other parameters' rate searched with HTMuon, where no Muon is there to search it with.
     "own-rate": Experiment(f"{LARGE} adamw htmuon"),
     "kinds": Experiment(f"{LONGER} {KINDS}"),
+    "kinds-confirmed": Experiment("llama-tiny --confirm runs/evidence/kinds --jobs 2", protocol=""),
     "kinds-llama-tiny": Experiment(
-        f"llama-tiny --eval-interval 20 {SAVE} --jobs 2 --optimizers adamw {MUON} htmuon {FOUND} adamw:two_rates=true "
-        "htmuon:power=-0.125"
+        f"llama-tiny --eval-interval 20 {SAVE} --jobs 2 --optimizers adamw adamw:two_rates=true {MUON} htmuon "
+        f"{MUON},lr_scale=kinds {MUON},rate_rule=alignment"
     ),
     "novels": Experiment(f"{NOVELS} --optimizers {SIGNS}"),
 }
@@ -153,15 +154,16 @@ def stored(folder: Path) -> dict[str, Any]:
         raise SystemExit(f"{folder} is not finished: give the command again without --read.")
     records = {
         kind: [RunRecord(path.parent) for path in folder.glob(f"runs/{kind}/*/config.json")]
-        for kind in ("validation", "test")
+        for kind in ("validation", "test", "confirmation")
     }
+    reported = records["test"] or records["confirmation"]
     compared = {row["spec"] for row in summary["optimizers"]}
     tuned = [run for run in records["validation"] if run.config.optimizer.name in compared]
     return {
-        **settings(records["test"]),
+        **settings(reported),
         **summary,
         "grids": grids(tuned),
-        "rate_factors": rate_factors(records["test"]),
+        "rate_factors": rate_factors(reported),
     }
 
 

@@ -128,7 +128,7 @@ def _report(runs: Runs, tuned: TunedRecipe, command: str) -> ComparisonResult:
     def train(spec_and_seed: tuple[str, int]) -> RunRecord:
         spec, seed = spec_and_seed
         found = tuned.optimizers[spec]
-        return runs.train("test", spec, found.lr, found.adamw_lr, seed)
+        return runs.train("confirmation" if config.confirms else "test", spec, found.lr, found.adamw_lr, seed)
 
     # Seeds outside, optimizers inside: when the machine gets slower or faster over time, it does so for all alike.
     planned = [(spec, seed) for seed in config.seeds for spec in config.optimizers]

@@ -145,8 +145,9 @@ def _confirmed(summary: OptimizerSummary, searched: str) -> str:
     confirmed = summary.judgement == "better" and pairs >= CONFIRMING_SEEDS
     result = "confirms" if confirmed else "does not confirm"
     return (
-        f"This comparison, tuned again and with {pairs} fresh seeds, {result} that {label(summary.spec)}, the winner "
-        f"of the search in {searched}, is better than {label(summary.baseline)}."
+        f"This comparison, tuned again and with {pairs} fresh seeds, on data that no run of the search was judged by, "
+        f"{result} that {label(summary.spec)}, the winner of the search in {searched}, is better than "
+        f"{label(summary.baseline)}."
     )
 
 

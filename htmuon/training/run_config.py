@@ -20,7 +20,7 @@ C = TypeVar("C")
 # Settings of `RunConfig` that change no number of a run: it may resume with others.
 WITHOUT_EFFECT = ("tensorboard", "wandb", "workers", "parallel")
 
-DataSplit = Literal["validation", "test"]
+DataSplit = Literal["validation", "test", "confirmation"]
 Parallelism = Literal["ddp", "fsdp2"]
 
 
@@ -139,8 +139,8 @@ class RunConfig:
         warmup_fraction: share of the steps with a rising learning rate.
         final_lr_fraction: learning rate of the last step, as a share of the peak.
         seed: decides the initial weights and the order of the data; of streamed text the order of its files alone.
-        split: the held-out documents or images to evaluate on: "validation" while settings are chosen, "test" for
-            results.
+        split: the documents or images to evaluate on: "validation" while settings are chosen, "test" for results,
+            "confirmation" for those of a winner: a 16th of the training data, which is not trained on then.
         precision: of the forward and backward pass; "auto" is bfloat16 autocast on CUDA and float32 elsewhere.
             Weights are always float32.
         parallel: how several processes (`torchrun`) hold the model: "ddp", each the whole, or "fsdp2", each a slice of

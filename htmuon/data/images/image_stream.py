@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from htmuon.data.held_back import held_back
 from htmuon.data.images.arrays import open_arrays
 from htmuon.data.images.augmentation import BatchAugmentation, evaluation_transform, training_transform
 from htmuon.data.images.image_config import ImageStreamConfig
@@ -83,8 +84,14 @@ class ImageStream(ImageTask):
         super().__init__(on_message)
         self.device, self.seed = device, mix_seed(config.seed, _BATCHES)
         self.batch_size, self.label_smoothing = config.batch_size, data.label_smoothing
-        half = torch.arange(0 if config.split == "validation" else 1, len(stored.test.labels), 2)
-        training = self._labelled(stored.training, torch.arange(len(stored.training.labels)))
+        of_training = torch.arange(len(stored.training.labels))
+        if config.split == "confirmation":
+            back = held_back(len(of_training))
+            judged_by, judging, of_training = stored.training, of_training[back], of_training[~back]
+        else:
+            judged_by = stored.test
+            judging = torch.arange(0 if config.split == "validation" else 1, len(stored.test.labels), 2)
+        training = self._labelled(stored.training, of_training)
         if len(training) < config.batch_size:
             raise ValueError(
                 f"the training images must fill one batch of {config.batch_size}; there are {len(training)} with a "
@@ -93,8 +100,8 @@ class ImageStream(ImageTask):
         self.workers, self.pin = worker_count(config.workers), device.type == "cuda"
         samples = TrainingSamples(stored.training, training, training_transform(data), seed=config.seed)
         self.batches = TrainingLoader(samples, batch_size=config.batch_size, workers=self.workers, pin=self.pin)
-        held_out = self._labelled(stored.test, half)
-        self.held_out = HeldOutSamples(stored.test, held_out, evaluation_transform(data))
+        held_out = self._labelled(judged_by, judging)
+        self.held_out = HeldOutSamples(judged_by, held_out, evaluation_transform(data))
         self.augment = BatchAugmentation(data, stored.classes, device)
         self.chance_loss = math.log(stored.classes) - 1e-3
 

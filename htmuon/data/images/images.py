@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from htmuon._extras import require
+from htmuon.data.held_back import held_back
 from htmuon.training.run_config import DataSplit
 
 EMBEDDED = "fashion_mnist_10k_2k.npz"
@@ -38,6 +39,10 @@ class LabelledImages:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def where(self, chosen: Tensor) -> "LabelledImages":
+        """Those whose flag is set, `[n]` bool."""
+        return LabelledImages(pixels=self.pixels[chosen], labels=self.labels[chosen])
+
     def to(self, device: torch.device) -> "LabelledImages":
         """The same images on a device."""
         return LabelledImages(pixels=self.pixels.to(device), labels=self.labels.to(device))
@@ -57,6 +62,13 @@ class ImageSet:
     training: LabelledImages
     held_out: dict[DataSplit, LabelledImages]
     classes: int
+
+    def of(self, split: DataSplit) -> tuple[LabelledImages, LabelledImages]:
+        """The images to train on and those to evaluate on."""
+        if split != "confirmation":
+            return self.training, self.held_out[split]
+        back = held_back(len(self.training))
+        return self.training.where(~back), self.training.where(back)
 
 
 def read_file(path: str) -> bytes:

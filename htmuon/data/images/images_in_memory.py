@@ -80,7 +80,7 @@ class ImageClassification(ImageTask):
         on_message: Callable[[str], None] = lambda text: None,
     ) -> None:
         super().__init__(on_message)
-        training, held_out = images.training.to(device), images.held_out[config.split].to(device)
+        training, held_out = (part.to(device) for part in images.of(config.split))
         self.batch_size = config.batch_size
         self.label_smoothing = data.label_smoothing
         self.batches = ImageBatches(training, data, batch_size=config.batch_size, seed=config.seed)

@@ -6,6 +6,7 @@ from functools import partial
 
 import torch
 
+from htmuon.data.held_back import is_held_back
 from htmuon.data.text.documents import Fault, read_documents
 from htmuon.data.text.shards import Shards
 from htmuon.data.text.text_config import TextStreamConfig
@@ -32,7 +33,7 @@ class FilePlace:
 
 
 def training_documents(
-    shards: Shards, config: TextStreamConfig, seed: int, place: FilePlace
+    shards: Shards, config: TextStreamConfig, seed: int, place: FilePlace, use: DataSplit = "test"
 ) -> Iterator[tuple[str | Fault, FilePlace]]:
     """Documents to train on, each with the place after it, from a place on and without end.
 
@@ -43,6 +44,7 @@ def training_documents(
         config: the settings.
         seed: of the order.
         place: where to start.
+        use: what the run is for; one that confirms holds some back.
 
     Raises:
         ValueError: in a whole epoch there was nothing, not even a fault.
@@ -52,7 +54,7 @@ def training_documents(
         generator = torch.Generator().manual_seed(mix_seed(seed, place.epoch))
         order = torch.randperm(len(shards.training), generator=generator).tolist()
         for number in order[place.file :]:
-            wanted = partial(_is_trained_on, shards, number)
+            wanted = partial(_is_trained_on, shards, use, number)
             for row, document in read_documents(shards.training[number], config, first=place.row, wanted=wanted):
                 found = True
                 place = replace(place, row=row + 1)
@@ -64,21 +66,26 @@ def training_documents(
 
 
 def held_out_documents(shards: Shards, config: TextStreamConfig, use: DataSplit) -> Iterator[str | Fault]:
-    """The held-out documents for one use; the two uses have none in common.
+    """The documents to evaluate on, for one use; no two uses have any in common.
 
-    They are every second document of the held-out files or, without such files, every second one of every 16th.
+    For validation and for the test they are every second document of the held-out files or, without such files, every
+    second one of every 16th; for a confirmation every 16th of those that are trained on otherwise.
     """
-    for number, file in enumerate(shards.held_out or shards.training):
+    confirming = use == "confirmation"
+    for number, file in enumerate(shards.training if confirming else shards.held_out or shards.training):
         for _, document in read_documents(file, config, wanted=partial(_is_of_use, shards, use, number)):
             yield document
 
 
-def _is_trained_on(shards: Shards, number: int, row: int) -> bool:
+def _is_trained_on(shards: Shards, use: DataSplit, number: int, row: int) -> bool:
     # The number of the file counts too, so that of a folder of short files some are held out.
-    return bool(shards.held_out) or (number + row) % HOLD_OUT_EVERY != HOLD_OUT_EVERY - 1
+    held_out = not shards.held_out and (number + row) % HOLD_OUT_EVERY == HOLD_OUT_EVERY - 1
+    return not held_out and not (use == "confirmation" and is_held_back(number + row))
 
 
 def _is_of_use(shards: Shards, use: DataSplit, number: int, row: int) -> bool:
+    if use == "confirmation":
+        return is_held_back(number + row)
     turn = number + row if shards.held_out else (number + row) // HOLD_OUT_EVERY
-    is_held_out = bool(shards.held_out) or not _is_trained_on(shards, number, row)
+    is_held_out = bool(shards.held_out) or not _is_trained_on(shards, use, number, row)
     return is_held_out and turn % 2 == ("validation", "test").index(use)

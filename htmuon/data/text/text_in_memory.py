@@ -67,12 +67,13 @@ class LanguageModelling(IndexedTask):
 
     def __init__(self, config: RunConfig, data: TextConfig, text: TokenizedText, device: torch.device) -> None:
         length = data.sequence_length
+        training, held_out = text.of(config.split)
         self.batch_size = config.batch_size
         self.unreadable: list[str] = []
         self.batches = TrainingBatches(
-            text.training.to(device), sequence_length=length, batch_size=config.batch_size, seed=config.seed
+            training.to(device), sequence_length=length, batch_size=config.batch_size, seed=config.seed
         )
-        windows = evaluation_windows(text.held_out[config.split], length)
+        windows = evaluation_windows(held_out, length)
         self.inputs, self.targets = (part.to(device) for part in windows)
         # The loss of a uniform guess, less what a mean of float32 logarithms can be off.
         self.chance_loss = math.log(data.vocab_size) - 1e-3

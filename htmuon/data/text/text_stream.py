@@ -190,7 +190,7 @@ def _made(
     config: RunConfig, data: TextStreamConfig, shards: Shards, encode: Encode, position: Position
 ) -> Iterator[_Made]:
     messages: list[str] = []
-    documents = training_documents(shards, data, config.seed, position.place)
+    documents = training_documents(shards, data, config.seed, position.place, config.split)
     encoded = encoded_documents(documents, encode, position, messages.append)
     sequences: list[list[int]] = []
     for sequence, after in packed(encoded, data):

@@ -17,9 +17,10 @@ from htmuon._files import (
     verify_sealed_folder,
     write_tensors,
 )
+from htmuon.data.held_back import held_back
 from htmuon.data.text.corpus import SplitDocuments, fingerprint, split_documents
 from htmuon.data.text.text_config import TextConfig
-from htmuon.data.text.tokenizers import encode, train_tokenizer
+from htmuon.data.text.tokenizers import END_TOKEN, encode, train_tokenizer
 from htmuon.training.run_config import DataSplit
 
 TOKENS = "tokens.safetensors"
@@ -37,6 +38,16 @@ class TokenizedText:
 
     training: Tensor
     held_out: dict[DataSplit, list[Tensor]]
+
+    def of(self, split: DataSplit) -> tuple[Tensor, list[Tensor]]:
+        """The tokens to train on and the documents to evaluate on."""
+        if split != "confirmation":
+            return self.training, self.held_out[split]
+        ends = (self.training == END_TOKEN).nonzero().flatten() + 1
+        documents = torch.tensor_split(self.training, ends[:-1].tolist())
+        back = held_back(len(documents)).tolist()
+        kept = [document for document, is_back in zip(documents, back, strict=True) if not is_back]
+        return torch.cat(kept), [document for document, is_back in zip(documents, back, strict=True) if is_back]
 
 
 def prepare_tokens(

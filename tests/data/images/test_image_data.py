@@ -47,6 +47,15 @@ def test_images_of_ones_own(tmp_path):
     assert torch.equal(images.held_out["test"].pixels[0], torch.from_numpy(given["x_test"][1]).permute(2, 0, 1))
 
 
+def test_a_confirmation_is_judged_by_images_that_others_train_on_and_it_does_not(tmp_path):
+    images = split_images(save(tmp_path / "own.npz"), "own.npz")
+    training, held_out = images.of("confirmation")
+    assert torch.equal(held_out.pixels, images.training.pixels[6:7])  # of twelve: the one in the middle
+    assert held_out.labels.tolist() == images.training.labels[6:7].tolist()
+    assert torch.equal(training.pixels, torch.cat([images.training.pixels[:6], images.training.pixels[7:]]))
+    assert images.of("test") == (images.training, images.held_out["test"])
+
+
 def test_the_fingerprint_is_that_of_the_content(tmp_path):
     content = save(tmp_path / "own.npz")
     assert fingerprint(content) == fingerprint(bytes(content))

@@ -100,6 +100,13 @@ def test_an_epoch_holds_every_image_once(config):
     assert seen[:12] != seen[12:]
 
 
+def test_a_confirmation_is_judged_by_an_image_that_it_does_not_train_on(config):
+    task = opened(dataclasses.replace(config, split="confirmation"))
+    assert task.batches.samples.which.tolist() == [0, 1, 2, 3, 4, 5, 7, 8, 9, 10, 11]
+    assert task.held_out.which.tolist() == [6]
+    assert task.held_out.images is task.batches.samples.images
+
+
 def test_a_damaged_image_is_replaced_counted_and_told(config, folder):
     damage(folder, "train/a/003.png", "val/b/001.png")
     messages = []

@@ -182,6 +182,25 @@ class TestOrder:
         assert tuning[:2] == ["0 15", "0 47"]
         assert report[0] == "0 31"
 
+    @pytest.mark.parametrize("files_held_out", [True, False])
+    def test_a_confirmation_is_judged_by_what_others_train_on_and_it_does_not(self, data, tmp_path, files_held_out):
+        if not files_held_out:
+            for shard in range(3):
+                write_json_gz(tmp_path / f"{shard}.json.gz", [f"{shard} {row}" for row in range(60)])
+            data = path_of(data, tmp_path)
+        shards = find_shards(data)
+
+        def training(use):
+            found = islice(training_documents(shards, data, 0, FilePlace(), use), 200)
+            return {document for document, place in found if place.epoch == 0}
+
+        back = set(held_out_documents(shards, data, "confirmation"))
+        seen = {text for use in ("validation", "test") for text in held_out_documents(shards, data, use)}
+        assert training("test") - training("confirmation") == back
+        assert training("confirmation") < training("test") == training("validation")
+        assert len(back) >= 10  # of 180
+        assert not back & seen
+
     def test_a_folder_of_short_files_has_held_out_documents_too(self, data, tmp_path):
         for number in range(40):
             (tmp_path / f"{number:02d}.txt").write_text(f"file {number}")

@@ -144,6 +144,25 @@ def test_vocabulary_is_trained_on_training_documents_alone(tmp_path):
     assert len(text.held_out["test"][0]) == len(documents[3]) + 1  # no merge of its letters, and the end token
 
 
+def documents_of(tokens):
+    ends = [number + 1 for number, token in enumerate(tokens) if token == END_TOKEN]
+    return [tokens[first:end] for first, end in zip([0, *ends], ends, strict=False)]
+
+
+def test_a_confirmation_is_judged_by_documents_that_others_train_on_and_it_does_not(tmp_path, config):
+    text = prepare_tokens(read_files(config.data.path), config.data, tmp_path, print)
+    training, held_out = text.of("confirmation")
+    others = {part: [d.tolist() for d in text.of(part)[1]] for part in ("validation", "test")}
+    assert held_out
+    assert not any(d.tolist() in documents for d in held_out for documents in others.values())
+    assert len(training) + sum(map(len, held_out)) == len(text.training)
+    assert all(d[-1] == END_TOKEN and (d == END_TOKEN).sum() == 1 for d in held_out)
+    whole, rest = (documents_of(tokens.tolist()) for tokens in (text.training, training))
+    back = [d.tolist() for d in held_out]
+    assert [d for d in whole if d not in back] == rest
+    assert [d for d in whole if d in back] == back
+
+
 def test_an_epoch_holds_every_chunk_once():
     length, batch_size = 7, 4
     tokens = torch.arange(1000)
