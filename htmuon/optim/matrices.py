@@ -137,8 +137,8 @@ class MatrixStack:
         """Decay and update the weights of the matrices that move."""
         decay = self.group["weight_decay"]
         weights = [part(p) for p in self.parameters]
-        for some in self._pieces():
-            rate = self._rate(some)
+        pieces = self._pieces()
+        for some, rate in zip(pieces, self._rates(pieces), strict=True):
             with stacked(weights[some], update.dtype) as weight:
                 if moves is None and not isinstance(rate, Tensor):
                     weight.mul_(1 - rate * decay).add_(update[some], alpha=-rate)
@@ -146,15 +146,16 @@ class MatrixStack:
                     taken = torch.as_tensor(rate) if moves is None else moves[some].to(update.dtype) * rate
                     weight.mul_(1 - taken * decay).addcmul_(update[some], taken, value=-1)
 
-    def _rate(self, some: slice) -> float | Tensor:
-        """The learning rate of some of the matrices, with the factor of each where a rule moves it."""
+    def _rates(self, pieces: Sequence[slice]) -> Sequence[float | Tensor]:
+        """The learning rate of the matrices in each piece, with the factor of each where a rule moves it."""
         rate: float | Tensor = self.group["lr"]
         if LOG_RATE not in self.shapes:
-            return rate
-        factors = torch.stack([state[LOG_RATE] for state in self.states[some]]).exp()
-        if len(factors) == 1 and host_may_look(factors):
-            return factors.item() * rate
-        return factors.to(compute_dtype(self.parameters[0].dtype)).view(-1, *(1,) * self.parameters[0].ndim) * rate
+            return [rate] * len(pieces)
+        factors = torch.stack([state[LOG_RATE] for state in self.states]).exp()
+        if len(pieces) == len(factors) and host_may_look(factors):
+            return [factor * rate for factor in factors.tolist()]
+        rates = factors.to(compute_dtype(self.parameters[0].dtype)).view(-1, *(1,) * self.parameters[0].ndim) * rate
+        return [rates[some] for some in pieces]
 
     def _pieces(self) -> list[slice]:
         """How many matrices are worked on at once, element by element.

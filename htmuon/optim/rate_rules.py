@@ -5,12 +5,14 @@ the learning rate of each matrix parameter. A new rule is one more class here.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
+from torch.linalg import vecdot
 
 from htmuon._checks import check_number, plain
 from htmuon._registry import Registry, unknown_name
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 # What a rule keeps of a parameter, beside `LAST_UPDATE`: 0-d, float32.
 ALIGNMENT, LOG_RATE = "alignment", "log_rate"
 LAST_UPDATE = "last_update"
+
+# Elements of the matrices that are multiplied by one call: a copy in the cache costs less than the calls that it saves.
+TOGETHER = 2**18
 
 
 class RateRule(Protocol):
@@ -165,10 +170,7 @@ def advance_rates(
         groups: of ranks that hold parts of parameters, or copies, which change no cosine.
     """
     device = finite.device
-    sums = torch.stack(
-        [_products(g, part(state[LAST_UPDATE])).to(device) for g, state in zip(gradients, states, strict=True)]
-    )
-    sums = add_up(sums, groups)
+    sums = add_up(_products(gradients, [part(state[LAST_UPDATE]) for state in states]).to(device), groups)
     cosine = sums[:, 0] / (sums[:, 1] * sums[:, 2]).sqrt()
     moves = cosine.isfinite() & torch.stack([flags.any().to(device) for flags in signals]) & finite
     cosine = torch.where(moves, cosine, 0.0).to(torch.float32)
@@ -179,7 +181,25 @@ def advance_rates(
         torch._foreach_copy_([state[name] for state in states], list(kept.unbind()))
 
 
-def _products(gradient: Tensor, last: Tensor) -> Tensor:
-    """`<G, O>`, `|G|^2` and `|O|^2` of what this rank holds, in float64 where the device has it."""
-    g, o = (tensor.flatten().to(compute_dtype(last.dtype)) for tensor in (gradient, last))
-    return torch.stack([torch.dot(g, o), torch.dot(g, g), torch.dot(o, o)]).to(widest(g.device))
+def _products(gradients: Sequence[Tensor], lasts: Sequence[Tensor]) -> Tensor:
+    """`<G, O>`, `|G|^2` and `|O|^2` of what this rank holds, `[n, 3]`, in float64 where the device has it."""
+    alike: dict[tuple[torch.Size, torch.device], list[int]] = defaultdict(list)
+    for number, last in enumerate(lasts):
+        alike[last.shape, last.device].append(number)
+    order, found = [], []
+    for numbers in alike.values():
+        together = max(1, TOGETHER // max(1, lasts[numbers[0]].numel()))
+        for first in range(0, len(numbers), together):
+            some = numbers[first : first + together]
+            g, o = (_flat([tensors[number] for number in some]) for tensors in (gradients, lasts))
+            order += some
+            found.append(torch.stack([vecdot(g, o), vecdot(g, g), vecdot(o, o)], dim=-1).to(widest(g.device)))
+    first_device = found[0].device
+    products = torch.cat([sums.to(first_device) for sums in found])
+    return products if order == sorted(order) else products[torch.tensor(order, device=first_device).argsort()]
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    """Equally shaped tensors as rows; one alone is not copied."""
+    rows = tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(list(tensors))
+    return rows.flatten(1).to(compute_dtype(rows.dtype))
