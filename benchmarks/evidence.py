@@ -110,7 +110,7 @@ EXPERIMENTS = {
     "kinds": Experiment(f"{LONGER} {KINDS}"),
     "kinds-confirmed": Experiment("llama-tiny --confirm runs/evidence/kinds --jobs 2", protocol=""),
     "kinds-llama-tiny": Experiment(
-        f"llama-tiny --eval-interval 20 {SAVE} --jobs 2 --optimizers adamw adamw:two_rates=true {MUON} htmuon "
+        f"llama-tiny --eval-interval 20 {SAVE} --jobs 2 --optimizers adamw:two_rates=true {MUON} htmuon "
         f"{MUON},lr_scale=kinds {MUON},rate_rule=alignment"
     ),
     "novels": Experiment(f"{NOVELS} --optimizers {SIGNS}"),

@@ -13,7 +13,8 @@ def signal_by_sigma(momentum: Tensor, gradient: Tensor) -> Tensor:
 
     With `M = U S V^T`: the mean of `u_i^T G v_i` over the mean of `sigma_i`, over each eighth of the directions, from
     the largest singular values to the smallest. 1 is a direction that stays, 0 noise, and below 0 are those along which
-    the last steps have overshot.
+    the last steps have overshot. An average that began at zero is small in its first steps, and shares of it are large
+    by `1 / (1 - beta^t)`: compare records of later steps.
 
     Args:
         momentum: `[*batch, m, n]`, before the step of the gradient.

@@ -62,6 +62,11 @@ def check_state(saved: dict[str, Any], parameter: Tensor, shapes: dict[str, tupl
                 f"{name} of {who} must have the shape {shape}; the state_dict has {tuple(saved[name].shape)}. It is "
                 "the state of another model, or of another matrix_view."
             )
+        if name in (ALIGNMENT, LOG_RATE) and saved[name].device.type != "meta" and not saved[name].isfinite():
+            raise ValueError(
+                f"{name} of {who} must be finite; the state_dict has {saved[name].item()}. Remove it from the "
+                "state_dict to start the rate of this parameter anew."
+            )
         own, theirs = _placement(parameter), _placement(saved[name])
         # Statistics are placed in their own way; what has the parameter's shape is placed as it is.
         if (own is None) != (theirs is None) or (name == "momentum_buffer" and own != theirs):

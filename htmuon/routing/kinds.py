@@ -35,6 +35,8 @@ KindRates = Mapping[str, float] | Literal["kinds"]
 IN_ATTENTION = {"c_proj": "output", "proj": "output", "wo": "output", "dense": "output"}
 IN_FEED_FORWARD = {"c_proj": "down", "wo": "down"}
 FEED_FORWARD = frozenset({"mlp", "ffn", "feed_forward", "DenseReluDense", "ff"})
+# Of a feed-forward part that is an `nn.Sequential`, with an activation and perhaps a dropout between: torchvision.
+IN_SEQUENCE = {"0": "up", "2": "down", "3": "down"}
 # What stands behind the name of a module in that of its parameter.
 _WEIGHTS = frozenset({"weight", "weight_orig", "weight_v", "original", "original0", "original1", "base_layer"}) | {
     "parametrizations"
@@ -48,7 +50,10 @@ def kind_of(name: str) -> str | None:
         >>> kind_of("model.layers.0.self_attn.q_proj.weight"), kind_of("h.3.mlp.c_proj.weight"), kind_of("0.weight")
         ('query', 'down', None)
     """
-    parts = [part for part in name.split(".") if not part.isdecimal() and part not in _WEIGHTS]
+    whole = [part for part in name.split(".") if part not in _WEIGHTS]
+    if len(whole) > 1 and whole[-2] in FEED_FORWARD and whole[-1].isdecimal():
+        return IN_SEQUENCE.get(whole[-1])
+    parts = [part for part in whole if not part.isdecimal()]
     word, holders = (parts[-1] if parts else ""), parts[:-1]
     if word.endswith("_proj_weight"):  # torch's own attention
         word = word.removesuffix("_weight")

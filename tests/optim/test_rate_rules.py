@@ -258,3 +258,15 @@ def test_rules_of_ones_own():
 def test_bad_rules_say_what_is_wrong(rule, error, message):
     with pytest.raises(error, match=message):
         htmuon.HTMuon([nn.Parameter(torch.eye(3))], rate_rule=rule)
+
+
+def test_a_factor_that_is_no_number_is_not_loaded():
+    model, optimizer = made(rate_rule="alignment")
+    step(optimizer, model, 0)
+    saved = copy.deepcopy(optimizer.state_dict())
+    first = next(state for state in saved["state"].values() if "log_rate" in state)
+    first["log_rate"].fill_(torch.nan)
+    before = copy.deepcopy(optimizer.state_dict())
+    with pytest.raises(ValueError, match=r"log_rate of parameter .* must be finite; the state_dict has nan. Remove it"):
+        optimizer.load_state_dict(saved)
+    torch.testing.assert_close(optimizer.state_dict()["state"], before["state"], rtol=0, atol=0)
