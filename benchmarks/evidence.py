@@ -49,6 +49,7 @@ LONGER = f"{NARROW} --batch-size 16 --steps 650 --eval-interval 650 --jobs 2 --o
 RATES = "lr_scale.query+key=2,lr_scale.value+output+down=0.35"
 FLOORED = "htmuon:spectral_map=floored_power,normalization=rms"
 KIND_POWERS = f"{FLOORED},power=0,power.query=0.15,power.value+output+down=-0.7,power.gate+up=-0.4"
+MILDER = "lr_scale.query+key=2,lr_scale.value+output+down=0.7"
 FOUND = f"{MUON},rate_rule=alignment htmuon:rate_rule=alignment"
 KINDS = f"adamw {MUON} htmuon {MUON},{RATES} {FOUND} {KIND_POWERS}"
 # Of a GPU such runs leave the most idle. The text is 98 English novels, 76 MB, which are not part of this repository;
@@ -109,6 +110,18 @@ EXPERIMENTS = {
     "own-rate": Experiment(f"{LARGE} adamw htmuon"),
     "kinds": Experiment(f"{LONGER} {KINDS}"),
     "kinds-confirmed": Experiment("llama-tiny --confirm runs/evidence/kinds --jobs 2", protocol=""),
+    # What powers add to rates: runs of `kinds` may be copied into the folder.
+    "kinds-powers": Experiment(
+        f"{LONGER} adamw {MUON} {MUON},{RATES} htmuon:{RATES} htmuon:power=-0.125,{RATES} {KIND_POWERS},{MILDER}"
+    ),
+    # Ten tokens for each parameter.
+    "kinds-long": Experiment(
+        f"{NARROW} --batch-size 16 --steps 1625 --eval-interval 1625 --jobs 2 "
+        f"--optimizers {MUON} htmuon {MUON},{RATES} {MUON},rate_rule=alignment"
+    ),
+    "kinds-resnet-tiny": Experiment(
+        f"resnet-tiny --eval-interval 312 --jobs 2 --optimizers {MUON} {MUON},rate_rule=alignment"
+    ),
     "kinds-llama-tiny": Experiment(
         f"llama-tiny --eval-interval 20 {SAVE} --jobs 2 --optimizers adamw:two_rates=true {MUON} htmuon "
         f"{MUON},lr_scale=kinds {MUON},rate_rule=alignment"
