@@ -5,14 +5,18 @@ from htmuon.optim.adamuon import AdaMuon, HTAdaMuon
 from htmuon.optim.base import SpectralOptimizer
 from htmuon.optim.capture import CapturedStep
 from htmuon.optim.htmuon import OPTIMIZERS, HTMuon, Muon
+from htmuon.optim.momentum_rules import MOMENTUM_RULES, TwoAverages
 from htmuon.optim.normuon import HTNorMuon, NorMuon
 from htmuon.optim.rate_rules import RATE_RULES, Alignment
 from htmuon.optim.schedules import POWER_SCHEDULES, power_schedule
+from htmuon.optim.weight_updates import WEIGHT_UPDATES
 
 __all__ = [
+    "MOMENTUM_RULES",
     "OPTIMIZERS",
     "POWER_SCHEDULES",
     "RATE_RULES",
+    "WEIGHT_UPDATES",
     "AdaMuon",
     "Alignment",
     "CapturedStep",
@@ -22,6 +26,7 @@ __all__ = [
     "Muon",
     "NorMuon",
     "SpectralOptimizer",
+    "TwoAverages",
     "power_schedule",
 ]
 

@@ -12,10 +12,12 @@ from htmuon._typing import AdjustLrFn, Group, Normalization, State
 from htmuon.linalg import MethodChoice
 from htmuon.linalg.base import safe_divisor
 from htmuon.optim.htmuon import OPTIMIZERS, HTMuon
+from htmuon.optim.momentum_rules import MomentumRuleChoice
 from htmuon.optim.rate_rules import RateRuleChoice
 from htmuon.optim.rules import FADED
 from htmuon.optim.schedules import ScheduleDict
 from htmuon.optim.settings import check_beta2
+from htmuon.optim.weight_updates import WeightUpdateChoice
 from htmuon.spectral import MapChoice
 
 if TYPE_CHECKING:
@@ -117,7 +119,9 @@ class AdaMuon(HTMuon):
         spectral_map: MapChoice = "power",
         momentum: float = 0.95,
         nesterov: bool = True,
+        momentum_rule: MomentumRuleChoice = "average",
         weight_decay: float = 0.1,
+        weight_update: WeightUpdateChoice = "decoupled",
         normalization: Normalization = "auto",
         eps: float = 1e-7,
         adjust_lr_fn: AdjustLrFn | None = "match_rms_adamw",
@@ -141,7 +145,9 @@ class AdaMuon(HTMuon):
             spectral_map=spectral_map,
             momentum=momentum,
             nesterov=nesterov,
+            momentum_rule=momentum_rule,
             weight_decay=weight_decay,
+            weight_update=weight_update,
             normalization=normalization,
             eps=eps,
             adjust_lr_fn=adjust_lr_fn,
@@ -181,7 +187,9 @@ class HTAdaMuon(AdaMuon):
         spectral_map: MapChoice = "power",
         momentum: float = 0.95,
         nesterov: bool = True,
+        momentum_rule: MomentumRuleChoice = "average",
         weight_decay: float = 0.1,
+        weight_update: WeightUpdateChoice = "decoupled",
         normalization: Normalization = "auto",
         eps: float = 1e-7,
         adjust_lr_fn: AdjustLrFn | None = "match_rms_adamw",
@@ -204,7 +212,9 @@ class HTAdaMuon(AdaMuon):
             spectral_map=spectral_map,
             momentum=momentum,
             nesterov=nesterov,
+            momentum_rule=momentum_rule,
             weight_decay=weight_decay,
+            weight_update=weight_update,
             normalization=normalization,
             eps=eps,
             adjust_lr_fn=adjust_lr_fn,

@@ -10,8 +10,10 @@ from htmuon._registry import Registry
 from htmuon._typing import AdjustLrFn, MatrixView, Normalization
 from htmuon.linalg import MethodChoice
 from htmuon.optim.base import SpectralOptimizer
+from htmuon.optim.momentum_rules import MomentumRuleChoice
 from htmuon.optim.rate_rules import RateRuleChoice
 from htmuon.optim.schedules import ScheduleDict
+from htmuon.optim.weight_updates import WeightUpdateChoice
 from htmuon.routing.kinds import KindRates
 from htmuon.routing.routing import DEFAULT_SPLIT, SplitRules, param_groups
 from htmuon.spectral import MapChoice
@@ -58,7 +60,11 @@ class HTMuon(SpectralOptimizer):
             groups hold the exponent as `power` and the rest as a plain dict.
         momentum: beta, in [0, 1).
         nesterov: look one step ahead.
-        weight_decay: decoupled, times `lr`.
+        momentum_rule: what is remembered of the gradients: `average`, `sum` (`M <- beta M + G`, as SGD has it) or
+            `two_averages`, a fast and a slow one; or an object, `htmuon.optim.TwoAverages(slow=0.99)`.
+        weight_decay: times `lr`.
+        weight_update: how weights take the update and decay: `decoupled`, `cautious` (only weights decay that the
+            update makes smaller), `independent` (of the rate) or `hyperball` (weights keep their norm).
         normalization: what fixes the size of O: `none` (the published method: it moves with the p-th power of the
             gradient's scale, and for p < 0 grows as the gradient shrinks), `spectral`, `rms` (the size of Muon's
             update, so that its learning rates carry over), `lmo`; `auto` is `none` for p >= 0 and `rms` for p < 0.
@@ -165,7 +171,9 @@ class HTMuon(SpectralOptimizer):
         spectral_map: MapChoice = "power",
         momentum: float = 0.95,
         nesterov: bool = True,
+        momentum_rule: MomentumRuleChoice = "average",
         weight_decay: float = 0.1,
+        weight_update: WeightUpdateChoice = "decoupled",
         normalization: Normalization = "auto",
         eps: float = 1e-7,
         adjust_lr_fn: AdjustLrFn | None = "original",
@@ -182,12 +190,14 @@ class HTMuon(SpectralOptimizer):
             "use_muon": True,
             "lr": lr,
             "weight_decay": weight_decay,
+            "weight_update": weight_update,
             "power": power,
             "power_schedule": power_schedule,
             "rate_rule": rate_rule,
             "spectral_map": spectral_map,
             "momentum": momentum,
             "nesterov": nesterov,
+            "momentum_rule": momentum_rule,
             "normalization": normalization,
             "adjust_lr_fn": adjust_lr_fn,
             "method": method,
@@ -229,7 +239,9 @@ class Muon(HTMuon):
         spectral_map: MapChoice = "power",
         momentum: float = 0.95,
         nesterov: bool = True,
+        momentum_rule: MomentumRuleChoice = "average",
         weight_decay: float = 0.1,
+        weight_update: WeightUpdateChoice = "decoupled",
         normalization: Normalization = "auto",
         eps: float = 1e-7,
         adjust_lr_fn: AdjustLrFn | None = "original",
@@ -251,7 +263,9 @@ class Muon(HTMuon):
             spectral_map=spectral_map,
             momentum=momentum,
             nesterov=nesterov,
+            momentum_rule=momentum_rule,
             weight_decay=weight_decay,
+            weight_update=weight_update,
             normalization=normalization,
             eps=eps,
             adjust_lr_fn=adjust_lr_fn,

@@ -1,8 +1,9 @@
 """The update of matrix parameters: momentum, bracket and weights of a stack of equally shaped ones."""
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -10,15 +11,18 @@ from torch import Tensor
 
 from htmuon._checks import host_may_look
 from htmuon._typing import Group
-from htmuon.layouts import Bracket, Layout, LoadBalancer, Stack, part, part_like
+from htmuon.layouts import Bracket, Layout, LoadBalancer, Stack, add_up, part, part_like
 from htmuon.linalg.base import compute_dtype
 from htmuon.optim.buckets import cost
+from htmuon.optim.momentum_rules import MOMENTUM, MOMENTUM_RULES, SLOW
+from htmuon.optim.named import part_of
 from htmuon.optim.rate_rules import ALIGNMENT, LAST_UPDATE, LOG_RATE
 from htmuon.optim.signal import Flags
 from htmuon.optim.state import State
+from htmuon.optim.weight_updates import WEIGHT_UPDATES
 
 # State that the bracket does not see: of the elementwise work around it.
-OUTSIDE = ("momentum_buffer", LAST_UPDATE, ALIGNMENT, LOG_RATE)
+OUTSIDE = (MOMENTUM, SLOW, LAST_UPDATE, ALIGNMENT, LOG_RATE)
 
 # Elements of a matrix from which on a CPU works on each by itself.
 SMALL = 2**14
@@ -117,34 +121,32 @@ class MatrixStack:
         Args:
             moves: which of them move, so that it broadcasts against the result; None where all do.
         """
-        beta, dtype = self.group["momentum"], compute_dtype(self.parameters[0].dtype)
+        dtype, rule = compute_dtype(self.parameters[0].dtype), part_of(MOMENTUM_RULES, self.group["momentum_rule"])
         gradients = [part_like(cast(Tensor, p.grad), p) for p in self.parameters]
-        momenta = [state["momentum_buffer"] for state in self.states]
         direction = torch.empty((len(gradients), *gradients[0].shape), dtype=dtype, device=gradients[0].device)
         for some in self._pieces():
-            gradient, weight = _stack(gradients[some], dtype), 1 - beta
+            gradient = _stack(gradients[some], dtype)
+            taken: float | Tensor = 1.0
             if moves is not None:
-                gradient, weight = gradient.masked_fill(~moves[some], 0.0), weight * moves[some].to(dtype)
-            with stacked(momenta[some], dtype) as momentum:
-                momentum.lerp_(gradient, weight)
-                if self.group["nesterov"]:
-                    torch.lerp(gradient, momentum, beta, out=direction[some])
-                else:
-                    direction[some] = momentum
+                gradient, taken = gradient.masked_fill(~moves[some], 0.0), moves[some].to(dtype)
+            with ExitStack() as open_stacks:
+                buffers = [
+                    open_stacks.enter_context(stacked([state[name] for state in self.states[some]], dtype))
+                    for name in rule.buffers
+                ]
+                rule(buffers, gradient, taken, self.group, direction[some])
         return direction
 
     def _move_weights(self, update: Tensor, moves: Tensor | None) -> None:
         """Decay and update the weights of the matrices that move."""
-        decay = self.group["weight_decay"]
+        descent = part_of(WEIGHT_UPDATES, self.group["weight_update"])
         weights = [part(p) for p in self.parameters]
         pieces = self._pieces()
         for some, rate in zip(pieces, self._rates(pieces), strict=True):
             with stacked(weights[some], update.dtype) as weight:
-                if moves is None and not isinstance(rate, Tensor):
-                    weight.mul_(1 - rate * decay).add_(update[some], alpha=-rate)
-                else:  # a matrix that rests takes a step of length zero
-                    taken = torch.as_tensor(rate) if moves is None else moves[some].to(update.dtype) * rate
-                    weight.mul_(1 - taken * decay).addcmul_(update[some], taken, value=-1)
+                # A matrix that rests takes a step of length zero.
+                taken = rate if moves is None else moves[some].to(update.dtype) * rate
+                descent(weight, update[some], taken, self.group, partial(add_up, groups=self.layout.groups))
 
     def _rates(self, pieces: Sequence[slice]) -> Sequence[float | Tensor]:
         """The learning rate of the matrices in each piece, with the factor of each where a rule moves it."""

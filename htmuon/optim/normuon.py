@@ -12,9 +12,11 @@ from htmuon._typing import AdjustLrFn, Group, Normalization, State
 from htmuon.linalg import MethodChoice
 from htmuon.linalg.base import safe_divisor
 from htmuon.optim.htmuon import OPTIMIZERS, HTMuon
+from htmuon.optim.momentum_rules import MomentumRuleChoice
 from htmuon.optim.rate_rules import RateRuleChoice
 from htmuon.optim.schedules import ScheduleDict
 from htmuon.optim.settings import check_beta2
+from htmuon.optim.weight_updates import WeightUpdateChoice
 from htmuon.spectral import MapChoice
 
 if TYPE_CHECKING:
@@ -99,7 +101,9 @@ class NorMuon(HTMuon):
         spectral_map: MapChoice = "power",
         momentum: float = 0.95,
         nesterov: bool = True,
+        momentum_rule: MomentumRuleChoice = "average",
         weight_decay: float = 0.1,
+        weight_update: WeightUpdateChoice = "decoupled",
         normalization: Normalization = "auto",
         eps: float = 1e-7,
         adjust_lr_fn: AdjustLrFn | None = "original",
@@ -123,7 +127,9 @@ class NorMuon(HTMuon):
             spectral_map=spectral_map,
             momentum=momentum,
             nesterov=nesterov,
+            momentum_rule=momentum_rule,
             weight_decay=weight_decay,
+            weight_update=weight_update,
             normalization=normalization,
             eps=eps,
             adjust_lr_fn=adjust_lr_fn,
@@ -159,7 +165,9 @@ class HTNorMuon(NorMuon):
         spectral_map: MapChoice = "power",
         momentum: float = 0.95,
         nesterov: bool = True,
+        momentum_rule: MomentumRuleChoice = "average",
         weight_decay: float = 0.1,
+        weight_update: WeightUpdateChoice = "decoupled",
         normalization: Normalization = "auto",
         eps: float = 1e-7,
         adjust_lr_fn: AdjustLrFn | None = "original",
@@ -182,7 +190,9 @@ class HTNorMuon(NorMuon):
             spectral_map=spectral_map,
             momentum=momentum,
             nesterov=nesterov,
+            momentum_rule=momentum_rule,
             weight_decay=weight_decay,
+            weight_update=weight_update,
             normalization=normalization,
             eps=eps,
             adjust_lr_fn=adjust_lr_fn,

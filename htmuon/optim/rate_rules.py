@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 from torch.linalg import vecdot
 
-from htmuon._checks import check_number, plain
-from htmuon._registry import Registry, unknown_name
+from htmuon._checks import check_number
+from htmuon._registry import Registry
 from htmuon._typing import Group
 from htmuon.layouts import add_up, part
 from htmuon.linalg.base import compute_dtype, widest
-from htmuon.linalg.parts import PartDict, as_dict, is_part, name_of, with_fields
+from htmuon.linalg.parts import PartDict
+from htmuon.optim.named import part_of
 
 if TYPE_CHECKING:
     from htmuon.layouts.base import ProcessGroup
@@ -111,33 +112,7 @@ def rate_rule_of(choice: RateRuleChoice) -> RateRule | None:
         >>> rate_rule_of({"name": "alignment", "speed": 0.2})
         Alignment(speed=0.2, averaging=0.95, most=4.0)
     """
-    if choice is None or callable(choice):
-        return choice
-    if not isinstance(choice, str | dict):
-        raise TypeError(
-            f"rate_rule must be a name, a dict or a rule; got {choice!r} of type {type(choice).__name__}. Pass "
-            "'alignment', or None for the same rate everywhere."
-        )
-    name = choice if isinstance(choice, str) else name_of("rate_rule", choice)
-    if name not in RATE_RULES:
-        raise unknown_name("rate_rule", name, list(RATE_RULES))
-    return RATE_RULES[name] if isinstance(choice, str) else with_fields("rate_rule", RATE_RULES[name], choice)
-
-
-def rate_rule_setting(choice: RateRuleChoice) -> str | PartDict | None:
-    """A rule as a group and a file hold it: its name, or a dict where its settings are not the usual ones."""
-    if choice is None or isinstance(choice, str):
-        return choice
-    rule = rate_rule_of(plain(choice) if isinstance(choice, dict) else choice)
-    for name, usual in RATE_RULES.items():
-        if usual is rule or usual == rule:
-            return name
-        if is_part(rule) and type(usual) is type(rule):
-            return as_dict(name, rule)
-    hint = (
-        f"Pass {choice.__name__}()." if isinstance(choice, type) else "Register it: RATE_RULES.register('name')(rule)."
-    )
-    raise ValueError(f"a rate rule must be registered in htmuon.optim.RATE_RULES, to be saved; got {choice!r}. {hint}")
+    return None if choice is None else part_of(RATE_RULES, choice)
 
 
 def check_one_rule(groups: Sequence[Group]) -> None:

@@ -10,6 +10,8 @@ from htmuon.layouts import Bracket, Layout
 from htmuon.linalg import Method, method_of, select_method
 from htmuon.linalg.select import AUTO, EXACT, OF_STEPS
 from htmuon.optim.bracket import MatrixUpdate, bracket
+from htmuon.optim.momentum_rules import MOMENTUM_RULES
+from htmuon.optim.named import part_of
 from htmuon.optim.rate_rules import ALIGNMENT, LAST_UPDATE, LOG_RATE
 from htmuon.optim.schedules import schedule_from_dict
 from htmuon.optim.slots import Adaptation, Precondition
@@ -73,7 +75,8 @@ class Rules:
         """Name and shape of every state tensor of a parameter that has its shape or that of its matrices."""
         shape = tuple(parameter.shape)
         method, split = self._method(parameter), self.group["split"]
-        shapes: dict[str, tuple[int, ...]] = {"momentum_buffer": shape}
+        buffers = part_of(MOMENTUM_RULES, self.group["momentum_rule"]).buffers
+        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(buffers, shape)
         if self.group["rate_rule"] is not None:
             shapes |= {LAST_UPDATE: shape, ALIGNMENT: (), LOG_RATE: ()}
         for run, matrices in enumerate(part_shapes(shape, self._view(len(shape)), split)):

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from htmuon.layouts import allocate, is_distributed, part
 from htmuon.linalg.base import compute_dtype
+from htmuon.optim.momentum_rules import MOMENTUM, SLOW
 from htmuon.optim.rate_rules import ALIGNMENT, LAST_UPDATE, LOG_RATE
 
 State = dict[str, Tensor]
@@ -21,13 +22,13 @@ def spectral_state(state: State, parameter: Tensor, shapes: dict[str, tuple[int,
         shapes: whole shapes by name, `momentum_buffer` among them.
         batch_dims: the parameter's first dims that count matrices.
     """
-    if "momentum_buffer" not in state:
-        state["momentum_buffer"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
     if LAST_UPDATE not in shapes:  # without a rule, or no longer with one
         for name in (LAST_UPDATE, ALIGNMENT, LOG_RATE):
             state.pop(name, None)
+    if SLOW not in shapes:
+        state.pop(SLOW, None)
     for name, whole in shapes.items():
-        if name == LAST_UPDATE and name not in state:
+        if name in (MOMENTUM, SLOW, LAST_UPDATE) and name not in state:
             state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
         if name in (ALIGNMENT, LOG_RATE) and name not in state:
             state[name] = torch.zeros((), dtype=torch.float32, device=parameter.device)

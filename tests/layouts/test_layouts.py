@@ -26,6 +26,14 @@ def test_rates_that_matrices_find_in_every_layout(world, layout):
     assert max(errors) <= 5e-6
 
 
+@pytest.mark.parametrize("layout", layout_problem.LAYOUTS)
+def test_momentum_of_two_averages_and_weights_that_keep_their_norm_in_every_layout(world, layout):
+    settings = {"method": "eigh", "momentum_rule": "two_averages", "weight_update": "hyperball"}
+    errors = world(4).run(layout_problem.trained_alike, layout, "htmuon", **settings)
+    # Norms are added up in another order, here and in every step.
+    assert max(errors) <= 5e-6
+
+
 @pytest.mark.parametrize("layout", ["ddp", "fsdp", "tensor_parallel"])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_on_two_ranks(world, layout, method):

@@ -20,6 +20,9 @@ METHODS = [
     *({"method": Quintic(precision=precision)} for precision in ("float32", "float16", "bfloat16")),
     {"method": "streaming"},
     {"method": "quintic", "rate_rule": "alignment"},
+    {"method": "quintic", "momentum_rule": "two_averages", "weight_update": "hyperball"},
+    {"method": "quintic", "momentum_rule": "sum", "weight_update": "cautious"},
+    {"method": "quintic", "weight_update": "independent"},
 ]
 DOWN = htmuon.power_schedule("linear", start=0.5, end=0.0, total_steps=8)
 

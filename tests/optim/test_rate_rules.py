@@ -250,7 +250,7 @@ def test_rules_of_ones_own():
     ("rule", "error", "message"),
     [
         ("allignment", ValueError, r"rate_rule must be one of alignment; got 'allignment'"),
-        (3, TypeError, r"rate_rule must be a name, a dict or a rule; got 3"),
+        (3, TypeError, r"rate_rule must be a name, a dict or an object; got 3"),
         ({"name": "alignment", "pace": 1}, ValueError, r"rate_rule 'alignment' takes speed, averaging, most; got pace"),
         ({"name": "alignment", "speed": -1.0}, ValueError, r"speed must be a finite number at least 0; got -1"),
     ],

@@ -1,0 +1,119 @@
+"""How weights take an update: what decays, and what keeps its size. A new way is one more class here."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from htmuon._registry import Registry
+from htmuon._typing import Group
+from htmuon.linalg.base import safe_divisor
+from htmuon.linalg.parts import PartDict
+
+# Adds numbers up over the ranks that hold parts of the same parameters.
+Total = Callable[[Tensor], Tensor]
+
+
+class WeightUpdate(Protocol):
+    """Moves equally shaped weights by their updates."""
+
+    def __call__(self, weight: Tensor, update: Tensor, rate: float | Tensor, group: Group, total: Total) -> None:
+        """Change `weight`, `[stack, *part]` in float32 or wider, in place.
+
+        Args:
+            weight: what this rank holds of each.
+            update: O of each, scaled.
+            rate: the learning rate; a tensor broadcasts, and is 0 for a matrix that rests, which must stay as it is.
+            group: with `weight_decay`.
+            total: adds numbers of the parts up to those of the whole.
+        """
+
+
+WEIGHT_UPDATES: Registry[WeightUpdate] = Registry("weight_update")
+WeightUpdateChoice = str | PartDict | WeightUpdate
+
+
+def descend(weight: Tensor, update: Tensor, rate: float | Tensor) -> Tensor:
+    """`weight - rate update`, in place."""
+    if isinstance(rate, Tensor):
+        return weight.addcmul_(update, rate, value=-1)
+    return weight.add_(update, alpha=-rate)
+
+
+@dataclass(frozen=True)
+class Decoupled:
+    """`W <- (1 - lr weight_decay) W - lr O`, as AdamW decays."""
+
+    def __call__(self, weight: Tensor, update: Tensor, rate: float | Tensor, group: Group, total: Total) -> None:
+        """See `WeightUpdate`."""
+        descend(weight.mul_(1 - rate * group["weight_decay"]), update, rate)
+
+
+@dataclass(frozen=True)
+class Cautious:
+    """`W <- W - lr (weight_decay W [W O > 0] + O)`: only weights decay that the update makes smaller anyway.
+
+    Source: Chen et al., Cautious Weight Decay, arXiv 2510.12402.
+    """
+
+    def __call__(self, weight: Tensor, update: Tensor, rate: float | Tensor, group: Group, total: Total) -> None:
+        """See `WeightUpdate`."""
+        shrinking = torch.where(weight * update > 0, weight, 0.0)
+        descend(descend(weight, shrinking, rate * group["weight_decay"]), update, rate)
+
+
+@dataclass(frozen=True)
+class Independent:
+    """`W <- (1 - f weight_decay) W - lr O` with `f = lr / initial_lr`: the decay follows the schedule, not the rate.
+
+    torch's schedulers keep `initial_lr` in each group; without one f is 1. Decays are smaller numbers here: that of
+    `decoupled` times the learning rate.
+
+    Source: Loshchilov and Hutter, Decoupled Weight Decay Regularization, arXiv 1711.05101.
+    """
+
+    def __call__(self, weight: Tensor, update: Tensor, rate: float | Tensor, group: Group, total: Total) -> None:
+        """See `WeightUpdate`."""
+        # A rate of zero stays zero, whatever it is divided by.
+        peak = group.get("initial_lr", group["lr"])
+        relative = rate / (torch.where(peak == 0, 1.0, peak) if isinstance(peak, Tensor) else peak or 1.0)
+        descend(weight.mul_(1 - relative * group["weight_decay"]), update, rate)
+
+
+@dataclass(frozen=True)
+class Hyperball:
+    """`W <- |W| V / |V|` with `V = W - lr |W| O / |O|`: weights keep their Frobenius norm, steps are relative to it.
+
+    The norms are those of a whole parameter. `weight_decay` and the scale of the update have no meaning; the learning
+    rate is the length of a step in units of the weights. A parameter that is zero stays zero: not for weights that
+    start there, as the last ones of residual branches sometimes do.
+
+    Source: the hyperball optimizers of Wen et al., "Fantastic Pretraining Optimizers" (marin, 2025).
+    """
+
+    def __call__(self, weight: Tensor, update: Tensor, rate: float | Tensor, group: Group, total: Total) -> None:
+        """See `WeightUpdate`."""
+        of_weight, of_update = total(torch.stack([_squares(weight), _squares(update)])).unbind()
+        length = (of_weight / safe_divisor(of_update)).sqrt()
+        descend(weight, update, _like(length, weight) * rate)
+        norm = safe_divisor(total(_squares(weight)))
+        # Exactly one for a matrix that rests, whose norm is the same number as before.
+        weight.mul_(_like((of_weight / norm).sqrt(), weight))
+
+
+def _squares(stack: Tensor) -> Tensor:
+    """The sum of squares of each member of a stack, `[stack]`."""
+    return stack.flatten(1).square().sum(1)
+
+
+def _like(numbers: Tensor, stack: Tensor) -> Tensor:
+    """`[stack]` so that it broadcasts against a stack."""
+    return numbers.view(-1, *(1,) * (stack.ndim - 1))
+
+
+WEIGHT_UPDATES.register("decoupled")(Decoupled())
+WEIGHT_UPDATES.register("cautious")(Cautious())
+WEIGHT_UPDATES.register("independent")(Independent())
+WEIGHT_UPDATES.register("hyperball")(Hyperball())
