@@ -142,7 +142,8 @@ class LastUpdate:
 
     Where a rule gives each matrix a factor of the learning rate, that of the step is counted in.
 
-    The decay is left out where the optimizer adds it to the gradient, as `torch.optim.SGD` does. In narrow dtypes this
+    The decay is left out where the optimizer adds it to the gradient, as `torch.optim.SGD` does, and stays in the
+    direction where a `weight_update` of this library takes other than the decoupled one. In narrow dtypes this
     is what the step did to the weights, their rounding included.
 
     Args:
@@ -180,6 +181,7 @@ class LastUpdate:
         if rate == 0 or torch.equal(before, after):
             return torch.zeros_like(before, dtype=torch.float64)
         decoupled = group.get("decoupled_weight_decay", not self._coupled)
+        decoupled = decoupled and group.get("weight_update", "decoupled") == "decoupled"
         decay = group.get("weight_decay", 0.0) if decoupled else 0.0
         direction: Tensor = (before.double() * (1 - rate * decay) - after.double()) / rate
         return direction

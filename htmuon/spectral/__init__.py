@@ -3,6 +3,7 @@
 from htmuon._registry import import_all
 from htmuon.spectral.apply import spectral_map, spectral_power
 from htmuon.spectral.base import MAPS, POWER_RANGE, SpectralMap, check_power
+from htmuon.spectral.blend import Blend
 from htmuon.spectral.choice import MapChoice, map_of, map_setting
 from htmuon.spectral.edge import Quantile
 from htmuon.spectral.floored_power import FlooredPower
@@ -16,6 +17,7 @@ from htmuon.spectral.soft_clip import Clip, Soren
 __all__ = [
     "MAPS",
     "POWER_RANGE",
+    "Blend",
     "Clip",
     "FlooredPower",
     "Function",

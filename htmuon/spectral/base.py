@@ -59,3 +59,13 @@ def check_power(power: object) -> None:
             f"power must lie in [{low}, {high}]; got {power}. 0 is Muon, 0.125 is HTMuon, 1 is SGD with momentum, "
             "negative values lift the weak directions."
         )
+
+
+def check_neutral(name: str, power: float | Tensor, neutral: float) -> None:
+    """Raise ValueError unless the power is the one of the weak directions; the value of a tensor is trusted."""
+    check_power(power)
+    if not isinstance(power, Tensor) and power != neutral:
+        raise ValueError(
+            f"spectral_map {name!r} has no free exponent: in weak directions it goes as sigma^{neutral:g}, and needs "
+            f"power={neutral:g}; got {power}. Pass power={neutral:g}, or use spectral_map='knee'."
+        )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from htmuon._checks import check_real
 from htmuon.linalg import Axis, Family
-from htmuon.spectral.base import MAPS, check_power
+from htmuon.spectral.base import MAPS, check_neutral
 from htmuon.spectral.edge import Quantile
 from htmuon.spectral.knee import check_corner, corner, knees_of
 
@@ -141,7 +141,7 @@ def soft_clip(power: float | Tensor, /) -> Clip:
     Both papers have this function, of absolute singular values: `s / sqrt(1 + s^2 / c^2)`, which is c times it at
     `tau = c`, and `s / sqrt(s^2 + t^-2)` at `tau = 1 / t`. Here tau is relative to `sigma_1`.
     """
-    _check_neutral("soft_clip", power, 1.0)
+    check_neutral("soft_clip", power, 1.0)
     return Clip()
 
 
@@ -152,22 +152,12 @@ def hard_clip(power: float | Tensor, /) -> Clip:
     The paper has `min(s, t)` of absolute singular values, which is t times it at `tau = t`; here tau is relative to
     `sigma_1`. Products alone fit the corner to a few percent only; `eigh` is exact.
     """
-    _check_neutral("hard_clip", power, 1.0)
+    check_neutral("hard_clip", power, 1.0)
     return Clip(sharpness=math.inf)
 
 
 @MAPS.register("soren")
 def soren(power: float | Tensor, /) -> Soren:
     """Soren-lambda, `(s + sqrt(s^2 + 0.4)) / (1 + sqrt(1.4))` with `s = sigma / norm_F`; power=0."""
-    _check_neutral("soren", power, 0.0)
+    check_neutral("soren", power, 0.0)
     return Soren()
-
-
-def _check_neutral(name: str, power: float | Tensor, neutral: float) -> None:
-    """Raise ValueError unless the power is the one of the weak directions; the value of a tensor is trusted."""
-    check_power(power)
-    if not isinstance(power, Tensor) and power != neutral:
-        raise ValueError(
-            f"spectral_map {name!r} has no free exponent: in weak directions it goes as sigma^{neutral:g}, and needs "
-            f"power={neutral:g}; got {power}. Pass power={neutral:g}, or use spectral_map='knee'."
-        )

@@ -122,6 +122,19 @@ def test_decay_that_is_part_of_the_gradient_stays_in_the_update():
     assert not picked(monitor.latest, kind="momentum")  # SGD has none without its setting
 
 
+@pytest.mark.parametrize("weight_update", ["cautious", "independent", "hyperball"])
+def test_what_another_weight_update_does_stays_in_the_update(weight_update):
+    model = make_model()
+    groups = htmuon.param_groups(model)
+    optimizer = htmuon.Muon(groups, lr=0.25, method="svd", weight_decay=0.5, weight_update=weight_update)
+    monitor = SpectralMonitor(model, optimizer, every=1)
+    before = model[1].weight.detach().clone()
+    steps(model, optimizer, 1)
+    expected = torch.linalg.svdvals((before.double() - model[1].weight.detach().double()) / 0.25)
+    [update] = picked(monitor.latest, kind="updates", name="1.weight")
+    assert update["sigma_q100"] == pytest.approx(float(expected[0]), rel=1e-4)
+
+
 def test_the_learning_rate_is_that_of_the_step():
     model = make_model()
     optimizer = htmuon.Muon(htmuon.param_groups(model), lr=0.01, method="svd")

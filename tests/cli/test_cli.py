@@ -92,6 +92,8 @@ def test_list_names_and_describes_everything(capsys: pytest.CaptureFixture[str])
         "Methods:",
         "Normalizations:",
         "Rules for learning rates (htmuon:rate_rule=alignment):",
+        "Momentum rules (htmuon:momentum_rule=sum):",
+        "Weight updates (htmuon:weight_update=cautious):",
         "Power schedules (htmuon:schedule=interval,power=0.125,every=5):",
         "Settings of an optimizer (htmuon:power=0.25,normalization=rms):",
         "Settings of a method, map or rule (htmuon:method=polynomial,levels=8):",

@@ -210,7 +210,11 @@ def test_an_object_is_held_as_plain_values():
     [
         ({"momentum_rule": "averages"}, ValueError, "momentum_rule must be one of average, sum, two_averages"),
         ({"momentum_rule": None}, TypeError, "momentum_rule must be a name, a dict or an object; got None"),
-        ({"momentum_rule": {"name": "two_averages", "slow": 1.0}}, ValueError, "slow must be a finite number at least 0 and less than 1; got 1.0"),
+        (
+            {"momentum_rule": {"name": "two_averages", "slow": 1.0}},
+            ValueError,
+            "slow must be a finite number at least 0 and less than 1; got 1.0",
+        ),
         ({"weight_update": "hyper_ball"}, ValueError, "weight_update must be one of .* Did you mean 'hyperball'"),
         ({"weight_update": {"name": "cautious", "share": 1}}, ValueError, "takes no settings; got share"),
         ({"weight_update": print}, ValueError, r"must be registered.*@WEIGHT_UPDATES.register"),

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from htmuon.spectral import MAPS, Clip, Knee, Power, Quantile, RankPower, Soren, map_of, map_setting
+from htmuon.spectral import MAPS, Blend, Clip, Knee, Power, Quantile, RankPower, Soren, map_of, map_setting
 from htmuon.spectral.choice import exponent
 
 OBJECTS = [
@@ -20,9 +20,11 @@ OBJECTS = [
     Clip(sharpness=3.0),
     Soren(),
     Soren(0.8),
+    Blend(),
+    Blend(0.5),
 ]
 # The exponent of maps that have one of their own.
-OWN = {"soft_clip": 1.0, "hard_clip": 1.0, "soren": 0.0}
+OWN = {"soft_clip": 1.0, "hard_clip": 1.0, "soren": 0.0, "blend": 0.0}
 
 
 @pytest.mark.parametrize("name", MAPS)

@@ -15,7 +15,7 @@ from htmuon.spectral import MAPS, Function, Power, RankPower
 
 NORMALIZATIONS = ["none", "spectral", "rms", "lmo"]
 # Published maps without a free exponent take the one they have; every other map takes any.
-OWN_EXPONENT = {"soft_clip": 1.0, "hard_clip": 1.0, "soren": 0.0}
+OWN_EXPONENT = {"soft_clip": 1.0, "hard_clip": 1.0, "soren": 0.0, "blend": 0.0}
 
 
 def oracle(matrix, power, normalization):
