@@ -8,9 +8,11 @@ from htmuon.optim.htmuon import OPTIMIZERS, HTMuon, Muon
 from htmuon.optim.normuon import HTNorMuon, NorMuon
 from htmuon.optim.rate_rules import RATE_RULES, Alignment
 from htmuon.optim.schedules import POWER_SCHEDULES, power_schedule
+from htmuon.optim.translation import PEERS, Like, like
 
 __all__ = [
     "OPTIMIZERS",
+    "PEERS",
     "POWER_SCHEDULES",
     "RATE_RULES",
     "AdaMuon",
@@ -19,9 +21,11 @@ __all__ = [
     "HTAdaMuon",
     "HTMuon",
     "HTNorMuon",
+    "Like",
     "Muon",
     "NorMuon",
     "SpectralOptimizer",
+    "like",
     "power_schedule",
 ]
 
