@@ -446,7 +446,13 @@ def of_optimuon(
     update_clip: float | None = None,
 ) -> Like:
     """`optimuon.Muon`."""
-    del gram_ns  # another order of the same products
+    del gram_ns, normuon_beta2  # the first is another order of the same products
+    if normuon:
+        raise refuse(
+            "normuon=True",
+            "the statistics of a wide matrix are those of its columns there, here those of its rows",
+            "Pass normuon=False; where no matrix has more columns than rows, htmuon.NorMuon takes these settings.",
+        )
     chosen("momentum_type", momentum_type, {"ema": 0, "classical": 1})  # of which the steps don't see the size
     require("here the gradient is taken as it is", mars=(mars, False))
     require("here no part of an update is masked", cautious=(cautious, False))
@@ -457,15 +463,15 @@ def of_optimuon(
     scale = chosen("adjust_lr", adjust_lr, SCALES)
     if scale == "match_rms_adamw":
         _decay_of_the_scale("weight_decay", weight_decay, "0.2 max(out, in)^0.5")
-    arguments: dict[str, Any] = {
-        "lr": lr,
-        "momentum": momentum,
-        "nesterov": nesterov,
-        "weight_decay": weight_decay,
-        "adjust_lr_fn": scale,
-        "method": newton_schulz(ns_coefficients, ns_steps, {}, margin=ns_norm_scale, repeat=False),
-    }
-    return Like(NorMuon, **arguments, beta2=normuon_beta2) if normuon else Like(Muon, **arguments)
+    return Like(
+        Muon,
+        lr=lr,
+        momentum=momentum,
+        nesterov=nesterov,
+        weight_decay=weight_decay,
+        adjust_lr_fn=scale,
+        method=newton_schulz(ns_coefficients, ns_steps, {}, margin=ns_norm_scale, repeat=False),
+    )
 
 
 @peer("muonium", version="0.2.0", convolutions="the same with flatten=True in its groups; else stacks of kernels there")

@@ -1,307 +1,157 @@
 """`htmuon.like`: three steps beside each other Muon, for the arguments of its row; and what has no match."""
 
 import importlib
+import importlib.resources
 import inspect
 import re
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
 
 import pytest
 import torch
+from peer_steps import ALL, CASES, difference, moved
 from torch import nn
 
 import htmuon
-from htmuon.optim.peers import OF_TIMM
 from htmuon.optim.translation import PEERS
-
-SQUARE, TALL, WIDE, CONV = (24, 24), (48, 12), (12, 48), (16, 4, 3, 3)
-MATRICES = (SQUARE, TALL, WIDE)
-ALL = (*MATRICES, CONV)
-STEPS = 3
-# The same products in the same precision: float32 rounding of momentum and weights, of a few units.
-SAME = 2e-6
-# The same steps in another order of sums, or in float32 or float16 where ours are in bfloat16, whose unit is 2^-8: five
-# steps with slopes of 3 to 8 make 0.01 to 0.02 of it, and the last products a little more.
-ROUNDED = 0.03
-
-
-def tensors(seed, shapes):
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(*shape, generator=generator) for shape in shapes]
-
-
-def moved(make, shapes, step=None):
-    """How far each weight is after three steps of an optimizer, or of a function of weight, gradient and state."""
-    parameters = [nn.Parameter(start / 10) for start in tensors(0, shapes)]
-    optimizer = make(parameters)
-    for seed in range(1, STEPS + 1):
-        for p, gradient in zip(parameters, tensors(seed, shapes), strict=True):
-            p.grad = gradient / 100
-        optimizer.step()
-    return [(p.detach() - start / 10) for p, start in zip(parameters, tensors(0, shapes), strict=True)]
-
-
-class Reference:
-    """A step that is written here from the formula of a package that cannot be installed, in float32.
-
-    Args:
-        direction: of a gradient, a dict that keeps the momentum, and the number of the step.
-        rows: coefficients, a triple a step; `margin` multiplies the norm.
-        scale: of an update `[out, in]`.
-        decay: of which multiple of the rate.
-    """
-
-    def __init__(self, parameters, lr, direction, rows, scale, weight_decay=0.0, margin=1.0):
-        self.parameters, self.lr, self.direction, self.rows = parameters, lr, direction, rows
-        self.scale, self.weight_decay, self.margin = scale, weight_decay, margin
-        self.state = [{} for _ in parameters]
-        self.count = 0
-
-    @torch.no_grad()
-    def step(self):
-        self.count += 1
-        for p, state in zip(self.parameters, self.state, strict=True):
-            x = self.direction(p.grad, state, self.count).flatten(1)
-            transposed = len(x) > x.shape[1]
-            x = x.mT if transposed else x
-            x = x / (x.norm() * self.margin)
-            for a, b, c in self.rows:
-                gram = x @ x.mT
-                x = a * x + (b * gram + c * gram @ gram) @ x
-            x = x.mT if transposed else x
-            p.mul_(1 - self.lr * self.weight_decay)
-            p.sub_(self.lr * self.scale(*x.shape) * x.reshape(p.shape))
-
-
-def averaged(beta, nesterov, gradient, state, count):
-    del count
-    state["m"] = beta * state.get("m", 0) + (1 - beta) * gradient
-    return beta * state["m"] + (1 - beta) * gradient if nesterov else state["m"]
-
-
-def summed(beta, nesterov, gradient, state, count):
-    del count
-    state["m"] = beta * state.get("m", 0) + gradient
-    return beta * state["m"] + gradient if nesterov else state["m"]
-
-
-def of_optax(beta, nesterov, gradient, state, count):
-    state["m"] = beta * state.get("m", 0) + (1 - beta) * gradient
-    if not nesterov:
-        return state["m"] / (1 - beta**count)
-    return beta * state["m"] / (1 - beta ** (count + 1)) + (1 - beta) * gradient / (1 - beta**count)
-
-
-def jordan(rows, columns):
-    return max(1.0, rows / columns) ** 0.5
-
-
-def moonlight(rows, columns):
-    return 0.2 * max(rows, columns) ** 0.5
-
-
-def bernstein(rows, columns):
-    return (rows / columns) ** 0.5
-
-
-JORDAN, YOU = OF_TIMM["original"] * 5, OF_TIMM["quintic"]
-
-
-def of_package(module, name, **fixed):
-    """Its optimizer, made from the parameters of the row."""
-
-    def make(parameters, **arguments):
-        return getattr(importlib.import_module(module), name)(parameters, **arguments, **fixed)
-
-    make.module, make.name = module, name
-    return make
-
-
-def with_flag(module, name, key="use_muon", value=True):
-    make = of_package(module, name)
-
-    def flagged(parameters, **arguments):
-        return make([{"params": parameters, key: value}], **arguments)
-
-    flagged.module, flagged.name = module, name
-    return flagged
-
-
-def of_gram(parameters, **arguments):
-    return importlib.import_module("gram_newton_schulz").Muon(parameters, ns_use_kernels=False, **arguments)
-
-
-of_gram.module, of_gram.name = "gram_newton_schulz", "Muon"
-
-
-@dataclass(frozen=True)
-class Case:
-    """One comparison of a row.
-
-    Attributes:
-        row: its name.
-        make: the other optimizer, from parameters and arguments; a `Reference` where it cannot be installed.
-        arguments: of both.
-        shapes: of the weights.
-        tolerance: of the difference, relative to what the three steps moved.
-    """
-
-    row: str
-    make: Any
-    arguments: dict[str, Any] = field(default_factory=dict)
-    shapes: tuple[tuple[int, ...], ...] = ALL
-    tolerance: float = ROUNDED
-
-    @property
-    def name(self):
-        return "-".join([self.row, *(f"{k}={v}" for k, v in self.arguments.items())]).replace(" ", "")[:90]
-
-
-TORCH = of_package("torch.optim", "Muon")
-TIMM = with_flag("timm.optim", "Muon")
-OPTIMIZER = with_flag("pytorch_optimizer", "Muon")
-NORMUON = with_flag("pytorch_optimizer", "NorMuon")
-ADAMUON = with_flag("pytorch_optimizer", "AdaMuon")
-HEAVYBALL = of_package("heavyball", "Muon")
-OPTIMUON = of_package("optimuon", "Muon")
-MUONIUM = with_flag("muonium", "Muon", "flatten")
-OMNIMUON = of_package("omnimuon", "Muon")
-
-
-def reference(direction, rows, scale, **fixed):
-    """A stand-in for an optimizer that takes `lr` and, by default, `weight_decay`."""
-
-    def make(parameters, lr=None, learning_rate=None, weight_decay=0.0, **others):
-        rate = learning_rate if lr is None else lr
-        return Reference(parameters, rate, direction, rows, scale, weight_decay=weight_decay, **fixed)
-
-    make.module = None
-    return make
-
-
-CASES = [
-    Case("torch", TORCH, {}, MATRICES, SAME),
-    Case("torch", TORCH, {"lr": 0.02, "adjust_lr_fn": "match_rms_adamw", "nesterov": False}, MATRICES, SAME),
-    Case("torch", TORCH, {"lr": 0.02, "adjust_lr_fn": "spectral_unclamped", "weight_decay": 0.3}, MATRICES, SAME),
-    Case("torch", TORCH, {"lr": 0.02, "ns_coefficients": (3.0, -3.5, 1.5), "ns_steps": 7}, MATRICES, SAME),
-    Case("keller", reference(partial(averaged, 0.95, True), JORDAN, jordan), {"lr": 0.02, "weight_decay": 0.1}),
-    Case("timm", TIMM, {}, ALL, SAME),
-    Case("timm", TIMM, {"lr": 0.01, "nesterov": True, "adjust_lr_fn": "original", "weight_decay": 0.1}, ALL, SAME),
-    Case("timm", TIMM, {"ns_coefficients": "original", "adjust_lr_fn": "rms_to_rms"}, ALL, SAME),
-    Case("timm", TIMM, {"ns_coefficients": "polar_express", "ns_steps": 8, "adjust_lr_fn": None}, ALL, SAME),
-    Case("timm", TIMM, {"ns_coefficients": "polar_express_safer", "safety_factor": 1.02}),
-    Case("timm", TIMM, {"algo": "adamuon", "betas": (0.9, 0.9), "nesterov": True}),
-    Case("pytorch_optimizer", OPTIMIZER, {}, ALL, SAME),
-    Case("pytorch_optimizer", OPTIMIZER, {"use_adjusted_lr": True, "weight_decay": 0.1}, ALL, SAME),
-    Case("pytorch_optimizer", OPTIMIZER, {"nesterov": False, "ns_coeffs": "quintic"}, ALL, SAME),
-    Case("pytorch_optimizer", OPTIMIZER, {"ns_method": "gram_newton_schulz", "ns_coeffs": "quintic"}),
-    Case("pytorch_optimizer.NorMuon", NORMUON, {}, ALL, SAME),
-    Case("pytorch_optimizer.NorMuon", NORMUON, {"update_scale": "match_rms", "beta2": 0.8}),
-    Case("pytorch_optimizer.AdaMuon", ADAMUON, {}),
-    Case("pytorch_optimizer.AdaMuon", ADAMUON, {"use_adjusted_lr": False, "weight_decay": 0.1, "betas": (0.8, 0.9)}),
-    Case(
-        "optax",
-        reference(partial(of_optax, 0.95, False), JORDAN, jordan),
-        {"learning_rate": 0.02, "nesterov": False, "weight_decay": 0.1},
-        MATRICES,
-    ),
-    Case(
-        "optax",
-        reference(partial(of_optax, 0.95, False), YOU, lambda m, n: 2 * moonlight(m, n)),
-        {"learning_rate": 0.02, "nesterov": False, "ns_coeffs": "dion", "consistent_rms": 0.4, "weight_decay": 0.1},
-        MATRICES,
-    ),
-    Case(
-        "keras",
-        reference(partial(summed, 0.95, True), JORDAN, moonlight),
-        {"learning_rate": 0.02, "weight_decay": 0.1},
-        MATRICES,
-    ),
-    Case(
-        "keras",
-        reference(partial(summed, 0.95, True), JORDAN, lambda m, n: 1.0),
-        {"learning_rate": 0.02, "weight_decay": 0.1, "rms_rate": None},
-        MATRICES,
-    ),
-    Case(
-        "mlx",
-        reference(partial(averaged, 0.95, True), JORDAN, jordan),
-        {"learning_rate": 0.02, "weight_decay": 0},
-        MATRICES,
-    ),
-    Case("gram-newton-schulz", of_gram, {}, MATRICES),
-    Case(
-        "gram-newton-schulz",
-        of_gram,
-        {
-            "ns_algorithm": "standard_newton_schulz",
-            "ns_coefficients_preset": "YOU_COEFFICIENTS",
-            "adjust_lr": "spectral_norm",
-        },
-        MATRICES,
-    ),
-    Case("gram-newton-schulz", of_gram, {"ns_coefficients": [(3.4445, -4.775, 2.0315)] * 5, "adjust_lr": None}, MATRICES),
-    Case(
-        "emerging-optimizers",
-        reference(partial(averaged, 0.95, False), YOU, lambda m, n: max(m, n) ** 0.5),
-        {"lr": 0.02, "weight_decay": 0.1},
-        MATRICES,
-    ),
-    Case(
-        "emerging-optimizers",
-        reference(partial(averaged, 0.95, True), JORDAN, lambda m, n: 0.5 * bernstein(m, n)),
-        {
-            "lr": 0.02,
-            "nesterov": True,
-            "coefficient_type": "simple",
-            "scale_mode": "unit_rms_norm",
-            "extra_scale_factor": 0.5,
-            "weight_decay": 0.1,
-        },
-        MATRICES,
-    ),
-    Case("heavyball", HEAVYBALL, {"lr": 0.02, "heavyball_momentum": True, "weight_decay": 0.1}),
-    Case("heavyball", HEAVYBALL, {"lr": 0.02, "nesterov": False}),
-    Case("heavyball", HEAVYBALL, {"lr": 0.02, "nesterov": False, "heavyball_momentum": True}),
-    Case("optimuon", OPTIMUON, {"normuon": False}),
-    Case("optimuon", OPTIMUON, {"normuon": False, "adjust_lr": "match_rms_adamw", "nesterov": False}),
-    Case(
-        "optimuon",
-        OPTIMUON,
-        {
-            "normuon": False,
-            "gram_ns": False,
-            "ns_coefficients": (3.4445, -4.775, 2.0315),
-            "ns_norm_scale": 1.0,
-            "weight_decay": 0.1,
-            "cautious_wd": False,
-            "adjust_lr": "none",
-        },
-    ),
-    Case("optimuon", OPTIMUON, {}),
-    Case("muonium", MUONIUM, {"wd": 0.0}),
-    Case("muonium", MUONIUM, {"wd": 0.0, "orthogonalization_strategy": "newton_schulz", "nesterov": False}),
-    Case("omnimuon", OMNIMUON, {"nesterov": False, "lr": 0.01, "weight_decay": 0.5}, MATRICES),
-    Case("dion", reference(partial(summed, 0.95, False), YOU, bernstein), {"lr": 0.02, "weight_decay": 0.1}),
-    Case(
-        "dion",
-        reference(partial(summed, 0.95, True), YOU, moonlight),
-        {"lr": 0.02, "weight_decay": 0.1, "nesterov": True, "adjust_lr": "rms_norm"},
-    ),
-]
-
-
-def difference(case):
-    """Of all weights, relative to what the other optimizer moved them by."""
-    if case.make.module is not None:
-        pytest.importorskip(case.make.module)
-    theirs = moved(lambda parameters: case.make(parameters, **case.arguments), case.shapes)
-    ours = moved(htmuon.like(case.row, **case.arguments).make, case.shapes)
-    return max(float((a - b).norm() / b.norm()) for a, b in zip(ours, theirs, strict=True))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 @pytest.mark.filterwarnings("ignore")  # theirs
 def test_three_steps_are_those_of_the_peer(case):
     assert difference(case) < case.tolerance, f"the row {case.row!r} of htmuon/optim/peers.py is no longer true"
+
+
+def test_every_row_is_compared():
+    assert {case.row for case in CASES} == set(PEERS)
+
+
+# Arguments of theirs that no row needs: of other parameters, of speed, of several ranks, of how things are stored.
+BESIDE = {
+    "timm": {"adamw_lr", "capturable", "verbose"},
+    "pytorch_optimizer": {"foreach", "kwargs"},
+    "pytorch_optimizer.NorMuon": {"foreach", "kwargs", "eps"},
+    "pytorch_optimizer.AdaMuon": {"foreach", "kwargs"},
+    "gram-newton-schulz": {
+        "ns_epsilon",
+        "ns_use_kernels",
+        "ns_max_batch_size",
+        "gram_newton_schulz_num_restarts",
+        "gram_newton_schulz_restart_iterations",
+        "scalar_optimizer",
+    },
+    "heavyball": {
+        "eps",
+        "multi_tensor",
+        "storage_dtype",
+        "mars_gamma",
+        "gradient_clipping",
+        "update_clipping",
+        "palm",
+        "beta2_scale",
+        "compile_step",
+        "promote",
+        "ecc",
+        "param_ecc",
+        "orig_shapes",
+        "kwargs",
+    },
+    "optimuon": {
+        "ns_eps",
+        "ns_dtype",
+        "gns_restart_after",
+        "momentum_dtype",
+        "foreach",
+        "batched_ns",
+        "mars_gamma",
+        "distributed",
+        "ns_split_fn",
+        "ns_recombine_fn",
+    },
+    "muonium": {"amsgrad", "is_adamw", "fused_adam", "foreach_adam", "foreach", "batch_size"},
+}
+
+
+@pytest.mark.parametrize("row", sorted({c.row for c in CASES if c.make.module is not None}))
+@pytest.mark.filterwarnings("ignore")
+def test_the_arguments_and_defaults_of_a_row_are_those_of_the_peer(row):
+    make = next(case.make for case in CASES if case.row == row)
+    theirs = dict(inspect.signature(getattr(pytest.importorskip(make.module), make.name)).parameters)
+    del theirs["params"]
+    ours = PEERS[row].arguments
+    assert theirs.keys() - ours.keys() == BESIDE.get(row, set()), f"the arguments of {row} are others than those read"
+    for name, parameter in ours.items():
+        assert name in theirs, f"{row} no longer has the argument {name}"
+        assert parameter.default == theirs[name].default, f"{row} has another default of {name}"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("timmm", {}, "peer must be one of torch, .*got 'timmm'. Did you mean 'timm'"),
+        (
+            "torch",
+            {"momentun": 0.9},
+            r"must be one of lr, weight_decay, .*version 2.14.1\); got momentun. Leave it out",
+        ),
+        ("optax", {"nesterov": False}, "must be given learning_rate, which has no default there. Pass it"),
+        ("optax", {"lr": 0.1}, "nesterov=True has no match here: .*18 %.* Pass nesterov=False"),
+        (
+            "heavyball",
+            {},
+            "heavyball_momentum=False with nesterov=True .* Pass heavyball_momentum=True or nesterov=False",
+        ),
+        ("heavyball", {"nesterov": False, "mars": True}, "mars=True has no match here.* Pass mars=False"),
+        ("timm", {"conv_mode": "batched"}, r"one matrix \[out, in \* kernel\]. Pass conv_mode='flatten'"),
+        ("timm", {"ns_coefficients": "cubic"}, "ns_coefficients='cubic' .* Pass one of .'original', 'quintic'"),
+        ("timm", {"algo": "adamuon", "adjust_lr_fn": "rms_to_rms"}, "Pass adjust_lr_fn='match_rms_adamw'"),
+        ("timm", {"ns_steps": 0}, "0 steps has no match"),
+        ("torch", {"ns_coefficients": ()}, r"ns_coefficients=\(\) has no match"),
+        ("pytorch_optimizer", {"weight_decouple": False, "weight_decay": 0.1}, "Pass weight_decouple=True"),
+        ("muonium", {}, "weights decay here whatever the sign of their update. Pass use_cautious_wd=False"),
+        ("muonium", {"use_cautious_wd": False}, r"Pass wd=0, and give each shape a group .* max\(1, out / in\)\^0.5"),
+        ("optimuon", {}, "normuon=True has no match here: .*columns.* Pass normuon=False"),
+        ("optimuon", {"normuon": False, "ns_steps": 6}, "6 steps has no match here: there are 5 rows"),
+        ("mlx", {"lr": 0.1}, "goes through the steps. Pass weight_decay=0"),
+        ("omnimuon", {}, "Pass nesterov=False"),
+        ("emerging-optimizers", {"scale_mode": "none"}, "Pass one of .'shape_scaling'"),
+        ("emerging-optimizers", {"extra_scale_factor": 0.0}, "would not descend"),
+        ("keras", {"clipnorm": 1.0}, "Pass clipnorm=None"),
+        ("gram-newton-schulz", {"adjust_lr": max}, "adjust_lr=<built-in function max> has no match"),
+    ],
+)
+def test_what_has_no_match_is_refused_with_the_reason_and_the_remedy(name, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        htmuon.like(name, **arguments)
+
+
+def test_the_learning_rate_may_be_called_lr():
+    assert htmuon.like("keras", lr=0.5) == htmuon.like("keras", learning_rate=0.5)
+
+
+def test_a_power_takes_a_method_for_it_and_keeps_the_size_of_the_update():
+    polar = moved(htmuon.like("timm", lr=0.02).make, ALL)
+    turned = moved(lambda parameters: htmuon.like("timm", lr=0.02).make(parameters, power=0.125), ALL)
+    for a, b in zip(polar, turned, strict=True):
+        # Three steps in directions that are not the same; the five quintic steps leave singular values of 0.8 to 1.2.
+        assert 0.7 < float(a.norm() / b.norm()) < 1.4
+        assert not torch.allclose(a, b, rtol=0.1)
+
+
+def test_settings_survive_a_checkpoint(tmp_path):
+    weight = nn.Parameter(torch.eye(4))
+    optimizer = htmuon.like("timm").make([weight])
+    weight.sum().backward()
+    optimizer.step()
+    torch.save(optimizer.state_dict(), tmp_path / "state.pt")
+    other = htmuon.Muon([weight])
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert other.param_groups[0]["method"] == optimizer.param_groups[0]["method"] == htmuon.like("timm")["method"]
+
+
+def test_no_peer_is_imported():
+    source = (importlib.resources.files("htmuon") / "optim" / "peers.py").read_text()
+    assert set(re.findall(r"^(?:from|import) (\w+)", source, re.MULTILINE)) == {
+        "collections",
+        "typing",
+        "torch",
+        "htmuon",
+    }
