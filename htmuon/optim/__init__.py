@@ -4,6 +4,7 @@ from htmuon._registry import import_all
 from htmuon.optim.adamuon import AdaMuon, HTAdaMuon
 from htmuon.optim.base import SpectralOptimizer
 from htmuon.optim.capture import CapturedStep
+from htmuon.optim.foreign import load_from
 from htmuon.optim.htmuon import OPTIMIZERS, HTMuon, Muon
 from htmuon.optim.normuon import HTNorMuon, NorMuon
 from htmuon.optim.rate_rules import RATE_RULES, Alignment
@@ -26,6 +27,7 @@ __all__ = [
     "NorMuon",
     "SpectralOptimizer",
     "like",
+    "load_from",
     "power_schedule",
 ]
 
