@@ -1,18 +1,19 @@
-"""The rows of `htmuon.like` beside the packages that they stand for: differences and sizes, as docs/from_muon.md has them.
+"""The rows of `htmuon.like` beside their packages: differences and sizes, as docs/from_muon.md has them.
 
     PYTHONPATH=...:FOLDER python benchmarks/like_table.py     # measures, keeps results/like.json, fills the page
 
-FOLDER has the packages that no environment of this library needs: heavyball, optimuon, muonium, omnimuon and
-gram-newton-schulz, installed by `pip install --no-deps --target FOLDER`. What is not there is left as it was measured
-last. keller, optax, keras, mlx, emerging-optimizers and dion are steps written in tests/peer_steps.py from their
-formulas, in float32.
+FOLDER has the packages that no environment of this library needs, by `pip install --no-deps --target FOLDER`:
+heavyball, optimuon, muonium, omnimuon, gram-newton-schulz, optax with jax, keras, mlx. What is not there is left as it
+was measured last. keller, dion, and emerging-optimizers before Python 3.12 are steps written in tests/peer_steps.py
+from their formulas, in float32.
 """
 
 import json
+import os
 import sys
 import warnings
+from importlib import import_module
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,11 @@ NEEDED: dict[str, dict[str, Any]] = {
     "optimuon": {"normuon": False},
     "omnimuon": {"nesterov": False},
 }
-DISTRIBUTIONS = {"heavyball": "heavyball", "gram_newton_schulz": "gram-newton-schulz", "timm.optim": "timm"}
+
+
+def distribution(module: str) -> str:
+    """The name of what is installed for a module."""
+    return module.split(".")[0].replace("_", "-").replace("pytorch-", "pytorch_")
 
 
 def arguments(row: str) -> dict[str, Any]:
@@ -59,22 +64,26 @@ def size(make: Any) -> float:
 
 
 def installed(case: Case) -> bool:
-    """Whether the other optimizer of a case is here; a reference step always is."""
-    return case.make.module is None or find_spec(case.make.module.split(".")[0]) is not None
+    """Whether the other optimizer of a case is here."""
+    try:
+        return case.make.module is not None and bool(import_module(case.make.module))
+    except ImportError:
+        return False
 
 
 def measured(row: str) -> dict[str, Any]:
     """One row: what was compared, how far it is, and how large an update is there and here."""
     cases = [case for case in CASES if case.row == row]
-    module = cases[0].make.module
-    package = None if module is None else DISTRIBUTIONS.get(module, module.split(".")[0])
-    there = size(lambda weights: cases[0].make(weights, **arguments(row)))
+    here = [case for case in cases if installed(case)]
+    compared = here or [case for case in cases if case.make.module is None]
+    there = size(lambda weights: compared[0].make(weights, **arguments(row)))
+    package = compared[0].make.module
     return {
         "row": row,
-        "version": PEERS[row].version if package is None else version(package),
+        "version": version(distribution(package)) if package else PEERS[row].version,
         "reference": package is None,
-        "cases": len(cases),
-        "difference": max(difference(case) for case in cases),
+        "cases": len(compared),
+        "difference": max(difference(case) for case in compared),
         "there": there,
         "here": size(htmuon.like(row, **arguments(row)).make),
     }
@@ -116,10 +125,13 @@ def filled(text: str) -> str:
 def main() -> None:
     torch.set_num_threads(1)
     torch.compiler.set_stance("force_eager")
+    os.environ.setdefault("KERAS_BACKEND", "torch")
     warnings.simplefilter("ignore")
     stored = {row["row"]: row for row in json.loads(RESULT.read_text())} if RESULT.exists() else {}
     for name in PEERS:
-        if installed(next(case for case in CASES if case.row == name)):
+        cases = [case for case in CASES if case.row == name]
+        by_formula = name not in stored or stored[name]["reference"]
+        if any(installed(case) for case in cases) or (by_formula and any(case.make.module is None for case in cases)):
             stored[name] = measured(name)
             print(stored[name], flush=True)
         elif name not in stored:

@@ -1,6 +1,7 @@
 """Other Muons beside the rows of `htmuon.like`: what is compared, how, and how close it must be."""
 
 import importlib
+import os
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -146,6 +147,68 @@ def of_muonium(parameters, **arguments):
 of_muonium.module, of_muonium.name = "muonium", "Muon"
 
 
+class Elsewhere:
+    """An optimizer of arrays that are not torch's: its weights are copied into ours after every step."""
+
+    def __init__(self, parameters, lr=None, **arguments):
+        self.parameters = parameters
+        arguments = arguments if lr is None else {"learning_rate": lr, **arguments}
+        self.start([p.detach() for p in parameters], arguments)
+
+    @torch.no_grad()
+    def step(self):
+        for p, weight in zip(self.parameters, self.advance([p.grad for p in self.parameters]), strict=True):
+            p.copy_(weight)
+
+
+class Optax(Elsewhere):
+    """Its kernels are [in, out]."""
+
+    module, name = "optax.contrib", "muon"
+
+    def start(self, weights, arguments):
+        self.array = importlib.import_module("jax.numpy").asarray
+        self.optimizer = importlib.import_module(self.module).muon(**arguments)
+        self.weights = [self.array(weight.mT.numpy()) for weight in weights]
+        self.state = self.optimizer.init(self.weights)
+
+    def advance(self, gradients):
+        theirs = [self.array(gradient.mT.numpy()) for gradient in gradients]
+        updates, self.state = self.optimizer.update(theirs, self.state, self.weights)
+        self.weights = [weight + update for weight, update in zip(self.weights, updates, strict=True)]
+        return [torch.tensor(weight.tolist()).mT for weight in self.weights]
+
+
+class Keras(Elsewhere):
+    """Its kernels are [in, out]; runs on torch."""
+
+    module, name = "keras.optimizers", "Muon"
+
+    def start(self, weights, arguments):
+        os.environ.setdefault("KERAS_BACKEND", "torch")
+        self.weights = [importlib.import_module("keras").Variable(weight.mT.numpy()) for weight in weights]
+        self.optimizer = importlib.import_module(self.module).Muon(**arguments)
+        self.optimizer.build(self.weights)
+
+    def advance(self, gradients):
+        self.optimizer.apply([gradient.mT.contiguous() for gradient in gradients], self.weights)
+        return [weight.value.detach().mT for weight in self.weights]
+
+
+class Mlx(Elsewhere):
+    module, name = "mlx.optimizers", "Muon"
+
+    def start(self, weights, arguments):
+        self.array = importlib.import_module("mlx.core").array
+        self.optimizer = importlib.import_module(self.module).Muon(**arguments)
+        self.weights = {str(i): self.array(weight.tolist()) for i, weight in enumerate(weights)}
+
+    def advance(self, gradients):
+        theirs = {str(i): self.array(gradient.tolist()) for i, gradient in enumerate(gradients)}
+        self.weights = self.optimizer.apply_gradients(theirs, self.weights)
+        return [torch.tensor(weight.tolist()) for weight in self.weights.values()]
+
+
 @dataclass(frozen=True)
 class Case:
     """One comparison of a row.
@@ -177,6 +240,7 @@ ADAMUON = with_flag("pytorch_optimizer", "AdaMuon")
 HEAVYBALL = of_package("heavyball", "Muon")
 OPTIMUON = of_package("optimuon", "Muon")
 OMNIMUON = of_package("omnimuon", "Muon")
+EMERGING = of_package("emerging_optimizers.orthogonalized_optimizers", "Muon")
 
 
 def reference(direction, rows, scale, **fixed):
@@ -294,6 +358,17 @@ CASES = [
     Case("muonium", of_muonium, {"wd": 0.0}, ALL, COARSE),
     Case("muonium", of_muonium, {"wd": 0.0, "orthogonalization_strategy": "newton_schulz", "nesterov": False}),
     Case("omnimuon", OMNIMUON, {"nesterov": False, "lr": 0.01, "weight_decay": 0.5}, MATRICES),
+    Case("optax", Optax, {"learning_rate": 0.02, "nesterov": False, "weight_decay": 0.1}, MATRICES),
+    Case(
+        "optax", Optax, {"learning_rate": 0.02, "nesterov": False, "ns_coeffs": "dion", "consistent_rms": 0.4}, MATRICES
+    ),
+    Case("keras", Keras, {}, MATRICES),
+    Case("keras", Keras, {"learning_rate": 0.02, "rms_rate": None, "weight_decay": 0.1, "nesterov": False}, MATRICES),
+    Case("mlx", Mlx, {"learning_rate": 0.02, "weight_decay": 0}, MATRICES),
+    Case("mlx", Mlx, {"learning_rate": 0.02, "weight_decay": 0, "nesterov": False, "ns_steps": 6}, MATRICES),
+    Case("emerging-optimizers", EMERGING, {}, MATRICES),
+    Case("emerging-optimizers", EMERGING, {"coefficient_type": "simple", "scale_mode": "unit_rms_norm"}, MATRICES),
+    Case("emerging-optimizers", EMERGING, {"coefficient_type": "polar_express", "nesterov": True}, MATRICES),
     Case("dion", reference(partial(summed, 0.95, False), YOU, bernstein), {"lr": 0.02, "weight_decay": 0.1}),
     Case(
         "dion",
@@ -306,7 +381,8 @@ CASES = [
 def difference(case):
     """Of all weights, relative to what the other optimizer moved them by."""
     if case.make.module is not None:
-        pytest.importorskip(case.make.module)
+        os.environ.setdefault("KERAS_BACKEND", "torch")
+        pytest.importorskip(case.make.module, exc_type=ImportError)  # some need a Python newer than ours
     torch.compiler.set_stance("force_eager")  # some compile their steps, which takes minutes and changes none
     try:
         theirs = moved(lambda parameters: case.make(parameters, **case.arguments), case.shapes)

@@ -47,7 +47,7 @@ POLAR_EXPRESS_OF_FIVE: tuple[Row, ...] = (
     (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
     (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
 )
-# As Emerging-Optimizers rounds Polar Express with a margin of 1 %, and CANS (arXiv 2506.10935).
+# As Emerging-Optimizers rounds Polar Express with a margin of 1 %.
 POLAR_EXPRESS_ROUNDED: tuple[Row, ...] = (
     (8.2051, -22.9019, 16.4607),
     (4.0664, -2.8612, 0.5184),
@@ -57,13 +57,6 @@ POLAR_EXPRESS_ROUNDED: tuple[Row, ...] = (
     (1.8726, -1.2307, 0.3585),
     (1.8564, -1.2132, 0.3568),
     (1.8750, -1.2500, 0.3750),
-)
-CANS: tuple[Row, ...] = (
-    (8.4703, -25.1081, 18.6293),
-    (4.1828, -3.1087, 0.5806),
-    (3.9619, -2.9541, 0.5630),
-    (3.2866, -2.4647, 0.5074),
-    (2.2737, -1.6447, 0.4162),
 )
 
 

@@ -13,7 +13,6 @@ from htmuon.optim.adamuon import AdaMuon
 from htmuon.optim.htmuon import Muon
 from htmuon.optim.normuon import NorMuon
 from htmuon.optim.peer_coefficients import (
-    CANS,
     OF_MUON,
     POLAR_EXPRESS_1,
     POLAR_EXPRESS_2,
@@ -33,7 +32,7 @@ OF_TIMM = {
     "polar_express": POLAR_EXPRESS_1,
     "polar_express_safer": POLAR_EXPRESS_2,
 }
-OF_EMERGING = {"simple": JORDAN, "quintic": YOU, "polar_express": POLAR_EXPRESS_ROUNDED, "cans": CANS}
+OF_EMERGING = {"simple": JORDAN, "quintic": YOU, "polar_express": POLAR_EXPRESS_ROUNDED}
 SCALES = {"original": "original", "match_rms_adamw": "match_rms_adamw", "none": "none"}
 BY_NORM = {"rms_norm": "match_rms_adamw", "spectral_norm": "spectral_unclamped", None: "none"}
 DESCEND = "here is no switch for that; negate the loss"
@@ -373,6 +372,13 @@ def of_emerging_optimizers(
 ) -> Like:
     """`emerging_optimizers.orthogonalized_optimizers.Muon`."""
     require("decay is decoupled here, and follows the rate", weight_decay_method=(weight_decay_method, "decoupled"))
+    if coefficient_type == "cans":
+        raise refuse(
+            "coefficient_type='cans'",
+            "in bfloat16 its steps amplify rounding, to several times the update of a square matrix, so that no two "
+            "computations agree",
+            "Pass coefficient_type='quintic' or 'polar_express'.",
+        )
     scales = {
         "shape_scaling": ("original", 1.0),
         "spectral": ("match_rms_adamw", 5.0),
