@@ -5,8 +5,7 @@ Two things differ between packages: what the momentum is, an average of gradient
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,8 +38,7 @@ def _of_dion(group: Group) -> Group:
     return {"lr": group["lr"], "betas": betas, "eps": group["epsilon"], "weight_decay": group["weight_decay"]}
 
 
-@dataclass(frozen=True)
-class ForeignState:
+class ForeignState(NamedTuple):
     """Where another optimizer keeps what.
 
     Attributes:
@@ -181,8 +179,7 @@ def _saved(
     return dict(zip(params, found, strict=True))
 
 
-@dataclass(frozen=True)
-class _Reader:
+class _Reader(NamedTuple):
     """One peer, with what its groups don't say."""
 
     name: str

@@ -6,8 +6,7 @@ it returns is a `Like`, and what has no match here it refuses with `refuse`.
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -67,8 +66,7 @@ method='newton_schulz', eps=1e-07, adamw_lr=0.02, adamw_betas=(0.9, 0.95), adamw
         return self.optimizer(params, **{**self, **usual, **changes})
 
 
-@dataclass(frozen=True)
-class Peer:
+class Peer(NamedTuple):
     """Another Muon: one row.
 
     Attributes:
