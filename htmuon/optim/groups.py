@@ -205,7 +205,8 @@ class GroupedOptimizer(Optimizer):
 
         Raises:
             TypeError: a saved setting has the wrong type; nothing was changed.
-            ValueError: a saved setting is invalid, or groups, names or states don't match; nothing was changed.
+            ValueError: a saved setting is invalid, groups, names or states don't match, or it is of an optimizer that
+                names its settings otherwise, which `htmuon.optim.load_from` loads; nothing was changed.
         """
         state_dict = state_dict.copy()
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
