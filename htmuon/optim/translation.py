@@ -1,7 +1,7 @@
 """Coming from another Muon: its arguments in, ours out, such that the steps are the same.
 
-A row is a function in `peers.py` whose keyword arguments, with their defaults, are those of the other optimizer; what
-it returns is a `Like`, and what has no match here it refuses with `refuse`.
+A row is a function in `peers.py` or `more_peers.py` whose keyword arguments, with their defaults, are those of the
+other optimizer; what it returns is a `Like`, and what has no match here it refuses with `refuse`.
 """
 
 import inspect
