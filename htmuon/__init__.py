@@ -16,6 +16,7 @@ from htmuon.optim import (
     HTNorMuon,
     Muon,
     NorMuon,
+    like,
     power_schedule,
 )
 from htmuon.routing import Interleaved, matrix_view, param_groups, route, route_groups
@@ -36,6 +37,7 @@ __all__ = [
     "Muon",
     "NorMuon",
     "analysis",
+    "like",
     "linalg",
     "matrix_view",
     "optim",

@@ -10,7 +10,7 @@ Group = dict[str, Any]
 State = dict[str, Tensor]
 
 Normalization = Literal["none", "spectral", "rms", "lmo", "auto"]
-AdjustLrFn = Literal["original", "match_rms_adamw", "spectral_unclamped"]
+AdjustLrFn = Literal["original", "match_rms_adamw", "spectral_unclamped", "rms_to_rms", "none"]
 Precision = Literal["float32", "float16", "bfloat16"]
 MatrixView = Literal["linear", "transposed", "conv", "conv_transpose"]
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from htmuon._checks import known
+from htmuon._checks import check_number, known
 from htmuon.kernels import aligned, gram
 from htmuon.linalg.base import (
     METHODS,
@@ -112,6 +112,18 @@ def nested_root(matrix: Tensor, roots: int) -> tuple[Tensor, Tensor]:
     return root, inverse
 
 
+def _checked_rows(rows: object) -> tuple[tuple[float, float, float], ...]:
+    """Coefficients as tuples; raises where they are none."""
+    remedy = "Pass triples such as ((3.4445, -4.775, 2.0315),) * 5, or None."
+    if not isinstance(rows, tuple | list) or not all(isinstance(r, tuple | list) and len(r) == 3 for r in rows):
+        raise TypeError(f"coefficients must be a sequence of triples (a, b, c), one a step; got {rows!r}. {remedy}")
+    if not rows:
+        raise ValueError(f"coefficients must have at least one triple; got {rows!r}. {remedy}")
+    for number in (number for row in rows for number in row):
+        check_number("coefficients", number, least=-math.inf, remedy=remedy)
+    return tuple((float(a), float(b), float(c)) for a, b, c in rows)
+
+
 @dataclass(frozen=True)
 class NewtonSchulz(Method):
     """The paper's HTMuon_NS made correct: for p = 0, and for p = 2^-k with k = 0, 1, 2, ...
@@ -126,6 +138,12 @@ class NewtonSchulz(Method):
     Args:
         eps: at p = 0 what the Frobenius norm is at least taken for, so that smaller matrices fade as they do in
             `torch.optim.Muon`; 0 maps a matrix of any scale, and in an optimizer stands for the optimizer's own `eps`.
+        coefficients: at p = 0 the `(a, b, c)` of every step, as other implementations of Muon take them; None is five
+            times Keller Jordan's.
+
+    Raises:
+        TypeError: `coefficients` is no sequence of triples of numbers.
+        ValueError: `coefficients` is empty, or a number is not finite.
     """
 
     name: ClassVar[str] = "newton_schulz"
@@ -133,6 +151,11 @@ class NewtonSchulz(Method):
     # Small matrices are multiplied several times faster in stacks, as long as these fit in a cache.
     stack_elements: ClassVar[int] = 2**18
     eps: float = 0.0
+    coefficients: tuple[tuple[float, float, float], ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.coefficients is not None:  # a file or a list may bring lists, which no compiled form can be found by
+            object.__setattr__(self, "coefficients", _checked_rows(self.coefficients))
 
     def require(self, function: ScalarFunction) -> None:
         """Raise ValueError unless the exponent is 0 or 2^-k."""
@@ -154,7 +177,7 @@ class NewtonSchulz(Method):
         return replace(mapped, matrix=mapped.matrix.mT) if tall else mapped
 
     def _polar(self, wide: Tensor) -> Mapped:
-        """Five quintic steps in bfloat16, `X <- a X + (b A + c A^2) X` with `A = X X^T`, from `X = M / norm_F(M)`."""
+        """Quintic steps in bfloat16, `X <- a X + (b A + c A^2) X` with `A = X X^T`, from `X = M / norm_F(M)`."""
         x, scale = unit_scale(wide, torch.bfloat16)
         norm = torch.linalg.matrix_norm(x, keepdim=True)
         rank = torch.where(norm > 0, wide.shape[-2], 0)
@@ -163,8 +186,7 @@ class NewtonSchulz(Method):
         # bfloat16 half as fast as a matrix.
         x = aligned(x.reshape(-1, *wide.shape[-2:])).squeeze(0)
         add_product = torch.addmm if x.ndim == 2 else torch.baddbmm
-        a, b, c = QUINTIC
-        for _ in range(QUINTIC_STEPS):
+        for a, b, c in self.coefficients or (QUINTIC,) * QUINTIC_STEPS:
             outer = gram(x)
             step = add_product(outer, outer, outer, beta=b, alpha=c)
             x = add_product(x, step, x, beta=a)

@@ -4,16 +4,19 @@ from htmuon._registry import import_all
 from htmuon.optim.adamuon import AdaMuon, HTAdaMuon
 from htmuon.optim.base import SpectralOptimizer
 from htmuon.optim.capture import CapturedStep
+from htmuon.optim.foreign import load_from
 from htmuon.optim.htmuon import OPTIMIZERS, HTMuon, Muon
 from htmuon.optim.momentum_rules import MOMENTUM_RULES, TwoAverages
 from htmuon.optim.normuon import HTNorMuon, NorMuon
 from htmuon.optim.rate_rules import RATE_RULES, Alignment
 from htmuon.optim.schedules import POWER_SCHEDULES, power_schedule
+from htmuon.optim.translation import PEERS, Like, like
 from htmuon.optim.weight_updates import WEIGHT_UPDATES
 
 __all__ = [
     "MOMENTUM_RULES",
     "OPTIMIZERS",
+    "PEERS",
     "POWER_SCHEDULES",
     "RATE_RULES",
     "WEIGHT_UPDATES",
@@ -23,10 +26,13 @@ __all__ = [
     "HTAdaMuon",
     "HTMuon",
     "HTNorMuon",
+    "Like",
     "Muon",
     "NorMuon",
     "SpectralOptimizer",
     "TwoAverages",
+    "like",
+    "load_from",
     "power_schedule",
 ]
 

@@ -1,13 +1,14 @@
 """AdaMuon and HTAdaMuon: the sign of the momentum is mapped, and elements are adapted by their own statistics."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from htmuon._checks import plain
+from htmuon._checks import check_flag, plain
 from htmuon._typing import AdjustLrFn, Group, Normalization, State
 from htmuon.linalg import MethodChoice
 from htmuon.linalg.base import safe_divisor
@@ -17,6 +18,7 @@ from htmuon.optim.rate_rules import RateRuleChoice
 from htmuon.optim.rules import FADED
 from htmuon.optim.schedules import ScheduleDict
 from htmuon.optim.settings import check_beta2
+from htmuon.optim.slots import Identity, Precondition
 from htmuon.optim.weight_updates import WeightUpdateChoice
 from htmuon.spectral import MapChoice
 
@@ -84,6 +86,8 @@ class AdaMuon(HTMuon):
         lr: learning rate of the matrices, of the size of AdamW's.
         power: the exponent p, in [-1, 1].
         beta2: decay of the element statistics, in [0, 1).
+        sign: map the sign of the momentum, as the paper does; False maps the momentum itself, as pytorch_optimizer
+            and timm do in their AdaMuon.
         adjust_lr_fn: as for `HTMuon`.
 
     Every other argument is as for `HTMuon`.
@@ -105,7 +109,7 @@ class AdaMuon(HTMuon):
     """
 
     sets_size = True
-    own_settings: ClassVar = {"beta2": check_beta2}
+    own_settings: ClassVar = {"beta2": check_beta2, "sign": partial(check_flag, "sign")}
 
     def __init__(
         self,
@@ -114,6 +118,7 @@ class AdaMuon(HTMuon):
         *,
         power: float = 0.0,
         beta2: float = 0.95,
+        sign: bool = True,
         power_schedule: ScheduleDict | None = None,
         rate_rule: RateRuleChoice = None,
         spectral_map: MapChoice = "power",
@@ -136,6 +141,7 @@ class AdaMuon(HTMuon):
     ) -> None:
         beta2 = plain(beta2)
         check_beta2(beta2)
+        check_flag("sign", sign)
         super().__init__(
             params,
             lr,
@@ -161,10 +167,11 @@ class AdaMuon(HTMuon):
             process_group=process_group,
         )
         self._add_setting("beta2", beta2)
+        self._add_setting("sign", sign)
 
-    def precondition(self, group: Group) -> Sign:
-        """The sign of the direction."""
-        return Sign(FADED * group["eps"])
+    def precondition(self, group: Group) -> Precondition:
+        """The sign of the direction, or the direction itself."""
+        return Sign(FADED * group["eps"]) if group.get("sign", True) else Identity()
 
     def adaptation(self, group: Group) -> ElementStatistics:
         """Element statistics with the group's `beta2`."""
@@ -182,6 +189,7 @@ class HTAdaMuon(AdaMuon):
         *,
         power: float = 0.125,
         beta2: float = 0.95,
+        sign: bool = True,
         power_schedule: ScheduleDict | None = None,
         rate_rule: RateRuleChoice = None,
         spectral_map: MapChoice = "power",
@@ -207,6 +215,7 @@ class HTAdaMuon(AdaMuon):
             lr,
             power=power,
             beta2=beta2,
+            sign=sign,
             power_schedule=power_schedule,
             rate_rule=rate_rule,
             spectral_map=spectral_map,

@@ -23,6 +23,7 @@ from htmuon.linalg.base import widest
 from htmuon.optim.choices import check_one_power
 from htmuon.optim.description import shown
 from htmuon.optim.edits import Seen
+from htmuon.optim.foreign import check_own
 from htmuon.optim.later_groups import divided, with_or_without_names
 from htmuon.optim.loading import loaded
 from htmuon.optim.schedules import schedule_from_dict
@@ -204,11 +205,13 @@ class GroupedOptimizer(Optimizer):
 
         Raises:
             TypeError: a saved setting has the wrong type; nothing was changed.
-            ValueError: a saved setting is invalid, or groups, names or states don't match; nothing was changed.
+            ValueError: a saved setting is invalid, groups, names or states don't match, or it is of an optimizer that
+                names its settings otherwise, which `htmuon.optim.load_from` loads; nothing was changed.
         """
         state_dict = state_dict.copy()
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = pre_hook(self, state_dict) or state_dict
+        check_own(state_dict)
         groups, state = loaded(state_dict, self)
         self.__setstate__({"state": state, "param_groups": groups})
         self._seen = [Seen.of(group) for group in groups]

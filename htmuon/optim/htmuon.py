@@ -73,7 +73,7 @@ class HTMuon(SpectralOptimizer):
             of rounding. `method="newton_schulz"` rests at zero and fades below the floor as `torch.optim.Muon` does.
         adjust_lr_fn: the scale a by the names of `torch.optim.Muon`: `original`, or `match_rms_adamw`
             (`0.2 max(rows, columns)^0.5`; needs `normalization="rms"`), `spectral_unclamped`
-            (`(rows / columns)^0.5`).
+            (`(rows / columns)^0.5`, by the name of timm `rms_to_rms`), `none` (1).
         method: how the map is computed: a name in `htmuon.linalg.METHODS`; an object,
             `htmuon.linalg.Polynomial(levels=8)`, which groups hold as a plain dict; `exact`, a decomposition; or
             `auto`, the cheapest that errs by less than 10 % (`htmuon.linalg.select_method` says what that picks).

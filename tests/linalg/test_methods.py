@@ -8,14 +8,14 @@ from matrices import SHAPES, SPECTRA, mapped_by_svd, matrix_with, relative_error
 
 import htmuon
 from htmuon.linalg import METHODS, Quintic, check_method, method_of, method_setting, select_method
-from htmuon.linalg.newton_schulz import spectral_norm_of_gram
+from htmuon.linalg.newton_schulz import NewtonSchulz, spectral_norm_of_gram
 from htmuon.linalg.parts import as_dict
 from htmuon.linalg.select import OF_STEPS
 from htmuon.spectral import Clip, Function, Knee, Power, RankPower
 
 POWERS = [-0.5, -0.25, 0.0, 0.125, 0.5, 1.0]
 # Of every field that a method has, a value that is not its default.
-OTHER_SETTINGS = {"levels": 8, "steps": 6, "precision": "bfloat16", "eps": 1e-3}
+OTHER_SETTINGS = {"levels": 8, "steps": 6, "precision": "bfloat16", "eps": 1e-3, "coefficients": ((2.0, -1.5, 0.5),)}
 
 
 CASES = [(name, power) for name in METHODS for power in POWERS if METHODS[name].can(Power(power))]
@@ -169,6 +169,40 @@ def test_newton_schulz_at_zero_is_the_recipe_of_torch():
     expected = _zeropower_via_newtonschulz(matrix, (3.4445, -4.7750, 2.0315), 5, 1e-7).to(torch.float32)
     # Five bfloat16 steps on slightly different roundings of the normalized input: a few units of 2^-8.
     assert relative_error(METHODS["newton_schulz"](matrix, Power(0.0)).matrix, expected.to(torch.float64)) < 0.02
+
+
+def test_newton_schulz_takes_the_coefficients_of_others():
+    matrix = zoo_matrix("one over i", (40, 24)).to(torch.float32)
+    rows = ((4.0848, -6.8946, 2.9270), (2.8769, -3.1427, 1.2046), (2.0, -1.5, 0.5))
+    x = matrix.to(torch.float64).mT / matrix.norm()
+    for a, b, c in rows:
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    # Three bfloat16 steps: a few units of 2^-8, of which the first step makes four times as many.
+    assert relative_error(NewtonSchulz(coefficients=rows)(matrix, Power(0.0)).matrix, x.mT) < 0.03
+    given = [list(row) for row in rows]  # as a file of JSON has them
+    assert method_of({"name": "newton_schulz", "coefficients": given}) == NewtonSchulz(coefficients=rows)
+    torch.testing.assert_close(
+        NewtonSchulz(coefficients=((3.4445, -4.7750, 2.0315),) * 5)(matrix, Power(0.0)).matrix,
+        NewtonSchulz()(matrix, Power(0.0)).matrix,
+        rtol=0,
+        atol=0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "error", "message"),
+    [
+        ((), ValueError, r"at least one triple; got \(\)"),
+        ((3.4, -4.7, 2.0), TypeError, r"a sequence of triples \(a, b, c\), one a step; got \(3.4"),
+        (((3.4, -4.7),), TypeError, "a sequence of triples"),
+        (((3.4, -4.7, float("nan")),), ValueError, "must be a finite number"),
+        ((("3.4", 1.0, 1.0),), TypeError, "must be a number; got '3.4'"),
+    ],
+)
+def test_coefficients_are_checked(rows, error, message):
+    with pytest.raises(error, match=message):
+        NewtonSchulz(coefficients=rows)
 
 
 def test_methods_name_what_they_need():

@@ -369,4 +369,4 @@ def test_defaults_differ_from_those_of_htmuon_where_the_variant_means_it(name):
         for kind in (htmuon.HTMuon, htmuon.OPTIMIZERS[name])
     )
     different = {key for key in {*usual, *own} if usual.get(key) != own.get(key)}
-    assert different <= {"lr", "power", "beta2", "adjust_lr_fn"}
+    assert different <= {"lr", "power", "beta2", "sign", "adjust_lr_fn"}

@@ -329,7 +329,7 @@ def test_spectral_unclamped_is_that_of_torch_muon(shape, nesterov):
 @pytest.mark.parametrize("name", NAMES)
 def test_spectral_unclamped_scales_an_update_by_the_root_of_rows_over_columns(name):
     moved = {}
-    for scale in ("spectral_unclamped", "original"):
+    for scale in ("spectral_unclamped", "rms_to_rms", "original", "none"):
         torch.manual_seed(0)
         wide = nn.Parameter(torch.zeros(4, 16))
         wide.grad = torch.randn(4, 16)
@@ -337,3 +337,15 @@ def test_spectral_unclamped_scales_an_update_by_the_root_of_rows_over_columns(na
         moved[scale] = wide.detach()
     # `original` leaves a wide matrix alone, and a half is exact.
     assert torch.equal(moved["spectral_unclamped"], moved["original"] / 2)
+    assert torch.equal(moved["rms_to_rms"], moved["spectral_unclamped"])
+    assert torch.equal(moved["none"], moved["original"])
+
+
+def test_no_scale_leaves_a_tall_matrix_alone():
+    moved = {}
+    for scale in ("none", "original"):
+        tall = nn.Parameter(torch.zeros(16, 4))
+        tall.grad = torch.eye(16, 4)
+        htmuon.Muon([tall], adjust_lr_fn=scale, weight_decay=0.0).step()
+        moved[scale] = tall.detach()
+    assert torch.equal(moved["none"], moved["original"] / 2)

@@ -163,11 +163,12 @@ def test_normuon_is_the_published_update(name, power):
         torch.testing.assert_close(p.detach(), weight, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("sign", [True, False])
 @pytest.mark.parametrize(("name", "power"), [("adamuon", 0.0), ("htadamuon", 0.125)])
-def test_adamuon_is_the_published_update(name, power):
-    # Sign of the momentum, element-wise second moments, root mean square 0.2.
+def test_adamuon_is_the_published_update(name, power, sign):
+    # Sign of the momentum, or that itself, element-wise second moments, root mean square 0.2.
     ours = [nn.Parameter(m) for m in matrices()]
-    optimizer = htmuon.OPTIMIZERS[name](ours, lr=1e-3, weight_decay=0.1, method="eigh")
+    optimizer = htmuon.OPTIMIZERS[name](ours, lr=1e-3, weight_decay=0.1, method="eigh", sign=sign)
     states = [(m, torch.zeros_like(m), torch.zeros_like(m)) for m in matrices()]
     for step in range(10):
         gradients = [0.01 * g for g in matrices(seed=step)]
@@ -177,7 +178,8 @@ def test_adamuon_is_the_published_update(name, power):
         following = []
         for (weight, momentum, v), gradient in zip(states, gradients, strict=True):
             momentum = 0.95 * momentum + 0.05 * gradient
-            update = polar_power((0.95 * momentum + 0.05 * gradient).sign(), power)
+            direction = 0.95 * momentum + 0.05 * gradient
+            update = polar_power(direction.sign() if sign else direction, power)
             v = 0.95 * v + 0.05 * update**2
             update = update / (v.sqrt() + 1e-8)
             update = update * 0.2 * weight.numel() ** 0.5 / update.norm()
