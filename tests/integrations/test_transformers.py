@@ -88,6 +88,8 @@ def test_the_monitor_changes_nothing_and_stops_with_the_run(tmp_path):
     assert {record["kind"] for record in watching.monitor.latest} == {"weights", "momentum", "updates"}
     optimizer = watched.optimizer.optimizer
     assert isinstance(optimizer, htmuon.HTMuon)
+    for parameter in watched.model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     assert watching.monitor.step == STEPS
 

@@ -22,6 +22,8 @@ def tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="0", bos_token="1", eos_token="2", unk_token="0")
 
 
+# What TRL 1.16 passes to transformers 5.23 by default.
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 @pytest.mark.parametrize("adapter", [None, LoraConfig(r=4, target_modules=["q_proj", "up_proj"])], ids=["whole", "lora"])
 def test_supervised_fine_tuning(adapter, tmp_path):
     lengths = {"max_steps": 4, "per_device_train_batch_size": 4, "max_length": 16}
