@@ -78,5 +78,6 @@ def test_two_processes_train_as_one_and_resume_to_the_bit(two, sharded, tmp_path
     for reached, resumed in two.run(resumed_on_a_rank, sharded, str(tmp_path)):
         assert equal(reached, resumed)
         for ours, theirs in zip(reached, alone, strict=True):
-            # The gradient is a mean of two means: some roundings of float32 in each of six updates of about 0.005.
-            torch.testing.assert_close(ours, theirs, rtol=0, atol=5e-6)
+            # The gradient is a mean of two means. Rounding, 1e-7, turns its weakest directions, 1e-4, by 1e-3; these
+            # are a third of the update at p = 1/8, whose entries are 0.005; in six steps.
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=5e-5)
