@@ -47,6 +47,10 @@ class MonitorCallback(Callback):
         if self.monitor is not None:
             self.monitor.sync()
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Stop listening."""
+        self.teardown(trainer, pl_module, "fit")
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Stop listening."""
         if self.monitor is not None:
@@ -56,8 +60,11 @@ class MonitorCallback(Callback):
 class LearningRateFinder(callbacks.LearningRateFinder):
     """Lightning's search for a learning rate, in which the rates of an optimizer's groups stay in proportion.
 
-    Lightning's own gives all groups one rate, while it searches and afterwards. Here the rate that it tries, and finds,
-    is that of the first group, which holds the matrices; each other group has the share of it that it began with.
+    Lightning's own gives all groups one rate, while it searches and afterwards. Here the rate that it tries is that of
+    the first group, which holds the matrices; each other group has the share of it that it began with. Then
+    `configure_optimizers` is called again, with the rate that was found in the attribute of the module: so write both
+    rates by it, `lr=self.lr, adamw_lr=0.15 * self.lr`. Schedules begin there, too; under Lightning's own they return to
+    the rate that they were made with.
 
     Args:
         settings: those of `lightning.pytorch.callbacks.LearningRateFinder`.
@@ -66,6 +73,11 @@ class LearningRateFinder(callbacks.LearningRateFinder):
         >>> trainer = Trainer(callbacks=[LearningRateFinder(min_lr=1e-4, max_lr=0.3)])  # doctest: +SKIP
     """
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Search, and make optimizer and schedule for the rate that was found."""
+        super().on_fit_start(trainer, pl_module)
+        trainer.strategy.setup_optimizers(trainer)
+
     def lr_find(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Search, and leave the rates in proportion."""
         (optimizer,) = trainer.optimizers
@@ -73,8 +85,9 @@ class LearningRateFinder(callbacks.LearningRateFinder):
         shares = [group["lr"] / first for group in optimizer.param_groups]
 
         def in_proportion(optimizer: Optimizer, *_: Any) -> None:
+            rate = optimizer.param_groups[0]["lr"]
             for group, share in zip(optimizer.param_groups, shares, strict=True):
-                group["lr"] = optimizer.param_groups[0]["lr"] * share
+                group["lr"] = rate * share
 
         hook = optimizer.register_step_pre_hook(in_proportion)
         try:
