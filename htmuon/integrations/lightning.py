@@ -1,4 +1,4 @@
-"""The Trainer of Lightning: spectra while it trains, and its search for a learning rate with the rates in proportion."""
+"""The Trainer of Lightning: spectra while it trains, and a search for a learning rate that keeps both in proportion."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from htmuon.analysis import SpectralMonitor
 
 require("lightning", extra="lightning")
 
-from lightning.pytorch import Callback, LightningModule, Trainer, callbacks  # noqa: E402 - after an error that names the remedy
+from lightning.pytorch import Callback, LightningModule, Trainer, callbacks  # noqa: E402 - after the look whether it is there
 
 
 class MonitorCallback(Callback):

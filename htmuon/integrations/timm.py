@@ -46,7 +46,7 @@ def register() -> list[str]:
     Example:
         >>> import timm, torch
         >>> register()
-        ['htmuon', 'normuon', 'htnormuon', 'htadamuon']
+        ['htmuon', 'htadamuon', 'normuon', 'htnormuon']
         >>> model = timm.create_model("vit_tiny_patch16_224", depth=1, num_classes=10)
         >>> optimizer = timm.optim.create_optimizer_v2(model, opt="htmuon", lr=0.02, weight_decay=0.05, adamw_lr=3e-3)
         >>> sorted({(group["use_muon"], group["lr"], group["weight_decay"]) for group in optimizer.param_groups})
@@ -100,8 +100,10 @@ def _made(optimizer: type[HTMuon], params: ParamsT, **settings: Any) -> HTMuon:
 
 
 def _routed(model: nn.Module, params: Any) -> list[dict[str, Any]]:
-    """timm's groups, or the plain parameters of a `param_group_fn`, divided; what `fallback_list` named takes AdamW."""
+    """Timm's groups, or the plain parameters of a `param_group_fn`, divided; what `fallback_list` named takes AdamW."""
     listed = list(params)
     groups = listed if listed and isinstance(listed[0], Mapping) else [{"params": listed}]
     fallback = {id(p) for group in groups if group.get("use_fallback") for p in group["params"]}
-    return route_groups(model, groups, adamw=[escape(name) for name, p in model.named_parameters() if id(p) in fallback])
+    return route_groups(
+        model, groups, adamw=[escape(name) for name, p in model.named_parameters() if id(p) in fallback]
+    )

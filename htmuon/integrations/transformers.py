@@ -9,7 +9,7 @@ from htmuon.optim import HTMuon
 
 require("transformers", extra="transformers")
 
-from transformers import (  # noqa: E402 - after an error that names the remedy
+from transformers import (  # noqa: E402 - after the look whether it is there
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -36,7 +36,7 @@ def factory(optimizer: type[HTMuon]) -> Callable[[], Callable[..., HTMuon]]:
         >>> import torch, htmuon
         >>> made = factory(htmuon.HTMuon)()(torch.nn.Linear(4, 4), lr=0.02, adamw_lr=3e-3)
         >>> [group["lr"] for group in made.param_groups]
-        [0.003, 0.003]
+        [0.02, 0.003]
     """
     if not isinstance(optimizer, type) or not issubclass(optimizer, HTMuon):
         raise TypeError(f"optimizer must be a class of htmuon.OPTIMIZERS; got {optimizer!r}. Pass htmuon.HTMuon.")

@@ -173,7 +173,11 @@ def test_the_search_for_a_rate_keeps_the_rates_in_proportion(tmp_path, scheduled
     straight = Classifier(scheduled)
     straight.lr = module.lr
     Trainer(
-        max_epochs=3, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        max_epochs=3,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
         enable_model_summary=False,
     ).fit(straight, data())
     assert equal(module, straight)

@@ -14,8 +14,8 @@ from htmuon.analysis import SpectralMonitor
 from htmuon.integrations.timm import register
 
 timm = pytest.importorskip("timm")
-from timm.optim import create_optimizer, create_optimizer_v2, list_optimizers, param_groups_layer_decay  # noqa: E402
-from timm.scheduler import create_scheduler_v2  # noqa: E402
+from timm.optim import create_optimizer, create_optimizer_v2, list_optimizers, param_groups_layer_decay
+from timm.scheduler import create_scheduler_v2
 
 NAMES = ["htmuon", "htadamuon", "normuon", "htnormuon"]
 RATES = {"lr": 0.02, "adamw_lr": 0.003}

@@ -24,7 +24,9 @@ def tokenizer():
 
 # What TRL 1.16 passes to transformers 5.23 by default.
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
-@pytest.mark.parametrize("adapter", [None, LoraConfig(r=4, target_modules=["q_proj", "up_proj"])], ids=["whole", "lora"])
+@pytest.mark.parametrize(
+    "adapter", [None, LoraConfig(r=4, target_modules=["q_proj", "up_proj"])], ids=["whole", "lora"]
+)
 def test_supervised_fine_tuning(adapter, tmp_path):
     lengths = {"max_steps": 4, "per_device_train_batch_size": 4, "max_length": 16}
     quiet = {"report_to": [], "disable_tqdm": True, "use_cpu": True, "logging_steps": 1, "bf16": False}
@@ -32,7 +34,9 @@ def test_supervised_fine_tuning(adapter, tmp_path):
     trainer = SFTTrainer(
         language_model(),
         SFTConfig(output_dir=str(tmp_path), **lengths, **quiet),
-        train_dataset=datasets.Dataset.from_list([{"text": " ".join(map(str, s["input_ids"].tolist()))} for s in sentences()]),
+        train_dataset=datasets.Dataset.from_list(
+            [{"text": " ".join(map(str, s["input_ids"].tolist()))} for s in sentences()]
+        ),
         processing_class=tokenizer(),
         optimizer_cls_and_kwargs=(factory(htmuon.HTMuon), RATES),
         callbacks=[watching],
@@ -41,9 +45,7 @@ def test_supervised_fine_tuning(adapter, tmp_path):
     log_rates(trainer)
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
     trainer.train()
-    matrices = {
-        name for group in trainer.optimizer.param_groups if group["use_muon"] for name in group["param_names"]
-    }
+    matrices = {name for group in trainer.optimizer.param_groups if group["use_muon"] for name in group["param_names"]}
     moved = {name for name, p in trainer.model.named_parameters() if not p.equal(before[name])}
     if adapter is None:
         assert moved == set(before)
