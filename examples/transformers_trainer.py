@@ -3,8 +3,8 @@
     python examples/transformers_trainer.py --steps 100 --out runs/trainer
     python examples/transformers_trainer.py --steps 100 --out runs/trainer --resume
 
-It needs transformers and accelerate (`pip install ".[transformers]"`). The optimizer is one line, spectra and the second
-learning rate one each. A killed run resumes from its last checkpoint, as if it had never stopped.
+It needs transformers and accelerate (`pip install ".[transformers]"`). The optimizer is one line, spectra and the
+second learning rate one each. A killed run resumes from its last checkpoint, as if it had never stopped.
 """
 
 import argparse

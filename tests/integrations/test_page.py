@@ -11,10 +11,15 @@ PAGE = Path(__file__).parents[2] / "docs" / "integrations.md"
 LIBRARIES = ("transformers", "accelerate", "lightning", "timm")
 BLOCKS = re.findall(r"```py\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
 
-# What these libraries say of a CPU, of a loader without workers, and of torch 2.14.
+# What these libraries say of a CPU, of short loaders without workers, and of torch 2.14.
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{words}")
-    for words in ("'pin_memory' argument is set", "The 'train_dataloader' does not have", ".*isinstance.treespec, Leaf")
+    for words in (
+        "'pin_memory' argument is set",
+        "The 'train_dataloader' does not have",
+        "The number of training batches",
+        ".*isinstance.treespec, Leaf",
+    )
 ]
 
 
