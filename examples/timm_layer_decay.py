@@ -3,11 +3,7 @@
     python examples/timm_layer_decay.py --epochs 2
 
 It needs timm (`pip install ".[timm]"`), and learns from the images inside the package. timm's own `train.py` takes the
-same words once the optimizers are registered:
-
-    python -c "import runpy, htmuon as h; h.integrations.timm.register(); runpy.run_path('train.py', run_name='__main__')" \
-        --model vit_tiny_patch16_224 --opt htmuon --lr 0.02 --weight-decay 0.05 --layer-decay 0.75 \
-        --opt-kwargs adamw_lr=3e-3
+same words once the optimizers are registered: docs/integrations.md has the line.
 """
 
 import argparse

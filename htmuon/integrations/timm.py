@@ -60,7 +60,7 @@ def register() -> list[str]:
         made = partial(_made, OPTIMIZERS[name])
         description = (OPTIMIZERS[name].__doc__ or "").partition("\n")[0]
         registry.register(factory.OptimInfo(name, made, description, has_eps=True, has_momentum=True, has_betas=True))
-    if not hasattr(registry.create_optimizer, "__wrapped__"):
+    if "create_optimizer" not in vars(registry):
         registry.create_optimizer = _remembering_the_model(registry.create_optimizer)
     return names
 
