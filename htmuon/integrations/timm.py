@@ -54,9 +54,9 @@ def register() -> list[str]:
     """
     factory = require("timm.optim._optim_factory", extra="timm")
     registry = factory.default_registry
-    taken = set(registry.list_optimizers()) - {name for name in OPTIMIZERS if _is_ours(registry, name)}
-    names = [name for name in OPTIMIZERS if name not in taken]
-    for name in (name for name in names if not _is_ours(registry, name)):
+    theirs = registry.list_optimizers()
+    names = [name for name in OPTIMIZERS if name not in theirs or _is_ours(registry.get_optimizer_info(name))]
+    for name in (name for name in names if name not in theirs):
         made = partial(_made, OPTIMIZERS[name])
         description = (OPTIMIZERS[name].__doc__ or "").partition("\n")[0]
         registry.register(factory.OptimInfo(name, made, description, has_eps=True, has_momentum=True, has_betas=True))
@@ -65,11 +65,9 @@ def register() -> list[str]:
     return names
 
 
-def _is_ours(registry: Any, name: str) -> bool:
-    if name not in registry.list_optimizers():
-        return False
-    made = registry.get_optimizer_info(name).opt_class
-    return isinstance(made, partial) and made.func is _made
+def _is_ours(row: Any) -> bool:
+    """Whether a row of the registry is one that `register` has added."""
+    return isinstance(row.opt_class, partial) and row.opt_class.func is _made
 
 
 def _remembering_the_model(create: Callable[..., torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
