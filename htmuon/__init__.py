@@ -53,7 +53,17 @@ __all__ = [
 
 
 # Imported when they are first used: no training step needs them.
-_ROOMS = ("analysis", "baselines", "bench", "checkpoints", "compare", "data", "recipes", "training")
+_ROOMS = (
+    "analysis",
+    "baselines",
+    "bench",
+    "checkpoints",
+    "compare",
+    "data",
+    "integrations",
+    "recipes",
+    "training",
+)
 
 
 def __getattr__(name: str) -> Any:

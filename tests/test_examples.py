@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,3 +60,44 @@ def test_fsdp2_trains_two_ranks():
     losses = [float(loss) for loss in re.findall(r"loss ([\d.]+)", done.stdout)]
     assert len(losses) == 8
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.slow
+def test_a_resumed_trainer_ends_as_one_that_was_never_stopped(tmp_path):
+    pytest.importorskip("accelerate")
+    main, words = main_of("transformers_trainer.py"), ["--steps", "20", "--save-every", "10"]
+    whole = main([*words, "--out", str(tmp_path)])
+    records = (tmp_path / "spectra.jsonl").read_text()
+    shutil.rmtree(tmp_path / "checkpoint-20")
+    resumed = main([*words, "--out", str(tmp_path), "--resume"])
+    first, last = ([row["loss"] for row in logs if "loss" in row] for logs in (whole, resumed))
+    assert first == last
+    assert first[1] < first[0] - 0.5
+    assert (tmp_path / "spectra.jsonl").read_text() == records
+
+
+@pytest.mark.slow
+def test_a_loop_of_accelerate_learns(tmp_path):
+    pytest.importorskip("accelerate")
+    # accelerate keeps its settings for a whole process.
+    script = [sys.executable, str(EXAMPLES / "accelerate_loop.py"), "--steps", "64", "--out", str(tmp_path)]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    losses = [float(loss) for loss in re.findall(r"loss ([\d.]+)", done.stdout)]
+    assert losses[-1] < losses[0] - 0.2
+    assert (tmp_path / "optimizer.bin").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(r"ignore:.*isinstance\(treespec, LeafSpec", "ignore:The 'train_dataloader' does not have")
+def test_the_trainer_of_lightning_learns(tmp_path):
+    pytest.importorskip("lightning")
+    assert main_of("lightning_trainer.py")(["--epochs", "1", "--search-steps", "20", "--out", str(tmp_path)]) < 1
+    assert next(tmp_path.rglob("metrics.csv")).read_text().count("lr-HTMuon/pg") == 3
+
+
+@pytest.mark.slow
+def test_a_transformer_of_timm_learns():
+    pytest.importorskip("timm")
+    main = main_of("timm_layer_decay.py")
+    assert main(["--images", "500", "--epochs", "3"]) < main(["--images", "500", "--epochs", "1"]) - 0.2

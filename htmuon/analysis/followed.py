@@ -11,8 +11,8 @@ from htmuon.analysis.hidden import HiddenMatrix, check_unsharded
 from htmuon.routing.models import unwrapped
 
 # Under these names libraries keep the optimizer that they wrap: accelerate and DeepSpeed, SAM and its kin,
-# schedule-free, pytorch_optimizer, Opacus, Lightning.
-_INNER = ("optimizer", "base_optimizer", "base", "original_optimizer", "_optimizer")
+# schedule-free, pytorch_optimizer, Opacus, Lightning, timm.
+_INNER = ("optimizer", "base_optimizer", "base", "original_optimizer", "_optimizer", "_base_optimizer")
 
 
 def inner_model(model: Any) -> torch.nn.Module:

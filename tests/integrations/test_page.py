@@ -1,0 +1,50 @@
+"""The lines of docs/integrations.md run, where the library that they are about is installed."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+PAGE = Path(__file__).parents[2] / "docs" / "integrations.md"
+LIBRARIES = ("transformers", "accelerate", "lightning", "timm")
+BLOCKS = re.findall(r"```py\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+
+# What these libraries say of a CPU, of short loaders without workers, and of torch 2.14.
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:{words}")
+    for words in (
+        "'pin_memory' argument is set",
+        "The 'train_dataloader' does not have",
+        "The number of training batches",
+        ".*isinstance.treespec, Leaf",
+    )
+]
+
+
+def needed(block):
+    """The libraries of a block; the Trainer of transformers needs accelerate, too."""
+    named = [name for name in LIBRARIES if re.search(rf"^(import|from) {name}\b", block, flags=re.MULTILINE)]
+    return [*named, "accelerate"] if "transformers" in named else named
+
+
+def test_each_library_has_its_lines():
+    assert {name for block in BLOCKS for name in needed(block)} == set(LIBRARIES)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: needed(block)[0])
+def test_a_block_runs(block, tmp_path, monkeypatch):
+    for library in needed(block):
+        pytest.importorskip(library)
+    monkeypatch.chdir(tmp_path)
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 4))
+    points = torch.utils.data.TensorDataset(torch.randn(32, 8), torch.arange(32) % 4)
+    names = {"model": model, "loader": torch.utils.data.DataLoader(points, batch_size=8)}
+    if "Trainer(\n    model" in block:
+        from integrations.language import language_model, sentences
+
+        names |= {"model": language_model(), "data": sentences()}
+    exec(compile(block, str(PAGE), "exec"), names)
+    if "runs/spectra.jsonl" in block:
+        assert (tmp_path / "runs" / "spectra.jsonl").stat().st_size > 0
