@@ -90,7 +90,7 @@ class Hyperball:
     rate is the length of a step in units of the weights. A parameter that is zero stays zero: not for weights that
     start there, as the last ones of residual branches sometimes do.
 
-    Source: the hyperball optimizers of Wen et al., "Fantastic Pretraining Optimizers" (marin, 2025).
+    Source: Wen et al., Hyperball Optimization, arXiv 2606.16899.
     """
 
     def __call__(self, weight: Tensor, update: Tensor, rate: float | Tensor, group: Group, total: Total) -> None:
