@@ -123,8 +123,9 @@ EXPERIMENTS = {
         f"resnet-tiny --eval-interval 312 --jobs 2 --optimizers {MUON} {MUON},rate_rule=alignment"
     ),
     "kinds-llama-tiny": Experiment(
-        f"llama-tiny --eval-interval 20 {SAVE} --jobs 2 --optimizers adamw:two_rates=true {MUON} "
-        f"{MUON},lr_scale=kinds {MUON},rate_rule=alignment"
+        f"llama-tiny --eval-interval 20 {SAVE} --jobs 2 --optimizers adamw:two_rates=true {MUON} htmuon "
+        f"{MUON},lr_scale=kinds",
+        protocol=PROTOCOL.replace("tune", "missing"),
     ),
     "novels": Experiment(f"{NOVELS} --optimizers {SIGNS}"),
 }

@@ -36,7 +36,7 @@ class CompareArguments:
         baseline: what the others are compared with; the Muon among the optimizers, or else the first, if not given.
         seeds: seeds of the reported runs.
         tuning_seeds: seeds of the runs that choose the learning rates.
-        learning_rates: stored ones, or tune them now.
+        learning_rates: stored ones, tune them now, or tune the missing ones alone.
         tuned_file: take the stored learning rates from this file, which --save-tuned wrote.
         save_tuned: put the learning rates found into this file.
         weight_decay: decoupled weight decay of every optimizer; the recipe's if not given.

@@ -16,7 +16,7 @@ from htmuon.compare.grid import GridConfig
 from htmuon.routing.kinds import KINDS
 from htmuon.training.run_config import WITHOUT_EFFECT, RunConfig, flat_settings
 
-LearningRates = Literal["stored", "tune"]
+LearningRates = Literal["stored", "tune", "missing"]
 # Muon as it is published and used, by five Newton-Schulz steps; "muon" alone is the exact polar factor.
 DEFAULT_OPTIMIZERS = ("adamw", "muon:method=newton_schulz", "htmuon")
 
@@ -56,7 +56,8 @@ class CompareConfig:
         baseline: the one that the others are compared with; "" is the Muon among them, or else the first.
         seeds: seeds of the report runs.
         tuning_seeds: seeds of the tuning runs; none of them may be a report seed.
-        learning_rates: "stored" takes them from `tuned_file`, "tune" searches for them.
+        learning_rates: "stored" takes them from `tuned_file`, "tune" searches for them, "missing" for those
+            that are not there, at the stored rate of the other parameters.
         tuned_file: a file written by an earlier search; "" is the one inside the package.
         grid: where the search looks.
         confirms: the folder of an earlier comparison whose winner this one tests afresh; see `confirmation`.
@@ -89,7 +90,7 @@ class CompareConfig:
         choose_baseline(self.optimizers, self.baseline)  # raises where it is none of them
         for seed in (*self.seeds, *self.tuning_seeds):
             replace(self.run, seed=seed)  # raises where a run could not have this seed
-        if self.learning_rates == "tune":
+        if self.learning_rates != "stored":
             self.check_seeds(self.tuning_seeds)
         if self.learning_rates not in get_args(LearningRates):
             raise unknown_name("learning_rates", self.learning_rates, list(get_args(LearningRates)))

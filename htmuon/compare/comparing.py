@@ -15,7 +15,7 @@ from htmuon.compare.grid import is_interior
 from htmuon.compare.jobs import Display, opened_jobs
 from htmuon.compare.labels import label
 from htmuon.compare.run_record import Records, RunRecord
-from htmuon.compare.tuned_rates import TunedRecipe, load_tuned, merge_tuned, tuned_to_json
+from htmuon.compare.tuned_rates import TunedOptimizer, TunedRecipe, load_tuned, merge_tuned, tuned_to_json
 from htmuon.compare.tuning import tune
 from htmuon.recipes import RECIPES
 from htmuon.training.run_config import flat_settings
@@ -41,8 +41,8 @@ def compare(
     Raises:
         ValueError: the folder is of something else, there is no stored learning rate, or a setting is not valid.
     """
-    if save_tuned is not None and config.learning_rates != "tune":
-        raise ValueError('save_tuned needs learning rates to save: give learning_rates="tune" with it.')
+    if save_tuned is not None and config.learning_rates == "stored":
+        raise ValueError('save_tuned needs learning rates to save: give learning_rates="tune" or "missing" with it.')
     if save_tuned is not None and save_tuned.exists():
         load_tuned(save_tuned)  # raises now, and not after the search
     stored = _stored_rates(config) if config.learning_rates == "stored" else None
@@ -55,7 +55,7 @@ def compare(
             rates = ", ".join(f"{label(spec)} {stored.optimizers[spec].lr:.3g}" for spec in config.optimizers)
             how = "as published, not tuned here" if stored.published else "found with"
             display.on_message(f"Learning rates are stored ones ({rates}), {how}: {stored.command}")
-        tuned = stored or tune(runs, command)
+        tuned = stored or tune(runs, command, _known_rates(runs) if config.learning_rates == "missing" else {})
         if save_tuned is not None:
             save_tuned.parent.mkdir(parents=True, exist_ok=True)
             kept = load_tuned(save_tuned) if save_tuned.exists() else {}  # as it is by now
@@ -85,8 +85,26 @@ def _flag(name: str, value: object) -> list[str]:
     return [f"--{typed}={text}"] if text.startswith("-") else [f"--{typed}", text]
 
 
+def _tuned_file(config: CompareConfig) -> Path:
+    return Path(config.tuned_file) if config.tuned_file else Path(str(files("htmuon.compare") / "tuned.json"))
+
+
+def _known_rates(runs: Runs) -> dict[str, TunedOptimizer]:
+    """The stored learning rates that a search with the settings and seeds of this one has found."""
+    config, path = runs.config, _tuned_file(runs.config)
+    stored = load_tuned(path).get(config.run.recipe) if path.exists() else None
+    if stored is None:
+        return {}
+    changed = stored.changed_settings(config.tuning_settings())
+    if changed or stored.published or stored.seeds != config.tuning_seeds:
+        why = "; ".join(changed) or ("they were published" if stored.published else f"their seeds were {stored.seeds}")
+        runs.display.on_message(f"The stored learning rates are of another search ({why}): all are searched for.")
+        return {}
+    return dict(stored.optimizers)
+
+
 def _stored_rates(config: CompareConfig) -> TunedRecipe:
-    path = Path(config.tuned_file) if config.tuned_file else Path(str(files("htmuon.compare") / "tuned.json"))
+    path = _tuned_file(config)
     if not path.exists():
         raise ValueError(f"{path}, the file of stored learning rates, must exist. Make it: {tuning_command(config)}")
     stored = load_tuned(path).get(config.run.recipe)

@@ -1,7 +1,7 @@
 """The search of a comparison: AdamW's learning rate, that of the other parameters, and with it those of all others."""
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -18,22 +18,31 @@ from htmuon.compare.run_record import RunRecord
 from htmuon.compare.tuned_rates import TunedOptimizer, TunedRecipe
 
 
-def tune(runs: Runs, command: str) -> TunedRecipe:
+def tune(runs: Runs, command: str, known: Mapping[str, TunedOptimizer]) -> TunedRecipe:
     """The best learning rates of AdamW and of all optimizers of a comparison.
 
     Args:
         runs: of the comparison.
         command: what the user typed; it is kept with the rates.
+        known: what an equal search has found. Of optimizers with a rate of their own for the other parameters, those
+            count that had the guide's.
     """
     config = runs.config
     others = [spec for spec in config.optimizers if spec != ADAMW]
-    runs.plan((1 + len(others)) * config.grid.points * len(config.tuning_seeds))
-    runs.plan(len(config.optimizers) * len(config.seeds))
-    tuned = {ADAMW: _tune_one(runs, ADAMW, first_learning_rate(ADAMW))}
-    other_lr = tuned[ADAMW].lr
     guide = choose_guide(others)
+    tuned = {spec: known[spec] for spec in (ADAMW, guide) if spec in known and spec is not None}
+    if guide in tuned:
+        rate = tuned[guide].adamw_lr
+        tuned |= {spec: known[spec] for spec in others if spec in known and _at(rate, spec, known[spec])}
+    searched = sum(spec not in tuned for spec in (ADAMW, *others))
+    runs.plan(searched * config.grid.points * len(config.tuning_seeds))
+    runs.plan(len(config.optimizers) * len(config.seeds))
+    if ADAMW not in tuned:
+        tuned[ADAMW] = _tune_one(runs, ADAMW, first_learning_rate(ADAMW))
+    other_lr = tuned[ADAMW].lr
     if guide is not None:
-        tuned[guide] = _tune_with_other_lr(runs, guide, other_lr)
+        if guide not in tuned:
+            tuned[guide] = _tune_with_other_lr(runs, guide, other_lr)
         other_lr = tuned[guide].adamw_lr
 
     def search(spec: str) -> TunedOptimizer:
@@ -77,6 +86,11 @@ def is_relative_of_muon(spec: str) -> bool:
         (True, False)
     """
     return _info(spec).first_lr is None
+
+
+def _at(other_lr: float, spec: str, found: TunedOptimizer) -> bool:
+    """Whether a rate was found at this one of the other parameters, or has none beside it."""
+    return found.adamw_lr == other_lr or not has_separate_rates(spec)
 
 
 def _info(spec: str) -> OptimizerInfo:
