@@ -1,4 +1,4 @@
-"""Run every example and write docs/gallery.md: what each prints, and the spectra that it records.
+"""Run the examples of one process and write docs/gallery.md: what each prints, and the spectra that it records.
 
     python benchmarks/gallery.py
 
@@ -21,8 +21,9 @@ PAGE = ROOT / "docs" / "gallery.md"
 PICTURES = ROOT / "docs" / "images" / "gallery"
 HEAD = """# Gallery
 
-Each script of `examples/` as it runs on a CPU, in seconds to a minute: what it is for, what it prints, and, where it records them, the spectra
-of its weights. `python benchmarks/gallery.py` makes this page.
+Scripts of `examples/` as they run on a CPU, in seconds to a minute: what they are for, what they print, and, where they
+record them, the spectra of their weights. `examples/fsdp2.py` needs several processes: see its head. This page is made
+by `python benchmarks/gallery.py`.
 """
 # What stands behind the name of a script; FOLDER is a temporary one.
 EXAMPLES = {

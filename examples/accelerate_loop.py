@@ -38,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> float:
     accelerator = Accelerator(mixed_precision="bf16", gradient_accumulation_steps=2)
     model = nn.Sequential(nn.Linear(16, 64), nn.GELU(), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 4))
     optimizer = htmuon.HTMuon.for_model(model, lr=0.02, adamw_lr=3e-3)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=given.steps)
+    # accelerate moves a schedule once for each process.
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=given.steps * accelerator.num_processes)
     loader = DataLoader(examples(), batch_size=32, shuffle=True)
     model, optimizer, scheduler, loader = accelerator.prepare(model, optimizer, scheduler, loader)
 

@@ -132,6 +132,15 @@ def momentum_of(optimizer: torch.optim.Optimizer, parameter: Tensor) -> Tensor |
     return next((value for value in found if isinstance(value, Tensor) and value.shape == parameter.shape), None)
 
 
+def average_of(optimizer: torch.optim.Optimizer, parameter: Tensor) -> Tensor | None:
+    """A copy of the smoothed gradient as an average of gradients, where the optimizer keeps their sum."""
+    momentum = momentum_of(optimizer, parameter)
+    if momentum is None:
+        return None
+    group = next(group for group in optimizer.param_groups if any(p is parameter for p in group["params"]))
+    return momentum * (1 - group["momentum"]) if group.get("momentum_rule") == "sum" else momentum.clone()
+
+
 def rate_factor(state: Mapping[str, Any]) -> float | None:
     """The factor of the learning rate that a rule has found for a parameter of this state; None without a rule."""
     return math.exp(float(state["log_rate"])) if "log_rate" in state else None

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from htmuon.analysis.followed import FollowedMatrices, StepCount, inner_model, inner_optimizer
-from htmuon.analysis.hidden import LastUpdate, hidden_matrices, momentum_of, rate_factor
+from htmuon.analysis.hidden import LastUpdate, average_of, hidden_matrices, momentum_of, rate_factor
 from htmuon.analysis.record_log import Record, RecordLog, read_records
 from htmuon.analysis.signal import signal_by_sigma
 from htmuon.analysis.spectral_records import RecordKind, spectral_records
@@ -151,8 +151,8 @@ class SpectralMonitor:
             with self._budget.spending():
                 self.matrices = self._followed.current()
                 self._before = LastUpdate(self._optimizer, self.matrices)
-                found = ((matrix.name, momentum_of(self._optimizer, matrix.parameter)) for matrix in self.matrices)
-                self._momenta = {name: momentum.clone() for name, momentum in found if momentum is not None}
+                found = ((matrix.name, average_of(self._optimizer, matrix.parameter)) for matrix in self.matrices)
+                self._momenta = {name: momentum for name, momentum in found if momentum is not None}
 
     def after_step(self) -> None:
         """Count the step, and record it if it is due: called by the optimizer's hook, or by you with `attach=False`."""

@@ -25,9 +25,16 @@ def is_held_back(number: int, every: int = EVERY) -> bool:
 def held_back(count: int) -> Tensor:
     """Which of so many are held back, `[count]` bool; of two or more one at least, and never all.
 
+    Raises:
+        ValueError: there are fewer than two.
+
     Example:
         >>> held_back(3), held_back(33).nonzero().flatten().tolist()
         (tensor([False,  True, False]), [8, 24])
     """
+    if count < 2:
+        raise ValueError(
+            f"a confirmation needs at least two training documents or images, of which one is held back; got {count}."
+        )
     every = min(EVERY, count)
     return torch.tensor([is_held_back(number, every) for number in range(count)])

@@ -81,8 +81,9 @@ class LearningRateFinder(callbacks.LearningRateFinder):
     def lr_find(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Search, and leave the rates in proportion."""
         (optimizer,) = trainer.optimizers
-        first = optimizer.param_groups[0]["lr"]
-        shares = [group["lr"] / first for group in optimizer.param_groups]
+        # A warm-up may begin at zero.
+        rates = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
+        shares = [rate / rates[0] for rate in rates]
 
         def in_proportion(optimizer: Optimizer, *_: Any) -> None:
             rate = optimizer.param_groups[0]["lr"]

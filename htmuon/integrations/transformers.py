@@ -115,7 +115,7 @@ class _Rates(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any
     ) -> None:
         groups = parts["optimizer"].param_groups
-        self._rate = next((float(group["lr"]) for group in groups if not group["use_muon"]), None)
+        self._rate = next((float(group["lr"]) for group in groups if not group.get("use_muon", True)), None)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any) -> None:
         if "learning_rate" in parts["logs"] and self._rate is not None:

@@ -229,6 +229,8 @@ class _Reader(NamedTuple):
                 f"groups of this optimizer lack {lacking}. Make it by htmuon.like({self.name!r}, ...).make(groups)."
             )
         settings = {key: value for key, value in made.items() if key in group and key not in left_out}
+        # What is left out there has the choice that `like` means.
+        settings = {"momentum_rule": "average", "weight_update": "decoupled"} | settings
         if scheduled:
             settings["initial_lr"] = like(self.name, **{**given, "lr": theirs["initial_lr"]})["lr"]
         step = theirs.get("step")

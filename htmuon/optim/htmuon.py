@@ -61,10 +61,12 @@ class HTMuon(SpectralOptimizer):
         momentum: beta, in [0, 1).
         nesterov: look one step ahead.
         momentum_rule: what is remembered of the gradients: `average`, `sum` (`M <- beta M + G`, as SGD has it) or
-            `two_averages`, a fast and a slow one; or an object, `htmuon.optim.TwoAverages(slow=0.99)`.
-        weight_decay: times `lr`.
-        weight_update: how weights take the update and decay: `decoupled`, `cautious` (only weights decay that the
-            update makes smaller), `independent` (of the rate) or `hyperball` (weights keep their norm).
+            `two_averages`, a fast and a slow one; or an object, `htmuon.optim.TwoAverages(slow=0.99)`. Two averages
+            have betas of their own, no Nesterov step, and a second buffer as large as the momentum.
+        weight_decay: times `lr`; with `weight_update="independent"` alone, and with `hyperball` of no meaning.
+        weight_update: how matrices take the update and decay: `decoupled`, `cautious` (only weights decay that the
+            update makes smaller), `independent` (of the rate: a decay of 2e-3, say) or `hyperball` (weights keep their
+            norm, `lr` is relative to it, and zero weights stay zero: not for adapters).
         normalization: what fixes the size of O: `none` (the published method: it moves with the p-th power of the
             gradient's scale, and for p < 0 grows as the gradient shrinks), `spectral`, `rms` (the size of Muon's
             update, so that its learning rates carry over), `lmo`; `auto` is `none` for p >= 0 and `rms` for p < 0.

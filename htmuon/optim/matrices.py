@@ -14,15 +14,12 @@ from htmuon._typing import Group
 from htmuon.layouts import Bracket, Layout, LoadBalancer, Stack, add_up, part, part_like
 from htmuon.linalg.base import compute_dtype
 from htmuon.optim.buckets import cost
-from htmuon.optim.momentum_rules import MOMENTUM, MOMENTUM_RULES, SLOW
+from htmuon.optim.momentum_rules import MOMENTUM_RULES
 from htmuon.optim.named import part_of
 from htmuon.optim.rate_rules import ALIGNMENT, LAST_UPDATE, LOG_RATE
 from htmuon.optim.signal import Flags
-from htmuon.optim.state import State
+from htmuon.optim.state import State, as_the_parameter
 from htmuon.optim.weight_updates import WEIGHT_UPDATES
-
-# State that the bracket does not see: of the elementwise work around it.
-OUTSIDE = (MOMENTUM, SLOW, LAST_UPDATE, ALIGNMENT, LOG_RATE)
 
 # Elements of a matrix from which on a CPU works on each by itself.
 SMALL = 2**14
@@ -91,7 +88,9 @@ class MatrixStack:
         group, first = self.group, self.parameters[0]
         flags, dtype = Flags.of(group, first), compute_dtype(first.dtype)
         active = torch.stack([signals[p] for p in self.parameters]) & finite.to(first.device)
-        kept = {name: shape for name, shape in self.shapes.items() if name not in OUTSIDE}
+        # The bracket does not see the state of the elementwise work around it.
+        outside = {*as_the_parameter(), ALIGNMENT, LOG_RATE}
+        kept = {name: shape for name, shape in self.shapes.items() if name not in outside}
         moves = None if host_may_look(active) and bool(active.all()) else flags.over_parameter(active)
         stack = Stack(
             bracket=self.bracket,
@@ -165,7 +164,8 @@ class MatrixStack:
         Stacking them is a copy there and one back. That is less than the calls that it saves on an accelerator, which
         waits for its host, and on a CPU for small ones.
         """
-        count, elements = len(self.parameters), part(self.parameters[0]).numel()
+        # The same on every rank, also where their slices are of unequal length: pieces may send.
+        count, elements = len(self.parameters), self.parameters[0].numel() // self.layout.ranks
         if self.parameters[0].device.type != "cpu" or elements < SMALL:
             return [slice(0, count)]
         return [slice(number, number + 1) for number in range(count)]

@@ -29,7 +29,9 @@ def _times(factor: float, lr: Rate, weight_decay: float) -> dict[str, Any]:
 def _plain_decay(name: str, cautious: bool, weight_decay: float) -> None:
     """Raise where weights are decayed only if the update has their sign."""
     if cautious and weight_decay:
-        raise refuse(f"{name}=True", "weights decay here whatever the sign of their update", f"Pass {name}=False.")
+        raise refuse(
+            f"{name}=True", "its decay has not been compared with weight_update='cautious' here", f"Pass {name}=False."
+        )
 
 
 def _decay_of_the_scale(name: str, weight_decay: float, factor: str) -> None:
@@ -171,7 +173,9 @@ def of_emerging_optimizers(
     extra_scale_factor: float = 1.0,
 ) -> Like:
     """`emerging_optimizers.orthogonalized_optimizers.Muon`."""
-    require("decay is decoupled here, and follows the rate", weight_decay_method=(weight_decay_method, "decoupled"))
+    require(
+        "only decay that follows the rate has been compared", weight_decay_method=(weight_decay_method, "decoupled")
+    )
     if coefficient_type == "cans":
         raise refuse(
             "coefficient_type='cans'",
@@ -262,7 +266,7 @@ def of_optimuon(
     chosen("momentum_type", momentum_type, {"ema": 0, "classical": 1})  # of which the steps don't see the size
     require("here the gradient is taken as it is", mars=(mars, False))
     require("here no part of an update is masked", cautious=(cautious, False))
-    require("weights keep the size that training gives them here", weight_norm=(weight_norm, False))
+    require("its norms have not been compared with weight_update='hyperball' here", weight_norm=(weight_norm, False))
     require("gradients are clipped in the loop here, by torch.nn.utils", grad_clip=(grad_clip, None))
     require("updates are not clipped here: their size is known", update_clip=(update_clip, None))
     _plain_decay("cautious_wd", cautious_wd, weight_decay)

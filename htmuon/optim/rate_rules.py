@@ -8,6 +8,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -169,9 +170,9 @@ def _products(gradients: Sequence[Tensor], lasts: Sequence[Tensor]) -> Tensor:
             g, o = (_flat([tensors[number] for number in some]) for tensors in (gradients, lasts))
             order += some
             found.append(torch.stack([vecdot(g, o), vecdot(g, g), vecdot(o, o)], dim=-1).to(widest(g.device)))
-    first_device = found[0].device
-    products = torch.cat([sums.to(first_device) for sums in found])
-    return products if order == sorted(order) else products[torch.tensor(order, device=first_device).argsort()]
+    rows = torch.cat([sums.to(found[0].device) for sums in found]).unbind()
+    # On the host: an index that is copied to an accelerator would make it wait, and could not be captured.
+    return torch.stack([row for _, row in sorted(zip(order, rows, strict=True), key=itemgetter(0))])
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:

@@ -16,7 +16,7 @@ from htmuon.optim.momentum_rules import MOMENTUM_RULES
 from htmuon.optim.named import part_of
 from htmuon.optim.rate_rules import rate_rule_of
 from htmuon.optim.schedules import schedule_from_dict
-from htmuon.optim.weight_updates import WEIGHT_UPDATES
+from htmuon.optim.weight_updates import MOST_INDEPENDENT, WEIGHT_UPDATES, Independent
 from htmuon.routing.split import part_shapes, split_of
 from htmuon.routing.views import MINIMUM_DIMS, check_shaped, default_view
 from htmuon.spectral import check_normalization, check_power, map_of
@@ -127,7 +127,10 @@ def check_settings(group: Group, *, sets_size: bool, wait: bool = False) -> None
         check_number("betas", beta, below=1.0, remedy="Pass (0.9, 0.95).")
     check_number("momentum", group["momentum"], below=1.0, remedy="Pass a float such as 0.95.")
     part_of(MOMENTUM_RULES, group["momentum_rule"])
-    part_of(WEIGHT_UPDATES, group["weight_update"])
+    if isinstance(part_of(WEIGHT_UPDATES, group["weight_update"]), Independent) and group["use_muon"]:
+        remedy = "Pass the share of the weights that goes at each step, such as 2e-3, or weight_update='decoupled'."
+        name = "weight_decay with weight_update='independent'"
+        check_number(name, group["weight_decay"], most=MOST_INDEPENDENT, remedy=remedy)
     rate_rule_of(group["rate_rule"])
     view = group["matrix_view"]
     if view is not None and view not in MATRIX_VIEWS:

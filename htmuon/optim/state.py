@@ -7,10 +7,15 @@ from torch import Tensor
 
 from htmuon.layouts import allocate, is_distributed, part
 from htmuon.linalg.base import compute_dtype
-from htmuon.optim.momentum_rules import MOMENTUM, SLOW
+from htmuon.optim.momentum_rules import MOMENTUM_RULES
 from htmuon.optim.rate_rules import ALIGNMENT, LAST_UPDATE, LOG_RATE
 
 State = dict[str, Tensor]
+
+
+def as_the_parameter() -> set[str]:
+    """Names of state that is laid out as the parameter itself."""
+    return {LAST_UPDATE, *(name for _, rule in MOMENTUM_RULES.items() for name in rule.buffers)}
 
 
 def spectral_state(state: State, parameter: Tensor, shapes: dict[str, tuple[int, ...]], batch_dims: int) -> State:
@@ -22,13 +27,12 @@ def spectral_state(state: State, parameter: Tensor, shapes: dict[str, tuple[int,
         shapes: whole shapes by name, `momentum_buffer` among them.
         batch_dims: the parameter's first dims that count matrices.
     """
-    if LAST_UPDATE not in shapes:  # without a rule, or no longer with one
-        for name in (LAST_UPDATE, ALIGNMENT, LOG_RATE):
+    like_it = as_the_parameter()
+    for name in (*like_it, ALIGNMENT, LOG_RATE):  # of a rule that it has no longer
+        if name not in shapes:
             state.pop(name, None)
-    if SLOW not in shapes:
-        state.pop(SLOW, None)
     for name, whole in shapes.items():
-        if name in (MOMENTUM, SLOW, LAST_UPDATE) and name not in state:
+        if name in like_it and name not in state:
             state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
         if name in (ALIGNMENT, LOG_RATE) and name not in state:
             state[name] = torch.zeros((), dtype=torch.float32, device=parameter.device)
@@ -70,7 +74,7 @@ def check_state(saved: dict[str, Any], parameter: Tensor, shapes: dict[str, tupl
             )
         own, theirs = _placement(parameter), _placement(saved[name])
         # Statistics are placed in their own way; what has the parameter's shape is placed as it is.
-        if (own is None) != (theirs is None) or (name == "momentum_buffer" and own != theirs):
+        if (own is None) != (theirs is None) or (name in as_the_parameter() and own != theirs):
             raise ValueError(
                 f"{name} of {who} must be placed on the ranks as the parameter is ({own}); that of the state_dict is "
                 f"{theirs}. Load it by set_optimizer_state_dict of torch.distributed.checkpoint.state_dict, which lays "

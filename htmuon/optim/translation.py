@@ -46,9 +46,9 @@ method='newton_schulz', eps=1e-07, adamw_lr=0.02, adamw_betas=(0.9, 0.95), adamw
 
         Args:
             params: as for the optimizer; `htmuon.param_groups(model)` makes them.
-            changes: arguments in place of these or beside them. With a `power` other than 0, or a `power_schedule`, the
-                steps of p = 0 give way to `method="auto"`, and `normalization="rms"` keeps the size of the updates, so
-                that the learning rate carries over; unless `changes` names these two.
+            changes: arguments in place of these or beside them. With a `power` other than 0, a `power_schedule` or a
+                `spectral_map`, the steps of p = 0 give way to `method="auto"`, and `normalization="rms"` keeps the size
+                of the updates, so that the learning rate carries over; unless `changes` names these two.
 
         Raises:
             TypeError: as the optimizer.
@@ -61,7 +61,7 @@ method='newton_schulz', eps=1e-07, adamw_lr=0.02, adamw_betas=(0.9, 0.95), adamw
             >>> [optimizer.param_groups[0][name] for name in ("power", "method", "normalization", "lr")]
             [0.125, 'auto', 'rms', 0.02]
         """
-        turned = changes.get("power", 0) != 0 or changes.get("power_schedule") is not None
+        turned = changes.get("power", 0) != 0 or any(changes.get(k) for k in ("power_schedule", "spectral_map"))
         usual = {"method": "auto", "normalization": "rms"} if turned else {}
         return self.optimizer(params, **{**self, **usual, **changes})
 
@@ -197,9 +197,10 @@ def newton_schulz(
     rows = chosen(name, value, presets) if isinstance(value, str) else value
     if not isinstance(rows, Sequence) or len(rows) == 0:
         raise refuse(f"{name}={value!r}", "it is no preset and no triple", f"Pass one of {[*presets]}, or (a, b, c).")
-    if not isinstance(rows[0], Sequence):
+    whole = isinstance(steps, int) and not isinstance(steps, bool) and steps > 0
+    if whole and not isinstance(rows[0], Sequence):
         rows = [tuple(rows)] * steps
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1 or (len(rows) < steps and not repeat):
+    if not whole or (len(rows) < steps and not repeat):
         raise refuse(f"{steps!r} steps", f"there are {len(rows)} rows of coefficients", "Pass as many steps as rows.")
     rows = tuple(tuple(rows[min(i, len(rows) - 1)]) for i in range(steps))
     rows = (*scaled(rows[:1], margin), *rows[1:])

@@ -35,6 +35,21 @@ def test_scales_and_a_zero_momentum():
     assert signal_by_sigma(torch.randn(7, 12), torch.randn(7, 12)).isnan().all()
 
 
+@pytest.mark.parametrize("momentum_rule", ["average", "sum"])
+def test_a_gradient_that_stays_is_all_signal(momentum_rule):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(16, 16), torch.nn.Linear(16, 16))
+    optimizer = htmuon.Muon(htmuon.param_groups(model), lr=0.0, momentum=0.5, momentum_rule=momentum_rule)
+    monitor = SpectralMonitor(model, optimizer, every=40)
+    gradients = [torch.randn(p.shape) for p in model.parameters()]
+    for _ in range(40):
+        for p, gradient in zip(model.parameters(), gradients, strict=True):
+            p.grad = gradient.clone()
+        optimizer.step()
+    [record] = [r for r in monitor.latest if r["kind"] == "momentum" and r["name"] == "0.weight"]
+    assert [record[f"signal_{octile}"] for octile in range(1, 9)] == pytest.approx([1.0] * 8, rel=1e-4)  # float32
+
+
 def test_the_monitor_records_the_gradient_of_a_step_against_the_momentum_before_it(tmp_path):
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(16, 16), torch.nn.Linear(16, 16))

@@ -12,7 +12,8 @@ import htmuon
 from htmuon.linalg import Polynomial, Quintic
 
 NAMES = list(htmuon.OPTIMIZERS)
-SHAPES = [(16, 8), (8, 8), (8, 8), (8, 24), (6, 4, 3, 3), (2, 8, 12)]
+# Of equal shape, and with others between, as in a transformer.
+SHAPES = [(16, 8), (8, 8), (8, 24), (8, 8), (6, 4, 3, 3), (2, 8, 12), (16, 8)]
 # Everything but decompositions, and newton_schulz under a schedule, which reads the exponent.
 METHODS = [
     {"method": "auto"},

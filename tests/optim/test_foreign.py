@@ -187,6 +187,20 @@ def test_the_next_steps_are_those_of_the_other(name, make, tolerance):
         assert (other - p).norm() < tolerance * (p - before).norm()
 
 
+@pytest.mark.parametrize(
+    "setting", [{"momentum_rule": "sum"}, {"momentum_rule": "two_averages"}, {"weight_update": "hyperball"}], ids=str
+)
+def test_slots_give_way_to_what_the_other_did(setting):
+    parameters, theirs = begun("torch", lambda p: torch.optim.Muon(p[:-1], lr=0.02))
+    copies = copy.deepcopy(parameters)
+    optimizer = ours_for("torch", copies, **setting)
+    htmuon.optim.load_from(optimizer, "torch", theirs.state_dict())
+    train(theirs, parameters, [BEFORE])
+    train(optimizer, copies, [BEFORE])
+    for p, q in zip(parameters, copies, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)  # the same steps, in stacks
+
+
 def test_every_state_that_is_known_continues_here_or_is_that_of_gram_newton_schulz():
     assert {name for name, _, _ in PEERS} == STATES.keys() - {"gram-newton-schulz"}
 

@@ -75,7 +75,7 @@ def cautious(w, o):
 
 
 def independent(w, o):
-    return (1 - DECAY) * w - LR * o
+    return (1 - 0.01) * w - LR * o
 
 
 def hyperball(w, o):
@@ -100,7 +100,8 @@ UPDATES = {"decoupled": decoupled, "cautious": cautious, "independent": independ
 @pytest.mark.parametrize("update", UPDATES)
 def test_steps_follow_the_formulas(momentum, update):
     rule, setting, count = MOMENTA[momentum]
-    parameters, optimizer = made(momentum_rule=setting, weight_update=update)
+    decay = 0.01 if update == "independent" else DECAY
+    parameters, optimizer = made(momentum_rule=setting, weight_update=update, weight_decay=decay)
     expected = [matrices(p) for p in parameters]
     buffers = [[torch.zeros_like(w)] * count for w in expected]
     for number in range(4):
@@ -119,10 +120,12 @@ def test_steps_follow_the_formulas(momentum, update):
     ids=str,
 )
 def test_every_optimizer_takes_every_choice_and_goes_on_exactly(kind, setting):
-    parameters, optimizer = made(htmuon.OPTIMIZERS[kind], adjust_lr_fn=None, rate_rule="alignment", **setting)
+    parameters, optimizer = made(
+        htmuon.OPTIMIZERS[kind], adjust_lr_fn=None, rate_rule="alignment", weight_decay=0.01, **setting
+    )
     for number in range(2):
         step(parameters, optimizer, number)
-    others, resumed = made(htmuon.OPTIMIZERS[kind], copy.deepcopy(parameters), adjust_lr_fn=None)
+    others, resumed = made(htmuon.OPTIMIZERS[kind], copy.deepcopy(parameters), adjust_lr_fn=None, weight_decay=0.01)
     resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for number in range(2, 4):
         step(parameters, optimizer, number)
@@ -134,7 +137,7 @@ def test_every_optimizer_takes_every_choice_and_goes_on_exactly(kind, setting):
 @pytest.mark.parametrize("momentum_rule", MOMENTUM_RULES)
 @pytest.mark.parametrize("weight_update", WEIGHT_UPDATES)
 def test_what_rests_stays_as_it_is(momentum_rule, weight_update):
-    parameters, optimizer = made(momentum_rule=momentum_rule, weight_update=weight_update)
+    parameters, optimizer = made(momentum_rule=momentum_rule, weight_update=weight_update, weight_decay=0.01)
     step(parameters, optimizer, 0)
     before = copy.deepcopy((parameters, [dict(optimizer.state[p]) for p in parameters]))
     for p in parameters:
@@ -146,8 +149,8 @@ def test_what_rests_stays_as_it_is(momentum_rule, weight_update):
         assert torch.equal(p, old)
         assert all(torch.equal(optimizer.state[p][name], value) for name, value in state.items())
     assert not torch.equal(parameters[0], before[0][0])
-    if weight_update != "hyperball":  # whose norm is that of the whole parameter
-        assert torch.equal(parameters[3][1], before[0][3][1])
+    assert torch.equal(parameters[3][1], before[0][3][1])
+    assert not torch.equal(parameters[3][0], before[0][3][0])
     parameters[0].grad[0, 0] = torch.nan
     before = copy.deepcopy(parameters)
     optimizer.step()
@@ -174,6 +177,47 @@ def test_independent_decay_follows_the_schedule():
         expected = (1 - 0.25 * 0.01) * matrices(old) - 0.25 * LR * polar(matrices(p.grad))
         torch.testing.assert_close(matrices(p), expected, rtol=1e-4, atol=1e-5)
     scheduler.step()
+
+
+def test_independent_decay_is_that_of_no_rate_rule():
+    _, optimizer = made(weight_update="independent", weight_decay=0.01, rate_rule="alignment")
+    parameters = optimizer.param_groups[0]["params"]
+    step(parameters, optimizer, 2)
+    for factor, p in zip((4.0, 0.25, 1.0, 2.0, 0.5), parameters, strict=True):
+        optimizer.state[p]["log_rate"].fill_(torch.tensor(factor).log())
+    before = copy.deepcopy(parameters)
+    step(parameters, optimizer, 3)
+    for p, old in zip(parameters, before, strict=True):
+        factor = optimizer.state[p]["log_rate"].double().exp()
+        moved = matrices(p) + factor * LR * matrices(optimizer.state[p]["last_update"])
+        torch.testing.assert_close(moved, 0.99 * matrices(old), rtol=1e-4, atol=1e-5)  # float32 weights of size 1
+
+
+def test_a_rule_of_ones_own_may_keep_another_buffer():
+    class Held:
+        buffers = ("momentum_buffer", "held_buffer")
+
+        def __call__(self, buffers, gradient, moves, group, out):
+            for buffer, beta in zip(buffers, (0.5, 0.9), strict=True):
+                buffer.lerp_(gradient, (1 - beta) * moves)
+            out.copy_(buffers[0] + buffers[1])
+
+    MOMENTUM_RULES.register("test: held")(Held())
+    parameters = weights(dtype=torch.bfloat16)[:1]
+    try:
+        group = {"params": parameters, "use_muon": True, "split": [3, 3]}
+        optimizer = htmuon.Muon([group], lr=LR, momentum_rule="test: held", method="exact")
+        for number in range(2):
+            step(parameters, optimizer, number)
+        assert optimizer.state[parameters[0]]["held_buffer"].dtype == torch.bfloat16
+        expected = 0.9 * 0.1 * gradients(0, parameters)[0].double() + 0.1 * gradients(1, parameters)[0].double()
+        held = optimizer.state[parameters[0]]["held_buffer"].double()
+        assert (held - expected).abs().max() <= 0.02 * expected.abs().max()  # rounded to bfloat16 twice
+        optimizer.param_groups[0]["momentum_rule"] = "average"
+        step(parameters, optimizer, 2)
+        assert "held_buffer" not in optimizer.state[parameters[0]]
+    finally:
+        del MOMENTUM_RULES._parts["test: held"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -217,6 +261,7 @@ def test_an_object_is_held_as_plain_values():
         ),
         ({"weight_update": "hyper_ball"}, ValueError, "weight_update must be one of .* Did you mean 'hyperball'"),
         ({"weight_update": {"name": "cautious", "share": 1}}, ValueError, "takes no settings; got share"),
+        ({"weight_update": "independent"}, ValueError, "independent' must be a finite number .*at most 0.01; got 0.3"),
         ({"weight_update": print}, ValueError, r"must be registered.*@WEIGHT_UPDATES.register"),
     ],
 )

@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 import torch
 from torch import Tensor
 
+from htmuon.data.held_back import EVERY
 from htmuon.data.text.documents import Fault
 from htmuon.data.text.reading_order import HOLD_OUT_EVERY, FilePlace, held_out_documents
 from htmuon.data.text.sequences import Encode, Position, encoded_documents, packed, to_batch
@@ -58,7 +59,7 @@ def read_held_out(
             else:
                 yield document, FilePlace()
 
-    on_message(_announcement(shards, config))
+    on_message(_announcement(shards, config, use))
     chunks: list[tuple[Tensor, Tensor]] = []
     waiting: list[list[int]] = []
     remaining = config.evaluation_tokens
@@ -84,10 +85,12 @@ def read_held_out(
     return HeldOutSequences(torch.cat(inputs), torch.cat(targets), unreadable)
 
 
-def _announcement(shards: Shards, config: TextStreamConfig) -> str:
+def _announcement(shards: Shards, config: TextStreamConfig, use: DataSplit) -> str:
     training, held_out = len(shards.training), len(shards.held_out)
     files = f"{training} file{'s' * (training > 1)} to train on"
-    if not held_out:
+    if use == "confirmation":
+        others = f"every {EVERY}th document of them is held back"
+    elif not held_out:
         others = f"every {HOLD_OUT_EVERY}th document is held out"
     else:
         others = f"{held_out} held out, such as {PurePosixPath(shards.held_out[0]).name}"
