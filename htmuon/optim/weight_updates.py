@@ -105,7 +105,7 @@ class Hyperball:
         descend(weight, update, _like(length, weight) * rate)
         norm = safe_divisor(total(_squares(weight * moves)))
         growth = _like((of_weight / norm).sqrt(), weight)
-        weight.mul_(growth if moves is True else torch.where(moves, growth, 1.0))
+        weight.mul_(torch.where(moves, growth, 1.0) if isinstance(moves, Tensor) else growth)
 
 
 def _squares(stack: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ METHODS = [
     {"method": "quintic", "rate_rule": "alignment"},
     {"method": "quintic", "momentum_rule": "two_averages", "weight_update": "hyperball"},
     {"method": "quintic", "momentum_rule": "sum", "weight_update": "cautious"},
-    {"method": "quintic", "weight_update": "independent"},
+    {"method": "quintic", "weight_update": "independent", "weight_decay": 1e-3},
 ]
 DOWN = htmuon.power_schedule("linear", start=0.5, end=0.0, total_steps=8)
 
