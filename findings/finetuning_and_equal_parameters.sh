@@ -7,7 +7,7 @@
 # filter by requires_grad, which is what is used here.
 #
 # Seen, of a backbone with three blocks, each with a LayerNorm as initialised:
-#     BackboneFinetuning from epoch 0, a LayerNorm in the head: none of the three norms trained in 4 epochs, all have gradients
+#     BackboneFinetuning from epoch 0, a LayerNorm in the head: none of the three trained, all with gradients
 #     an own BaseFinetuning that unfreezes block by block in epoch 1: two of the three not trained
 #     the same with the norms moved apart by 0.001: all trained, no warning
 #
