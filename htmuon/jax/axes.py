@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 
@@ -11,7 +11,7 @@ from htmuon.jax.powers import check_real
 Dims = int | Sequence[int]
 # (inputs, outputs), as in `optax.contrib.MuonDimensionNumbers`: one dim or several for each; all others are the batch.
 Axes = tuple[Dims, Dims]
-AxesChoice = Axes | Callable[[str, jax.Array], Axes] | None
+AxesChoice: TypeAlias = Axes | Callable[[str, jax.Array], Axes] | None
 
 REMEDY = (
     'Give the other leaves to another transformation: optax.multi_transform({"matrix": ..., "other": ...}, labels), or '
@@ -69,8 +69,8 @@ def layout_of(path: Sequence[Any], leaf: jax.Array, axes: AxesChoice) -> Layout:
     if given is None:
         if leaf.ndim > 3:
             raise ValueError(
-                f"a leaf of more than three dims must come with its axes; got shape {leaf.shape} at {name!r}. Pass axes="
-                "((0, 1, 2), 3) for a kernel [height, width, in, out], or a function of the path and the leaf. "
+                f"a leaf of more than three dims must come with its axes; got shape {leaf.shape} at {name!r}. Pass "
+                "axes=((0, 1, 2), 3) for a kernel [height, width, in, out], or a function of the path and the leaf. "
                 f"{REMEDY}."
             )
         given = (-2, -1)

@@ -1,6 +1,6 @@
 """The coefficients of the quintic steps for an exponent: numbers, or 0-d arrays for one that only the device knows."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from htmuon.linalg.quintics import Recipe, Recipes, recipes
 from htmuon.spectral.base import POWER_RANGE, check_power
 
 # A Python number, or a 0-d array, which may be traced.
-Exponent = float | jax.Array
+Exponent: TypeAlias = float | jax.Array
 
 
 def exponent_of(power: Any) -> Exponent:

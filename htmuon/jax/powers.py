@@ -72,7 +72,11 @@ def check_real(array: jax.Array, name: str) -> None:
 
 
 def check_settings(steps: Any, precision: Any, normalization: Any) -> None:
-    """Raise ValueError unless steps, precision and normalization exist."""
+    """Raise TypeError or ValueError unless steps, precision and normalization exist."""
+    if isinstance(steps, jax.Array):
+        raise TypeError(
+            "steps must be a Python number; got an array. With optax.inject_hyperparams pass static_args='steps'."
+        )
     Quintic(steps)
     for kind, given, known in (
         ("precision", precision, (None, *get_args(Precision))),
