@@ -26,8 +26,8 @@ def spectral_power(
     """A power of the singular values by products alone: `U S^p V^T` for `M = U S V^T`, to a few percent.
 
     What `htmuon.spectral_power(..., method=htmuon.linalg.Quintic(steps, precision))` is for torch, with the same
-    coefficients; `docs/quintic.md` has the errors and the range of singular values. Under `jit` it is compiled once
-    for all exponents if the exponent is an argument, and once for each if it is a number.
+    coefficients; `docs/quintic.md` has the errors and the range of singular values. It is compiled once for each shape:
+    once for all exponents that are arrays, and once for each that is a number.
 
     Args:
         matrix: `[*batch, m, n]`, real floating point, any scale and rank.
@@ -94,7 +94,7 @@ def powered(
     normalization: Normalization,
     floor: float | jax.Array = 0.0,
 ) -> jax.Array:
-    """The power of valid input, `[*batch, m, n]` in float32 or wider.
+    """The power of valid input, `[*batch, m, n]` in float32 or wider; compiled, once for each shape.
 
     Args:
         matrix: `[*batch, m, n]`.
@@ -104,6 +104,19 @@ def powered(
         normalization: of the result.
         floor: matrices for which the bound of the largest singular value is not above it map to zero.
     """
+    form = _OF_ARRAY if isinstance(power, jax.Array) else _OF_NUMBER
+    result: jax.Array = form(matrix, power, steps, precision, normalization, floor)
+    return result
+
+
+def _powered(
+    matrix: jax.Array,
+    power: Exponent,
+    steps: int,
+    precision: Precision | None,
+    normalization: Normalization,
+    floor: float | jax.Array,
+) -> jax.Array:
     wide = jnp.promote_types(matrix.dtype, jnp.float32)
     if matrix.size == 0:
         return matrix.astype(wide)
@@ -116,6 +129,11 @@ def powered(
     mapped = result.matrix.astype(wide) * jnp.where(reference > floor, size, 0)
     finite = jnp.all(jnp.isfinite(matrix), axis=(-2, -1), keepdims=True)
     return jnp.where(finite, mapped.mT if tall else mapped, jnp.nan).astype(wide)
+
+
+_STATIC = ("steps", "precision", "normalization")
+_OF_ARRAY = jax.jit(_powered, static_argnames=_STATIC)
+_OF_NUMBER = jax.jit(_powered, static_argnames=(*_STATIC, "power"))
 
 
 def _dtype_of_products(wide: jnp.dtype, precision: Precision | None) -> jnp.dtype:

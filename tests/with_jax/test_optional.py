@@ -10,10 +10,12 @@ def python(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
+@pytest.mark.slow
 def test_it_is_loaded_when_it_is_used():
     assert python("import sys, htmuon; print('jax' in dir(htmuon), 'jax' in sys.modules)") == "True False"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", ["jax", "optax"])
 def test_a_missing_library_is_named_with_the_remedy(missing):
     if missing == "optax":
