@@ -109,7 +109,8 @@ def test_what_is_zero_or_not_finite_stays_with_its_matrix():
     stack[1], stack[2, 3, 4], stack[3, 0, 0] = 0, torch.nan, torch.inf
     for normalization in ("none", "rms"):
         result = by_jax(stack, -0.25, normalization=normalization)
-        assert result[0].equal(by_jax(stack[:1], -0.25, normalization=normalization)[0])
+        # Compiled for another batch, sums run in another order.
+        assert relative_error(result[0], by_jax(stack[:1], -0.25, normalization=normalization)[0]) < 1e-5
         assert result[1].equal(torch.zeros(6, 9))
         assert result[2:].isnan().all()
     assert by_jax(torch.zeros(0, 3), 0.5).shape == (0, 3)

@@ -103,7 +103,8 @@ def test_only_the_scale_tells_inputs_from_outputs():
     for axes in ((-2, -1), (-1, -2)):
         optimizer = scale_by_spectral_power(axes=axes)
         by_axes[axes] = optimizer.update(gradient, optimizer.init(gradient))[0]["kernel"]
-    assert jnp.allclose(by_axes[-2, -1], 2 * by_axes[-1, -2], rtol=1e-6)
+    # One is computed as it lies, the other transposed: sums run in another order.
+    assert jnp.allclose(by_axes[-2, -1], 2 * by_axes[-1, -2], rtol=1e-4, atol=1e-5)
     default = scale_by_spectral_power()
     assert (default.update(gradient, default.init(gradient))[0]["kernel"] == by_axes[-2, -1]).all()
 
