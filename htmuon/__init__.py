@@ -61,6 +61,7 @@ _ROOMS = (
     "compare",
     "data",
     "integrations",
+    "jax",
     "recipes",
     "training",
 )

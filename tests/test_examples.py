@@ -101,3 +101,11 @@ def test_a_transformer_of_timm_learns():
     pytest.importorskip("timm")
     main = main_of("timm_layer_decay.py")
     assert main(["--images", "500", "--epochs", "3"]) < main(["--images", "500", "--epochs", "1"]) - 0.2
+
+
+@pytest.mark.slow
+def test_a_chain_of_optax_learns():
+    pytest.importorskip("jax")
+    pytest.importorskip("optax")
+    main = main_of("optax_chain.py")
+    assert main(["--steps", "60"]) < main(["--steps", "1"]) - 0.3
