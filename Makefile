@@ -12,8 +12,10 @@ SOURCES := htmuon tests benchmarks $(wildcard examples)
 
 install: $(VENV)/.train
 
+DEMO := adamw:two_rates=true muon:method=newton_schulz htmuon muon:method=newton_schulz,lr_scale=kinds
+
 demo: $(VENV)/.train
-	$(BIN)/htmuon compare llama-tiny --out runs/demo
+	$(BIN)/htmuon compare llama-tiny --eval-interval 20 --optimizers $(DEMO) --out runs/demo
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check $(SOURCES)

@@ -23,7 +23,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 def comparison_table() -> str:
     """The recipe of `make demo`, from the experiments of docs/results."""
-    return table(results()["llama-tiny"])
+    return table(results()["kinds-llama-tiny"])
 
 
 def cost_table(result: BenchResult) -> str:
