@@ -66,8 +66,7 @@ class LearningRateFinder(callbacks.LearningRateFinder):
     rates by it, `lr=self.lr, adamw_lr=0.15 * self.lr`. Schedules begin there, too; under Lightning's own they return to
     the rate that they were made with.
 
-    Args:
-        settings: those of `lightning.pytorch.callbacks.LearningRateFinder`.
+    Its settings are those of `lightning.pytorch.callbacks.LearningRateFinder`.
 
     Example:
         >>> trainer = Trainer(callbacks=[LearningRateFinder(min_lr=1e-4, max_lr=0.3)])  # doctest: +SKIP
