@@ -7,18 +7,20 @@ from pathlib import Path
 
 from htmuon._files import sealed_folder, verify_sealed_folder, write_text
 
-# torch, loaded first, is as it is; of the package itself nothing may need what is taken away.
+# torch, and psutil, which transformers may load, are loaded first and as they are here; of the package itself nothing
+# may need what is taken away.
 WITHOUT_UNIX = """
 import os, sys
-import torch, torch.distributed.checkpoint, filelock
+import torch, torch.distributed.checkpoint, filelock, psutil
 sys.modules["fcntl"] = sys.modules["resource"] = None
 del os.getloadavg, os.sched_getaffinity, os.sysconf
 """
 IMPORT_ALL = """
 import importlib, pkgutil
 import htmuon
-names = [module.name for module in pkgutil.walk_packages(htmuon.__path__, "htmuon.", onerror=print)]
+names = [module.name for module in pkgutil.walk_packages(htmuon.__path__, "htmuon.", onerror=lambda name: None)]
 names = [name for name in names if not name.startswith("htmuon.kernels.triton_") and name != "htmuon.__main__"]
+names = [name for name in names if not name.startswith("htmuon.jax")]  # only where JAX is
 for name in names:
     importlib.import_module(name)
 print(len(names))

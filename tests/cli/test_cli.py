@@ -60,7 +60,13 @@ def test_help_teaches_by_examples(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (
             ["compare", "--help"],
-            ["--optimizers", "--learning-rates {stored,tune}", "--steps INT", "Examples:", f"(default: {STEPS})"],
+            [
+                "--optimizers",
+                "--learning-rates {stored,tune,missing}",
+                "--steps INT",
+                "Examples:",
+                f"(default: {STEPS})",
+            ],
         ),
         (["train", "llama-tiny", "--help"], ["--optimizer.name", "--resume", "--seed INT", "Examples:"]),
         (["bench", "--help"], ["--methods", "--peers, --no-peers", "llama-1b", "Examples:", "(default: 0.125)"]),
@@ -115,7 +121,7 @@ def test_list_names_and_describes_everything(capsys: pytest.CaptureFixture[str])
         (["compare", "lama-tiny"], "recipe must be one of llama-tiny"),
         (["compare", "llama-tiny", "--stepz", "3"], "Unrecognized options: --stepz, 3 Perhaps you meant --steps?"),
         (["compare", "llama-tiny", "--steps", "many"], "--steps: invalid literal for int"),
-        (["compare", "llama-tiny", "--learning-rates", "guess"], "Expected one of ('stored', 'tune')"),
+        (["compare", "llama-tiny", "--learning-rates", "guess"], "Expected one of ('stored', 'tune', 'missing')"),
         (["compare", "llama-tiny", "--steps", "0"], "steps must be a whole number of at least 1; got 0"),
         (["compare", "llama-tiny", "--optimizers", "moun"], "Did you mean 'muon'?"),
         (["compare", "llama-tiny", "--tuned-file", "/nowhere/x.json", "--out", "/nowhere/out"], "/nowhere/x.json"),

@@ -142,7 +142,8 @@ def test_a_confirmation_needs_five_seeds_and_an_interval(tmp_path: Path, seeds: 
     found = summarize(records(tmp_path, {"muon": tuple(muon), "htmuon": tuple(winner)}))
     first = verdict(found, confirmation=Confirmation(kind="done", text="runs/sweep"))[0]
     assert first == (
-        f"This comparison, tuned again and with {seeds} fresh seeds, {says} that HTMuon, the winner of the search in "
+        f"This comparison, tuned again and with {seeds} fresh seeds, on data that no run of the search was judged "
+        f"by, {says} that HTMuon, the winner of the search in "
         "runs/sweep, is better than Muon."
     )
 
@@ -150,7 +151,7 @@ def test_a_confirmation_needs_five_seeds_and_an_interval(tmp_path: Path, seeds: 
 def test_a_winner_that_diverges_is_not_confirmed(tmp_path: Path) -> None:
     found = summarize(records(tmp_path, {"muon": (3.5,) * 6, "htmuon": (*(3.4,) * 5, math.inf)}))
     first, headline, *_ = verdict(found, confirmation=Confirmation(kind="done", text="runs/sweep"))
-    assert "5 fresh seeds, does not confirm that HTMuon" in first
+    assert "judged by, does not confirm that HTMuon" in first
     assert headline.startswith("Muon reaches the lowest")
 
 

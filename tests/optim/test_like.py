@@ -134,7 +134,11 @@ def test_the_arguments_and_defaults_of_a_row_are_those_of_the_peer(row):
         ("timm", {"ns_steps": 0}, "0 steps has no match"),
         ("torch", {"ns_coefficients": ()}, r"ns_coefficients=\(\) has no match"),
         ("pytorch_optimizer", {"weight_decouple": False, "weight_decay": 0.1}, "Pass weight_decouple=True"),
-        ("muonium", {}, "weights decay here whatever the sign of their update. Pass use_cautious_wd=False"),
+        (
+            "muonium",
+            {},
+            "its decay has not been compared with weight_update='cautious' here. Pass use_cautious_wd=False",
+        ),
         ("muonium", {"use_cautious_wd": False}, r"Pass wd=0, and give each shape a group .* max\(1, out / in\)\^0.5"),
         ("optimuon", {}, "normuon=True has no match here: .*columns.* Pass normuon=False"),
         ("optimuon", {"normuon": False, "ns_steps": 6}, "6 steps has no match here: there are 5 rows"),
