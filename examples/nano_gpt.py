@@ -138,8 +138,9 @@ def main(arguments: Sequence[str] | None = None) -> float:
 
     loss = validation_loss()
     for step in range(first + 1, given.steps + 1):
-        # The batch depends on seed and step alone, so that a resumed run sees the same ones.
-        generator = torch.Generator().manual_seed(given.seed + (step << 32))
+        # The batch depends on seed and step alone, so that a resumed run sees the same ones. A generator of a CPU reads
+        # the lower 32 bits of its seed alone.
+        generator = torch.Generator().manual_seed(1_000_003 * given.seed + step)
         starts = torch.randint(len(training) - given.context, (given.batch,), generator=generator)
         with torch.autocast(device, torch.bfloat16):
             batch_loss = model(windows(training, starts, given.context, device))

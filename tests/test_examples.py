@@ -39,6 +39,13 @@ def test_a_resumed_gpt_ends_as_one_that_was_never_stopped(tmp_path):
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_each_step_of_the_gpt_has_a_batch_of_its_own(tmp_path, monkeypatch):
+    seen, drawn = [], torch.randint
+    monkeypatch.setattr(torch, "randint", lambda *a, **k: seen.append(drawn(*a, **k)) or seen[-1])
+    main_of("nano_gpt.py")([*SMALL, "--steps", "3", "--out", str(tmp_path)])
+    assert len({tuple(starts.tolist()) for starts in seen}) == 3
+
+
 def test_the_gpt_reads_a_text_of_the_users(tmp_path):
     text = tmp_path / "mine.txt"
     text.write_text("<|endoftext|>".join(f"Document {n}. " + "All work and no play. " * 20 for n in range(6)))
