@@ -76,7 +76,13 @@ def rates_by_kind(rules: KindRates, names: Sequence[str]) -> dict[str, float]:
         {'0.q_proj.weight': 2.0}
     """
     if rules == "kinds":
-        return {name: RATES[kind] for name in names if (kind := kind_of(name)) in RATES}
+        found = {name: RATES[kind] for name in names if (kind := kind_of(name)) in RATES}
+        if not found:
+            raise ValueError(
+                f"lr_scale='kinds' needs matrices of the kinds {', '.join(RATES)}; there are {_shown(names)}. Pass "
+                "rate_rule='alignment' to the optimizer, by which each matrix finds its rate, or factors by pattern."
+            )
+        return found
     return by_kind("lr_scale", rules, names, least=0.0, most=math.inf)
 
 

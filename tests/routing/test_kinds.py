@@ -75,6 +75,12 @@ def settings_of(groups, key):
     }
 
 
+def test_the_table_of_rates_is_refused_where_no_name_says_a_kind():
+    model = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 4))
+    with pytest.raises(ValueError, match=r"needs matrices of the kinds query, .*rate_rule='alignment'"):
+        htmuon.param_groups(model, lr_scale="kinds")
+
+
 @pytest.mark.parametrize(("name", "kind"), NAMES.items())
 def test_kinds_are_read_off_names(name, kind):
     assert kind_of(name) == kind
@@ -222,8 +228,6 @@ def test_a_table_of_factors_takes_what_there_is():
     assert rates == pytest.approx(
         {"q_proj": 0.2, "k_proj": 0.2, "v_proj": 0.035, "o_proj": 0.035, "up_proj": 0.1, "down_proj": 0.035}
     )
-    fused = htmuon.param_groups(nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 8), nn.Linear(8, 9)), lr_scale="kinds")
-    assert not any("rate_factor" in group for group in fused)
     optimizer = build_optimizer("muon:lr_scale=kinds", blocks(), lr=0.1, adamw_lr=0.003, weight_decay=0.1)
     assert sorted({group["lr"] for group in optimizer.param_groups if group["use_muon"]}) == pytest.approx(
         [0.035, 0.1, 0.2]
