@@ -9,13 +9,12 @@ page needs of them to benchmarks/results/evidence/NAME.json. `--read` trains not
 
 import argparse
 import json
-import math
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, geometric_mean
 from typing import Any
 
 from evidence_tables import RESULTS, ROOT, filled
@@ -112,7 +111,8 @@ EXPERIMENTS = {
     "kinds-confirmed": Experiment("llama-tiny --confirm runs/evidence/kinds --jobs 2", protocol=""),
     # What powers add to rates: runs of `kinds` may be copied into the folder.
     "kinds-powers": Experiment(
-        f"{LONGER} adamw {MUON} {MUON},{RATES} htmuon:{RATES} htmuon:power=-0.125,{RATES} {KIND_POWERS},{MILDER}"
+        f"{LONGER} adamw {MUON} {MUON},{RATES} muon:power_rule=alignment muon:power_rule=alignment,{RATES} "
+        f"muon:power_rule=alignment,rate_rule=alignment htmuon:{RATES} {KIND_POWERS},{MILDER}"
     ),
     # Ten tokens for each parameter.
     "kinds-long": Experiment(
@@ -177,24 +177,27 @@ def stored(folder: Path) -> dict[str, Any]:
         **settings(reported),
         **summary,
         "grids": grids(tuned),
-        "rate_factors": rate_factors(reported),
+        "rate_factors": found_by_kind(reported, "rate_factors", geometric_mean),
+        "powers": found_by_kind(reported, "powers", fmean),
     }
 
 
-def rate_factors(records: Sequence[RunRecord]) -> dict[str, dict[str, list[float]]]:
-    """The factors of the learning rate that a rule has found, by optimizer and kind of matrix.
+def found_by_kind(
+    records: Sequence[RunRecord], field: str, mean: Callable[[list[float]], float]
+) -> dict[str, dict[str, list[float]]]:
+    """What a rule has found, by optimizer and kind of matrix: the mean over layers and seeds, the smallest and largest.
 
-    The geometric mean over layers and seeds, the smallest and the largest.
+    Args:
+        records: of the runs.
+        field: of a run's result, the numbers by matrix.
+        mean: of such numbers.
     """
     found: dict[str, dict[str, list[float]]] = {}
     for run in records:
-        for name, factor in (run.result.rate_factors if run.result is not None else {}).items():
+        for name, number in (getattr(run.result, field) if run.result is not None else {}).items():
             by_kind = found.setdefault(run.config.optimizer.name, {})
-            by_kind.setdefault(kind_of(name) or "other", []).append(factor)
-    return {
-        spec: {kind: [math.exp(fmean(map(math.log, of))), min(of), max(of)] for kind, of in kinds.items()}
-        for spec, kinds in found.items()
-    }
+            by_kind.setdefault(kind_of(name) or "other", []).append(number)
+    return {spec: {kind: [mean(of), min(of), max(of)] for kind, of in kinds.items()} for spec, kinds in found.items()}
 
 
 def keep(experiment: str) -> None:

@@ -103,18 +103,17 @@ def by_kind(found: dict[str, dict[str, Any]]) -> str:
     for experiment in filter(found.__contains__, KINDS):
         result = found[experiment]
         parts.append(f"`{experiment}`, {result['steps']:,} steps:\n\n{table(result)}")
-        factors = result.get("rate_factors", {})
-        kinds = list(dict.fromkeys(kind for of in factors.values() for kind in of))
-        if factors:
-            head = ["factors found", *kinds]
-            rows = [[label(spec), *map(shown_factor, map(of.get, kinds))] for spec, of in factors.items()]
-            parts.append(markdown([head, *rows]))
+        for field, words in (("rate_factors", "factors found"), ("powers", "powers found")):
+            numbers = result.get(field, {})
+            kinds = list(dict.fromkeys(kind for of in numbers.values() for kind in of))
+            rows = [[label(spec), *map(shown_mean, map(of.get, kinds))] for spec, of in numbers.items()]
+            parts += [markdown([[words, *kinds], *rows])] if rows else []
     return "\n\n".join(parts)
 
 
-def shown_factor(factor: list[float] | None) -> str:
-    """A mean factor and its range over layers and seeds."""
-    return "" if factor is None else f"{factor[0]:.2f} ({factor[1]:.2f} to {factor[2]:.2f})"
+def shown_mean(number: list[float] | None) -> str:
+    """A mean and the range over layers and seeds."""
+    return "" if number is None else f"{number[0]:.2f} ({number[1]:.2f} to {number[2]:.2f})"
 
 
 def cell(row: dict[str, Any] | None) -> str:

@@ -101,7 +101,7 @@ def host_may_look(tensor: Tensor) -> bool:
 
 
 def known(power: float | Tensor | None) -> float | None:
-    """The value of an exponent, if it is a number or the host may look."""
+    """The value of an exponent, if it is one for all matrices and the host may look."""
     if isinstance(power, Tensor):
-        return power.item() if host_may_look(power) else None
+        return power.item() if power.ndim == 0 and host_may_look(power) else None
     return power

@@ -125,7 +125,7 @@ def _records(exponent: float, steps: int) -> list[dict[str, object]]:
                         "alpha_hill": fitted and fitted / 2,
                         "stable_rank": 10.0 + i,
                         **({f"signal_{octile}": exponent * octile / 8 for octile in range(1, 9)} if step else {}),
-                        **({"rate_factor": 1 + exponent * i} if kind == "momentum" else {}),
+                        **({"rate_factor": 1 + exponent * i, "power": exponent * i} if kind == "momentum" else {}),
                     }
                 )
     return lines

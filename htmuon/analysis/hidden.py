@@ -146,6 +146,13 @@ def rate_factor(state: Mapping[str, Any]) -> float | None:
     return math.exp(float(state["log_rate"])) if "log_rate" in state else None
 
 
+def found_by_rules(state: Mapping[str, Any]) -> dict[str, float]:
+    """What rules have found for a parameter of this state: `rate_factor` and `power`, those that it has."""
+    factor = rate_factor(state)
+    found = {} if factor is None else {"rate_factor": factor}
+    return {**found, "power": float(state["power"])} if "power" in state else found
+
+
 class LastUpdate:
     """The direction in which a step moved each hidden matrix: `(W_before (1 - lr decay) - W_after) / lr`.
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from htmuon.analysis.followed import FollowedMatrices, StepCount, inner_model, inner_optimizer
-from htmuon.analysis.hidden import LastUpdate, average_of, hidden_matrices, momentum_of, rate_factor
+from htmuon.analysis.hidden import LastUpdate, average_of, found_by_rules, hidden_matrices, momentum_of
 from htmuon.analysis.record_log import Record, RecordLog, read_records
 from htmuon.analysis.signal import signal_by_sigma
 from htmuon.analysis.spectral_records import RecordKind, spectral_records
@@ -228,8 +228,7 @@ class SpectralMonitor:
     ) -> None:
         with self._budget.spending(sum(map(len, tensors.values()))):
             state = self._optimizer.state
-            factors = {matrix.name: rate_factor(state.get(matrix.parameter, {})) for matrix in self.matrices}
-            found = {name: factor for name, factor in factors.items() if factor is not None}
+            found = {matrix.name: found_by_rules(state.get(matrix.parameter, {})) for matrix in self.matrices}
             self.latest = spectral_records(self.step, self.matrices, tensors, rounding, signal, found)
             if self._log is not None:
                 self._log.write(*self.latest)

@@ -24,7 +24,7 @@ def spectral_records(
     tensors: Mapping[RecordKind, Mapping[str, Tensor]],
     rounding: Mapping[str, Tensor] | None = None,
     signal: Mapping[str, Tensor] | None = None,
-    rate_factors: Mapping[str, float] | None = None,
+    found: Mapping[str, Mapping[str, float]] | None = None,
 ) -> list[Record]:
     """The records of one step.
 
@@ -34,7 +34,7 @@ def spectral_records(
         tensors: by kind and name, in the shape of the parameter.
         rounding: of the updates, by name; see `LastUpdate`.
         signal: of the step's gradient in the momentum before it, by name; see `signal_by_sigma`.
-        rate_factors: of the learning rate, by name, where a rule moves them.
+        found: what rules have found for a parameter, by its name; see `found_by_rules`.
 
     Returns:
         By kind, then by matrix: numbers rounded to six digits, NaN where a status says why there is none. The matrices
@@ -62,11 +62,10 @@ def spectral_records(
     shares = _by_matrix(signal or {})
     for record in records:
         if record["kind"] == "momentum":
-            found = shares.get(record["name"], [math.nan] * OCTILES)
-            record |= {f"signal_{octile}": float(f"{share:.6g}") for octile, share in enumerate(found, 1)}
+            of_octiles = shares.get(record["name"], [math.nan] * OCTILES)
+            record |= {f"signal_{octile}": float(f"{share:.6g}") for octile, share in enumerate(of_octiles, 1)}
             name, _, _ = record["name"].partition("[")
-            if rate_factors and name in rate_factors:
-                record["rate_factor"] = float(f"{rate_factors[name]:.6g}")
+            record |= {key: float(f"{number:.6g}") for key, number in (found or {}).get(name, {}).items()}
     return records
 
 

@@ -15,7 +15,7 @@ from htmuon.baselines.info import RunInputs
 from htmuon.baselines.registry import optimizer_info
 from htmuon.linalg import METHODS
 from htmuon.linalg.select import AUTO, EXACT
-from htmuon.optim import MOMENTUM_RULES, OPTIMIZERS, POWER_SCHEDULES, RATE_RULES, WEIGHT_UPDATES
+from htmuon.optim import MOMENTUM_RULES, OPTIMIZERS, POWER_RULES, POWER_SCHEDULES, RATE_RULES, WEIGHT_UPDATES
 from htmuon.routing.kinds import KINDS, KindRates
 from htmuon.routing.routing import DEFAULT_SPLIT
 from htmuon.routing.views import default_view
@@ -26,12 +26,13 @@ if TYPE_CHECKING:
     from htmuon.layouts.base import ProcessGroup
 
 Matrices = Literal["hidden", "all"]
-Part = Literal["method", "spectral_map", "rate_rule", "momentum_rule", "weight_update"]
+Part = Literal["method", "spectral_map", "rate_rule", "power_rule", "momentum_rule", "weight_update"]
 # What an optimizer is made of that has settings of its own, by the argument that takes it.
 PARTS: dict[Part, Registry[Any]] = {
     "method": METHODS,
     "spectral_map": MAPS,
     "rate_rule": RATE_RULES,
+    "power_rule": POWER_RULES,
     "momentum_rule": MOMENTUM_RULES,
     "weight_update": WEIGHT_UPDATES,
 }

@@ -36,8 +36,14 @@ Stages = Generator[None, None, T]
 class Bracket(Protocol):
     """The part of a step that works on whole matrices: precondition, map, normalize, adapt, scale."""
 
-    def __call__(self, direction: Tensor, state: State) -> tuple[Tensor, State]:
-        """From momentum directions `[stack, *shape]` and their state to updates `[stack, *shape]` and the new state."""
+    def __call__(self, direction: Tensor, state: State, powers: Tensor | None) -> tuple[Tensor, State]:
+        """From momentum directions `[stack, *shape]` and their state to updates `[stack, *shape]` and the new state.
+
+        Args:
+            direction: of the momentum.
+            state: what the bracket keeps.
+            powers: the exponent of each, `[stack]`; None where all have that of their settings.
+        """
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,7 @@ class Stack:
         shape: of a whole parameter.
         state_shapes: of the whole state of a parameter, by name.
         cost: of the bracket for one parameter, in any unit.
+        powers: the exponent of each, `[stack]`, which every rank knows; None where all have that of their settings.
     """
 
     bracket: Bracket
@@ -59,6 +66,7 @@ class Stack:
     shape: tuple[int, ...]
     state_shapes: dict[str, tuple[int, ...]]
     cost: float
+    powers: Tensor | None = None
 
 
 class Layout(Protocol):

@@ -54,7 +54,10 @@ class Replicated:
         places = [[k for k, owner in enumerate(owners) if owner == rank] for rank in range(self.group.size())]
         mine = places[self.group.rank()]
         share = replace(
-            stack, direction=take(stack.direction, mine), state={n: take(s, mine) for n, s in stack.state.items()}
+            stack,
+            direction=take(stack.direction, mine),
+            state={n: take(s, mine) for n, s in stack.state.items()},
+            powers=None if stack.powers is None else take(stack.powers, mine),
         )
         update, state = yield from self.inner.apply(share, ledger.inside(self.group))
 

@@ -112,7 +112,13 @@ class Sharded:
         ]
         whole = [torch.cat(parts, dim + 1) for parts, dim in zip(zip(*slices, strict=True), dims, strict=True)]
 
-        assembled = replace(stack, direction=whole[0], state=dict(zip(stack.state, whole[1:], strict=True)))
+        mine = [k for k, owner in enumerate(owners) if owner == me]
+        assembled = replace(
+            stack,
+            direction=whole[0],
+            state=dict(zip(stack.state, whole[1:], strict=True)),
+            powers=None if stack.powers is None else take(stack.powers, mine),
+        )
         update, state = yield from self.inner.apply(assembled, ledger.inside(self.group))
 
         results = [update, *(state[name] for name in stack.state)]

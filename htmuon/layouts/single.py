@@ -49,7 +49,7 @@ class Single:
         yield from ()
         if stack.direction.numel() == 0:
             return stack.direction, stack.state
-        return stack.bracket(stack.direction, stack.state)
+        return stack.bracket(stack.direction, stack.state, stack.powers)
 
 
 def slice_lengths(length: int, ranks: int) -> list[int]:

@@ -159,9 +159,10 @@ class NewtonSchulz(Method):
 
     def require(self, function: ScalarFunction) -> None:
         """Raise ValueError unless the exponent is 0 or 2^-k."""
-        power = None if function.power is None else float(function.power)
+        given = "a map that is not a power" if function.power is None else f"power={function.power}"
+        several = isinstance(function.power, Tensor) and function.power.ndim > 0
+        power = None if function.power is None or several else float(function.power)
         if power is None or (power != 0 and (power < 0 or power > 1 or not math.log2(power).is_integer())):
-            given = "a map that is not a power" if power is None else f"power={power}"
             raise ValueError(
                 f"method 'newton_schulz' needs power 0 or 2^-k (1, 1/2, 1/4, 1/8, ...); got {given}. "
                 "Use method='eigh', which computes every function."

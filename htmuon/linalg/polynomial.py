@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from htmuon._checks import known
+from htmuon._checks import host_may_look, known
 from htmuon._registry import unknown_name
 from htmuon._typing import PRECISIONS, Precision
 from htmuon.kernels import aligned_sides, computes_half, multiplies_float16
@@ -125,7 +125,9 @@ class Polynomial(Method):
                 "method 'polynomial' needs a function of each singular value alone that is finite, keeps its sign and "
                 "stays above 1e-5 of its largest value on [1e-4, 1]; this map is not one. Use method='eigh'."
             )
-        power = known(function.power)
+        power = function.power
+        if isinstance(power, Tensor):
+            power = power.min().item() if host_may_look(power) else None
         if power is not None and power < LOWEST_POWER:
             raise ValueError(
                 f"method 'polynomial' needs a power of at least {LOWEST_POWER}; got power={power}. Use method='eigh'."

@@ -97,7 +97,7 @@ def rank_of(outer: Tensor, recipe: Recipe) -> Tensor:
     wide = outer.to(compute_dtype(outer.dtype))
     of_square = wide.square().sum((-2, -1))
     of_cube = (wide * symmetric_product(outer, outer)).sum((-2, -1))
-    one, two, three = recipe.rank
+    one, two, three = (c.flatten() if isinstance(c, Tensor) and c.ndim else c for c in recipe.rank)
     return one * trace(outer) + two * of_square + three * of_cube
 
 

@@ -129,11 +129,15 @@ class Recipes:
     chain: Chain
 
     def at(self, power: float | Tensor, device: torch.device) -> Recipe:
-        """The recipe of a power in [-1, 1]: numbers for a number, for a tensor 0-d ones on the device."""
+        """The recipe of a power in [-1, 1]: numbers for a number, 0-d ones on the device for a 0-d tensor.
+
+        For a power of each matrix of a stack, `[batch]`, there is a column of each coefficient, `[batch, 1, 1]`.
+        """
         if not isinstance(power, Tensor):
             return _at(self, power)
-        flat = self.coefficients.weights(_on(self, device), power)
-        return self.recipe(flat.reshape(-1).unbind())
+        flat = self.coefficients.weights(_on(self, device), power.flatten())
+        alone = len(flat) == 1
+        return self.recipe(tuple(column.reshape(() if alone else (-1, 1, 1)) for column in flat.unbind(-1)))
 
     def range_of(self, power: float) -> tuple[float, float]:
         """The smallest value and the largest error for a power.

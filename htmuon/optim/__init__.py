@@ -5,10 +5,12 @@ from htmuon.optim.adamuon import AdaMuon, HTAdaMuon
 from htmuon.optim.base import SpectralOptimizer
 from htmuon.optim.capture import CapturedStep
 from htmuon.optim.foreign import load_from
+from htmuon.optim.hindsight import POWER_RULES, RATE_RULES
 from htmuon.optim.htmuon import OPTIMIZERS, HTMuon, Muon
 from htmuon.optim.momentum_rules import MOMENTUM_RULES, TwoAverages
 from htmuon.optim.normuon import HTNorMuon, NorMuon
-from htmuon.optim.rate_rules import RATE_RULES, Alignment
+from htmuon.optim.power_rules import PowerAlignment
+from htmuon.optim.rate_rules import Alignment
 from htmuon.optim.schedules import POWER_SCHEDULES, power_schedule
 from htmuon.optim.translation import PEERS, Like, like
 from htmuon.optim.weight_updates import WEIGHT_UPDATES
@@ -17,6 +19,7 @@ __all__ = [
     "MOMENTUM_RULES",
     "OPTIMIZERS",
     "PEERS",
+    "POWER_RULES",
     "POWER_SCHEDULES",
     "RATE_RULES",
     "WEIGHT_UPDATES",
@@ -29,6 +32,7 @@ __all__ = [
     "Like",
     "Muon",
     "NorMuon",
+    "PowerAlignment",
     "SpectralOptimizer",
     "TwoAverages",
     "like",

@@ -39,8 +39,9 @@ from htmuon.optim.adamw import adamw_update
 from htmuon.optim.buckets import has_gradient, matrix_buckets, other_buckets
 from htmuon.optim.description import describe, describe_gradients, idle
 from htmuon.optim.groups import GroupedOptimizer
+from htmuon.optim.hindsight import LAST_UPDATE, Seen, advance, numbers
 from htmuon.optim.matrices import MatrixStack, run_staggered
-from htmuon.optim.rate_rules import LAST_UPDATE, advance_rates, check_one_rule, rate_rule_of
+from htmuon.optim.rate_rules import check_one_rule
 from htmuon.optim.rules import Rules
 from htmuon.optim.settings import check_step, counters_device
 from htmuon.optim.signal import look, whole_flags
@@ -77,6 +78,16 @@ class SpectralOptimizer(GroupedOptimizer):
         """Slot: what happens to the update after the map."""
         return Unadapted()
 
+    def _check(self, group: Group, *, wait: bool = False) -> None:
+        super()._check(group, wait=wait)
+        slots = ("precondition", "adaptation")
+        changed = any(getattr(type(self), slot) is not getattr(SpectralOptimizer, slot) for slot in slots)
+        if group["use_muon"] and group["power_rule"] is not None and changed:
+            raise ValueError(
+                "power_rule needs an update that is the mapped momentum as it is, which it compares with the momentum; "
+                f"got {group['power_rule']!r} in {type(self).__name__}, which changes it. Use Muon or HTMuon."
+            )
+
     @property
     def skipped_steps(self) -> Tensor:
         """How many steps were masked because a gradient was not finite: 0-d, on the device of the parameters."""
@@ -108,7 +119,7 @@ class SpectralOptimizer(GroupedOptimizer):
                 return loss
             ledger = LoadBalancer()
             work = [self._prepared(group, finite, signals, ledger) for group in self.param_groups]
-            self._advance_rates(finite, signals)
+            self._look_back(finite, signals)
             for update in work:
                 update()
             for group in self.param_groups:
@@ -151,16 +162,18 @@ class SpectralOptimizer(GroupedOptimizer):
             }
         return (finite if any(moving) else None), signals
 
-    def _advance_rates(self, finite: Tensor, signals: dict[Tensor, Tensor]) -> None:
-        """Let the rate rule look at matrices with a gradient now and an update before."""
-        ruled = [group for group in self.param_groups if group["use_muon"] and group["rate_rule"] is not None]
-        parameters = [p for group in ruled for p in group["params"] if LAST_UPDATE in self.state.get(p, {})]
-        parameters = list(filter(has_gradient, parameters))
-        rule = rate_rule_of(ruled[0]["rate_rule"]) if ruled else None
-        if rule is not None and parameters:
-            gradients = [part_like(cast(Tensor, p.grad), p) for p in parameters]
-            states, flags = [self.state[p] for p in parameters], [signals[p] for p in parameters]
-            advance_rates(rule, gradients, states, flags, finite, self._layouts.groups(parameters))
+    def _look_back(self, finite: Tensor, signals: dict[Tensor, Tensor]) -> None:
+        """Let the rules look at matrices with a gradient now and an update before."""
+        ruled = [
+            (p, group)
+            for group in self.param_groups
+            if group["use_muon"] and numbers(group)
+            for p in group["params"]
+            if has_gradient(p) and LAST_UPDATE in self.state.get(p, {})
+        ]
+        if ruled:
+            seen = [Seen(group, part_like(cast(Tensor, p.grad), p), self.state[p], signals[p]) for p, group in ruled]
+            advance(seen, finite, self._layouts.groups([p for p, _ in ruled]))
 
     def _warn_idle(self) -> None:
         """Warn, once, of a step without any gradient."""
@@ -190,9 +203,8 @@ class SpectralOptimizer(GroupedOptimizer):
 
     def _state_of(self, group: Group, parameter: Tensor, shapes: dict[str, tuple[int, ...]]) -> State:
         """This rank's part of the state of a matrix parameter."""
-        return spectral_state(
-            self.state[parameter], parameter, shapes, batch_dims(parameter.ndim, group["matrix_view"])
-        )
+        dims = batch_dims(parameter.ndim, group["matrix_view"])
+        return spectral_state(self.state[parameter], parameter, shapes, dims, numbers(group))
 
     def state_shapes(self, group: Group, parameter: Tensor) -> dict[str, tuple[int, ...]]:
         """Those of AdamW, or what the slots and the method declare."""

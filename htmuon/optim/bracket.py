@@ -14,6 +14,7 @@ from itertools import count
 import torch
 from torch import Tensor
 
+from htmuon._checks import host_may_look
 from htmuon._typing import MatrixView, Normalization, State
 from htmuon.layouts import Bracket
 from htmuon.linalg import Method, ScalarFunction
@@ -83,7 +84,7 @@ def bracket(
     Args:
         update: what it does.
         spectral_map: the name or the dict of the map.
-        power: of this step.
+        power: of this step, where matrices have none of their own.
         device: of the parameters.
         compiling: with `torch.compile`, if the method gains by it.
         scheduled: whether the power moves from step to step, so that a compiled form must not rest on its value.
@@ -92,15 +93,23 @@ def bracket(
     compiling = compiling and compilable(method, power)
     if compiling and scheduled and not method.reads_power and not isinstance(power, Tensor):
         power = torch.full((), power, dtype=widest(device), device=device)
-    function = map_of(spectral_map, power).at(matrix_shape(update.shape, update.view))
+    shape = matrix_shape(update.shape, update.view)
+    function = map_of(spectral_map, power).at(shape)
     prepared = method.prepare(function, device)
-    fixed = None if isinstance(power, Tensor) else power
 
-    def run(direction: Tensor, state: State) -> tuple[Tensor, State]:
+    def of_each(powers: Tensor) -> tuple[SpectralMap, ScalarFunction]:
+        alone = len(powers) == 1 and not compiling and host_may_look(powers)
+        given = powers.item() if alone else powers.view(-1, *(1,) * (len(shape) - 2))
+        own = map_of(spectral_map, given).at((len(powers), *shape))
+        return own, method.prepare(own, device)
+
+    def run(direction: Tensor, state: State, powers: Tensor | None) -> tuple[Tensor, State]:
+        own, ready = (function, prepared) if powers is None else of_each(powers)
         if not compiling:
-            return update(direction, state, function, prepared)
+            return update(direction, state, own, ready)
+        fixed = None if isinstance(power, Tensor) or powers is not None else power
         form = compiled(update, str(spectral_map), fixed, direction.shape, direction.dtype, device)
-        return form(direction, state, function, prepared)
+        return form(direction, state, own, ready)
 
     return run
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from htmuon._checks import plain
 from htmuon._typing import Group
 from htmuon.linalg import method_setting
+from htmuon.optim.hindsight import POWER_RULES, RATE_RULES
 from htmuon.optim.momentum_rules import MOMENTUM_RULES
 from htmuon.optim.named import setting_of
-from htmuon.optim.rate_rules import RATE_RULES
 from htmuon.optim.weight_updates import WEIGHT_UPDATES
 from htmuon.routing.split import split_setting
 from htmuon.spectral import map_setting
@@ -21,7 +21,7 @@ from htmuon.spectral.choice import exponent
 def without_objects(group: Group) -> Group:
     """The method, the split and the map of a group as they are stored."""
     stored: Group = {"method": method_setting(group["method"])} if "method" in group else {}
-    for registry in (RATE_RULES, MOMENTUM_RULES, WEIGHT_UPDATES):
+    for registry in (RATE_RULES, POWER_RULES, MOMENTUM_RULES, WEIGHT_UPDATES):
         if group.get(registry.kind) is not None:
             stored[registry.kind] = setting_of(registry, group[registry.kind])
     if "split" in group:

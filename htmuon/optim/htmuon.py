@@ -11,6 +11,7 @@ from htmuon._typing import AdjustLrFn, MatrixView, Normalization
 from htmuon.linalg import MethodChoice
 from htmuon.optim.base import SpectralOptimizer
 from htmuon.optim.momentum_rules import MomentumRuleChoice
+from htmuon.optim.power_rules import PowerRuleChoice
 from htmuon.optim.rate_rules import RateRuleChoice
 from htmuon.optim.schedules import ScheduleDict
 from htmuon.optim.weight_updates import WeightUpdateChoice
@@ -170,6 +171,7 @@ class HTMuon(SpectralOptimizer):
         power: float = 0.125,
         power_schedule: ScheduleDict | None = None,
         rate_rule: RateRuleChoice = None,
+        power_rule: PowerRuleChoice = None,
         spectral_map: MapChoice = "power",
         momentum: float = 0.95,
         nesterov: bool = True,
@@ -196,6 +198,7 @@ class HTMuon(SpectralOptimizer):
             "power": power,
             "power_schedule": power_schedule,
             "rate_rule": rate_rule,
+            "power_rule": power_rule,
             "spectral_map": spectral_map,
             "momentum": momentum,
             "nesterov": nesterov,
@@ -238,6 +241,7 @@ class Muon(HTMuon):
         power: float = 0.0,
         power_schedule: ScheduleDict | None = None,
         rate_rule: RateRuleChoice = None,
+        power_rule: PowerRuleChoice = None,
         spectral_map: MapChoice = "power",
         momentum: float = 0.95,
         nesterov: bool = True,
@@ -262,6 +266,7 @@ class Muon(HTMuon):
             power=power,
             power_schedule=power_schedule,
             rate_rule=rate_rule,
+            power_rule=power_rule,
             spectral_map=spectral_map,
             momentum=momentum,
             nesterov=nesterov,

@@ -14,9 +14,9 @@ from htmuon._typing import Group
 from htmuon.layouts import Bracket, Layout, LoadBalancer, Stack, add_up, part, part_like
 from htmuon.linalg.base import compute_dtype
 from htmuon.optim.buckets import cost
+from htmuon.optim.hindsight import LAST_UPDATE, LOG_RATE, NUMBERS, POWER
 from htmuon.optim.momentum_rules import MOMENTUM_RULES
 from htmuon.optim.named import part_of
-from htmuon.optim.rate_rules import ALIGNMENT, LAST_UPDATE, LOG_RATE
 from htmuon.optim.signal import Flags
 from htmuon.optim.state import State, as_the_parameter
 from htmuon.optim.weight_updates import WEIGHT_UPDATES
@@ -89,7 +89,7 @@ class MatrixStack:
         flags, dtype = Flags.of(group, first), compute_dtype(first.dtype)
         active = torch.stack([signals[p] for p in self.parameters]) & finite.to(first.device)
         # The bracket does not see the state of the elementwise work around it.
-        outside = {*as_the_parameter(), ALIGNMENT, LOG_RATE}
+        outside = {*as_the_parameter(), *NUMBERS}
         kept = {name: shape for name, shape in self.shapes.items() if name not in outside}
         moves = None if host_may_look(active) and bool(active.all()) else flags.over_parameter(active)
         stack = Stack(
@@ -100,6 +100,7 @@ class MatrixStack:
             shape=tuple(first.shape),
             state_shapes=kept,
             cost=cost(group, first),
+            powers=torch.stack([state[POWER] for state in self.states]) if POWER in self.shapes else None,
         )
         update, adapted = yield from self.layout.apply(stack, ledger)
 

@@ -1,55 +1,22 @@
-"""How each matrix finds its own learning rate while it trains.
+"""How each matrix finds its own learning rate while it trains: a rule moves the logarithm of a factor of the rate.
 
-A rule looks at what the last update has done, in the light of the gradient that came after it, and moves a factor of
-the learning rate of each matrix parameter. A new rule is one more class here.
+A new rule is one more class here.
 """
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import itemgetter
-from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
-from torch.linalg import vecdot
 
 from htmuon._checks import check_number
-from htmuon._registry import Registry
 from htmuon._typing import Group
-from htmuon.layouts import add_up, part
-from htmuon.linalg.base import compute_dtype, widest
 from htmuon.linalg.parts import PartDict
+from htmuon.optim.hindsight import RATE_RULES, Rule
 from htmuon.optim.named import part_of
 
-if TYPE_CHECKING:
-    from htmuon.layouts.base import ProcessGroup
-
-# What a rule keeps of a parameter, beside `LAST_UPDATE`: 0-d, float32.
-ALIGNMENT, LOG_RATE = "alignment", "log_rate"
-LAST_UPDATE = "last_update"
-
-# Elements of the matrices that are multiplied by one call: a copy in the cache costs less than the calls that it saves.
-TOGETHER = 2**18
-
-
-class RateRule(Protocol):
-    """Moves the logarithms of the factors."""
-
-    def __call__(self, cosine: Tensor, alignment: Tensor, log_rate: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:
-        """From the cosines of this step, `[n]`, to the new averages of them and the new logarithms, both `[n]`.
-
-        Args:
-            cosine: of the new gradient with the last update of each parameter.
-            alignment: the average so far.
-            log_rate: the logarithms so far.
-            moves: which of them count, `[n]` bool; what is said of the others is not taken.
-        """
-
-
-RATE_RULES: Registry[RateRule] = Registry("rate_rule")
-RateRuleChoice = str | PartDict | RateRule | None
+RateRuleChoice = str | PartDict | Rule | None
 
 
 @dataclass(frozen=True)
@@ -92,7 +59,7 @@ class Alignment:
         check_number("most", self.most, least=1.0, remedy="Pass a float such as 4.")
 
     def __call__(self, cosine: Tensor, alignment: Tensor, log_rate: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:
-        """See `RateRule`."""
+        """See `Rule`."""
         alignment = torch.lerp(cosine, alignment, self.averaging)
         mean = torch.where(moves, alignment, 0.0).sum() / moves.sum().clamp(min=1)
         bound = math.log(self.most)
@@ -102,7 +69,7 @@ class Alignment:
 RATE_RULES.register("alignment")(Alignment())
 
 
-def rate_rule_of(choice: RateRuleChoice) -> RateRule | None:
+def rate_rule_of(choice: RateRuleChoice) -> Rule | None:
     """The rule that a name, a dict or an object stands for.
 
     Raises:
@@ -125,57 +92,3 @@ def check_one_rule(groups: Sequence[Group]) -> None:
             f"rate_rule must be the same in all groups that have one; got {rules[0]!r} and {other!r}. Give it to the "
             "optimizer, and rate_rule=None to groups without."
         )
-
-
-def advance_rates(
-    rule: RateRule,
-    gradients: Sequence[Tensor],
-    states: Sequence[dict[str, Tensor]],
-    signals: Sequence[Tensor],
-    finite: Tensor,
-    groups: "Sequence[ProcessGroup]",
-) -> None:
-    """Move the factors of the parameters that share a rule; nothing moves where the step is not taken.
-
-    Args:
-        rule: which.
-        gradients: what this rank holds of each.
-        states: of each, with the update of the step before.
-        signals: of each, flags of its matrices that have a gradient: without any it rests.
-        finite: 0-d bool, whether the step is taken.
-        groups: of ranks that hold parts of parameters, or copies, which change no cosine.
-    """
-    device = finite.device
-    sums = add_up(_products(gradients, [part(state[LAST_UPDATE]) for state in states]).to(device), groups)
-    cosine = sums[:, 0] / (sums[:, 1] * sums[:, 2]).sqrt()
-    moves = cosine.isfinite() & torch.stack([flags.any().to(device) for flags in signals]) & finite
-    cosine = torch.where(moves, cosine, 0.0).to(torch.float32)
-    alignment, log_rate = (torch.stack([state[name].to(device) for state in states]) for name in (ALIGNMENT, LOG_RATE))
-    moved = rule(cosine, alignment, log_rate, moves)
-    for name, old, new in zip((ALIGNMENT, LOG_RATE), (alignment, log_rate), moved, strict=True):
-        kept = torch.where(moves, new, old)
-        torch._foreach_copy_([state[name] for state in states], list(kept.unbind()))
-
-
-def _products(gradients: Sequence[Tensor], lasts: Sequence[Tensor]) -> Tensor:
-    """`<G, O>`, `|G|^2` and `|O|^2` of what this rank holds, `[n, 3]`, in float64 where the device has it."""
-    alike: dict[tuple[torch.Size, torch.device], list[int]] = defaultdict(list)
-    for number, last in enumerate(lasts):
-        alike[last.shape, last.device].append(number)
-    order, found = [], []
-    for numbers in alike.values():
-        together = max(1, TOGETHER // max(1, lasts[numbers[0]].numel()))
-        for first in range(0, len(numbers), together):
-            some = numbers[first : first + together]
-            g, o = (_flat([tensors[number] for number in some]) for tensors in (gradients, lasts))
-            order += some
-            found.append(torch.stack([vecdot(g, o), vecdot(g, g), vecdot(o, o)], dim=-1).to(widest(g.device)))
-    rows = torch.cat([sums.to(found[0].device) for sums in found]).unbind()
-    # On the host: an index that is copied to an accelerator would make it wait, and could not be captured.
-    return torch.stack([row for _, row in sorted(zip(order, rows, strict=True), key=itemgetter(0))])
-
-
-def _flat(tensors: Sequence[Tensor]) -> Tensor:
-    """Equally shaped tensors as rows; one alone is not copied."""
-    rows = tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(list(tensors))
-    return rows.flatten(1).to(compute_dtype(rows.dtype))

@@ -10,9 +10,9 @@ from htmuon.layouts import Bracket, Layout
 from htmuon.linalg import Method, method_of, select_method
 from htmuon.linalg.select import AUTO, EXACT, OF_STEPS
 from htmuon.optim.bracket import MatrixUpdate, bracket
+from htmuon.optim.hindsight import LAST_UPDATE, numbers
 from htmuon.optim.momentum_rules import MOMENTUM_RULES
 from htmuon.optim.named import part_of
-from htmuon.optim.rate_rules import ALIGNMENT, LAST_UPDATE, LOG_RATE
 from htmuon.optim.schedules import schedule_from_dict
 from htmuon.optim.slots import Adaptation, Precondition
 from htmuon.routing.split import part_shapes, split_bracket, state_name
@@ -81,8 +81,9 @@ class Rules:
         method, split = self._method(parameter), self.group["split"]
         buffers = part_of(MOMENTUM_RULES, self.group["momentum_rule"]).buffers
         shapes: dict[str, tuple[int, ...]] = dict.fromkeys(buffers, shape)
-        if self.group["rate_rule"] is not None:
-            shapes |= {LAST_UPDATE: shape, ALIGNMENT: (), LOG_RATE: ()}
+        ruled = numbers(self.group)
+        if ruled:
+            shapes |= {LAST_UPDATE: shape, **dict.fromkeys(ruled, ())}
         for run, matrices in enumerate(part_shapes(shape, self._view(len(shape)), split)):
             kept = {**method.state_shapes(matrices), **self.adaptation.state_shapes(matrices)}
             shapes |= {name if split is None else state_name(name, run): of for name, of in kept.items()}
@@ -118,12 +119,15 @@ class Rules:
         return select_method(matrices, self._map(), self.group["method"], OF_STEPS)
 
     def _map(self) -> SpectralMap:
-        """The map at the power of this step."""
-        return map_of(self.group["spectral_map"], self.group["power"])
+        """The map at the power of this step; where each matrix has its own, at powers that nobody knows beforehand."""
+        ruled = self.group["power_rule"] is not None
+        return map_of(self.group["spectral_map"], torch.empty(1, device="meta") if ruled else self.group["power"])
 
     def _normalization(self) -> Normalization:
         """What the normalization of the group stands for, over all powers of its schedule."""
         group = self.group
+        if group["power_rule"] is not None and group["normalization"] == "auto":
+            return "rms"  # a rule compares powers at one size
         schedule = group["power_schedule"]
         powers = (group["power"],) if schedule is None else schedule_from_dict(schedule).powers
         if group["normalization"] != "auto" or any(isinstance(power, Tensor) for power in powers):

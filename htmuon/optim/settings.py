@@ -14,12 +14,14 @@ from htmuon.optim.choices import without_objects
 from htmuon.optim.memory import overlaps
 from htmuon.optim.momentum_rules import MOMENTUM_RULES
 from htmuon.optim.named import part_of
+from htmuon.optim.power_rules import power_rule_of
 from htmuon.optim.rate_rules import rate_rule_of
 from htmuon.optim.schedules import schedule_from_dict
 from htmuon.optim.weight_updates import MOST_INDEPENDENT, WEIGHT_UPDATES, Independent
 from htmuon.routing.split import part_shapes, split_of
 from htmuon.routing.views import MINIMUM_DIMS, check_shaped, default_view
 from htmuon.spectral import check_normalization, check_power, map_of
+from htmuon.spectral.base import POWER_RANGE
 
 # What a group with `use_muon=False` uses; all else it holds too, unused, so that every key is in every group.
 ADAMW_SETTINGS = ("use_muon", "lr", "betas", "eps", "weight_decay")
@@ -78,22 +80,41 @@ def _check_spectral_settings(group: Group, *, sets_size: bool) -> None:
     """The settings of a group of matrices that depend on each other."""
     if group["adjust_lr_fn"] is not None and group["adjust_lr_fn"] not in ADJUST_LR_FNS:
         raise unknown_name("adjust_lr_fn", group["adjust_lr_fn"], list(ADJUST_LR_FNS))
-    schedule = group["power_schedule"]
+    schedule, rule = group["power_schedule"], power_rule_of(group["power_rule"])
     powers = [group["power"]] if schedule is None else list(schedule_from_dict(schedule).powers)
+    if rule is not None:
+        _check_power_rule(group)
+        powers += getattr(rule, "powers", POWER_RANGE)
     for power in powers:
         check_power(power)
         function = map_of(group["spectral_map"], power)
         check_method(group["method"], function)
         check_normalization(group["normalization"], power=function.power)
-        polar = schedule is None and not isinstance(power, Tensor) and function.power == 0
+        polar = len(powers) == 1 and not isinstance(power, Tensor) and function.power == 0
         known_size = sets_size or polar or group["normalization"] == "rms"
-        known_size = known_size or (group["normalization"] == "auto" and _is_negative(function.degree))
+        known_size = known_size or (group["normalization"] == "auto" and (rule or _is_negative(function.degree)))
         if group["adjust_lr_fn"] == "match_rms_adamw" and not known_size:
             raise ValueError(
                 "adjust_lr_fn='match_rms_adamw' needs an update of known Frobenius norm, which normalization="
                 f"{group['normalization']!r} does not give with spectral_map={group['spectral_map']!r}, power={power}. "
                 "Use normalization='rms'."
             )
+
+
+def _check_power_rule(group: Group) -> None:
+    """Raise unless each matrix can have a power of its own."""
+    if group["power_schedule"] is not None:
+        raise ValueError(
+            f"power_rule must be None beside a power_schedule; got {group['power_rule']!r} and "
+            f"{group['power_schedule']!r}, which both set the power. Pass power_schedule=None."
+        )
+    try:
+        map_of(group["spectral_map"], torch.empty(1, device="meta"))
+    except TypeError:
+        raise ValueError(
+            "power_rule must be None with a spectral_map that takes one power for all matrices; got "
+            f"{group['power_rule']!r} with {group['spectral_map']!r}. Use spectral_map='power'."
+        ) from None
 
 
 def _is_negative(degree: float | Tensor) -> bool:
@@ -132,6 +153,7 @@ def check_settings(group: Group, *, sets_size: bool, wait: bool = False) -> None
         name = "weight_decay with weight_update='independent'"
         check_number(name, group["weight_decay"], most=MOST_INDEPENDENT, remedy=remedy)
     rate_rule_of(group["rate_rule"])
+    power_rule_of(group["power_rule"])
     view = group["matrix_view"]
     if view is not None and view not in MATRIX_VIEWS:
         raise unknown_name("matrix_view", view, list(MATRIX_VIEWS))

@@ -1,5 +1,6 @@
 """What an optimizer keeps of a parameter: made when it is first needed, and laid out as the parameter is."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -7,8 +8,8 @@ from torch import Tensor
 
 from htmuon.layouts import allocate, is_distributed, part
 from htmuon.linalg.base import compute_dtype
+from htmuon.optim.hindsight import LAST_UPDATE, NUMBERS, POWER
 from htmuon.optim.momentum_rules import MOMENTUM_RULES
-from htmuon.optim.rate_rules import ALIGNMENT, LAST_UPDATE, LOG_RATE
 
 State = dict[str, Tensor]
 
@@ -18,7 +19,13 @@ def as_the_parameter() -> set[str]:
     return {LAST_UPDATE, *(name for _, rule in MOMENTUM_RULES.items() for name in rule.buffers)}
 
 
-def spectral_state(state: State, parameter: Tensor, shapes: dict[str, tuple[int, ...]], batch_dims: int) -> State:
+def spectral_state(
+    state: State,
+    parameter: Tensor,
+    shapes: dict[str, tuple[int, ...]],
+    batch_dims: int,
+    starts: Mapping[str, float],
+) -> State:
     """This rank's part of the state of a matrix parameter; a method of before leaves its own.
 
     Args:
@@ -26,16 +33,17 @@ def spectral_state(state: State, parameter: Tensor, shapes: dict[str, tuple[int,
         parameter: the parameter.
         shapes: whole shapes by name, `momentum_buffer` among them.
         batch_dims: the parameter's first dims that count matrices.
+        starts: of the numbers that rules move.
     """
     like_it = as_the_parameter()
-    for name in (*like_it, ALIGNMENT, LOG_RATE):  # of a rule that it has no longer
+    for name in (*like_it, *NUMBERS):  # of a rule that it has no longer
         if name not in shapes:
             state.pop(name, None)
     for name, whole in shapes.items():
         if name in like_it and name not in state:
             state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-        if name in (ALIGNMENT, LOG_RATE) and name not in state:
-            state[name] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+        if name in starts and name not in state:
+            state[name] = torch.full((), starts[name], dtype=torch.float32, device=parameter.device)
         # The state of a parameter that is now seen as other matrices starts from zero.
         if name not in state or tuple(state[name].shape) != whole:
             state[name] = allocate(parameter, whole, compute_dtype(parameter.dtype), batch_dims)
@@ -67,10 +75,10 @@ def check_state(saved: dict[str, Any], parameter: Tensor, shapes: dict[str, tupl
                 f"{name} of {who} must have the shape {shape}; the state_dict has {tuple(saved[name].shape)}. It is "
                 "the state of another model, or of another matrix_view."
             )
-        if name in (ALIGNMENT, LOG_RATE) and saved[name].device.type != "meta" and not saved[name].isfinite():
+        if name in NUMBERS and saved[name].device.type != "meta" and not _is_possible(name, saved[name]):
             raise ValueError(
-                f"{name} of {who} must be finite; the state_dict has {saved[name].item()}. Remove it from the "
-                "state_dict to start the rate of this parameter anew."
+                f"{name} of {who} must be {'in [-1, 1]' if name == POWER else 'finite'}; the state_dict has "
+                f"{saved[name].item()}. Remove it from the state_dict to start this parameter anew."
             )
         own, theirs = _placement(parameter), _placement(saved[name])
         # Statistics are placed in their own way; what has the parameter's shape is placed as it is.
@@ -80,6 +88,10 @@ def check_state(saved: dict[str, Any], parameter: Tensor, shapes: dict[str, tupl
                 f"{theirs}. Load it by set_optimizer_state_dict of torch.distributed.checkpoint.state_dict, which lays "
                 "it out again."
             )
+
+
+def _is_possible(name: str, number: Tensor) -> bool:
+    return bool(number.abs() <= 1) if name == POWER else bool(number.isfinite())
 
 
 def _placement(tensor: Tensor) -> str | None:

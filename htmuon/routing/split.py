@@ -224,14 +224,14 @@ def split_bracket(brackets: Sequence[Bracket], view: MatrixView, shape: tuple[in
     """
     parts = rows_of_parts(matrix_shape(shape, view)[-2], split)
 
-    def run(direction: Tensor, state: State) -> tuple[Tensor, State]:
+    def run(direction: Tensor, state: State, powers: Tensor | None) -> tuple[Tensor, State]:
         matrix = matrix_view(direction, view, stacked=True)
         updates = torch.empty_like(matrix)
         adapted: State = {}
         runs = zip(brackets, _runs(matrix, parts), _runs(updates, parts), strict=True)
         for index, (bracket, piece, place) in enumerate(runs):
             own = {name: state[state_name(name, index)] for name in _names(state, index)}
-            update, new = bracket(piece.flatten(-3, -2).contiguous(), own)
+            update, new = bracket(piece.flatten(-3, -2).contiguous(), own, powers)
             place.copy_(update.view_as(place))
             adapted |= {state_name(name, index): kept for name, kept in new.items()}
         return undo_matrix_view(updates, view, shape), adapted

@@ -120,7 +120,8 @@ def spectral_power(
 
     Args:
         matrix: `[*batch, m, n]`, real floating point, any scale and rank; the batch is computed as one stack.
-        power: the exponent p in [-1, 1]: 0 polar factor (Muon), 0.125 HTMuon, 1 the matrix itself.
+        power: the exponent p in [-1, 1]: 0 polar factor (Muon), 0.125 HTMuon, 1 the matrix itself. A tensor `[*batch]`
+            holds one for each matrix.
         method: how it is computed: a name in `htmuon.linalg.METHODS`, an object such as
             `htmuon.linalg.Polynomial(levels=8)`, a dict of the two, or `auto`.
         normalization: what fixes the size of the result:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from htmuon._checks import check_real, known
+from htmuon._checks import check_real, host_may_look
 from htmuon._registry import Registry
 from htmuon.linalg import ScalarFunction
 
@@ -42,23 +42,56 @@ class SpectralMapFactory(Protocol):
 MAPS: Registry[SpectralMapFactory] = Registry("spectral_map")
 
 
-def check_power(power: object) -> None:
-    """Raise unless `power` is a real number in [-1, 1]; what an accelerator holds is trusted, not read."""
-    if isinstance(power, Tensor):
-        if power.ndim != 0 or not power.is_floating_point():
-            raise TypeError(
-                f"power must be a number or a 0-d floating-point tensor; got shape {tuple(power.shape)} and dtype "
-                f"{power.dtype}. Pass a Python float such as 0.125."
-            )
-        exponent = known(power)
-    else:
-        exponent = check_real("power", power, "Pass a float such as 0.125.")
+def check_power(power: object, *, each: bool = False) -> None:
+    """Raise unless `power` is a real number in [-1, 1]; what an accelerator holds is trusted, not read.
+
+    Args:
+        power: of a map.
+        each: whether it may be a tensor with one for each matrix.
+    """
     low, high = POWER_RANGE
-    if exponent is not None and not low <= exponent <= high:  # also refuses NaN
+    if isinstance(power, Tensor):
+        if (power.ndim != 0 and not each) or not power.is_floating_point():
+            raise TypeError(
+                f"power must be a number or a {'' if each else '0-d '}floating-point tensor; got shape "
+                f"{tuple(power.shape)} and dtype {power.dtype}. Pass a Python float such as 0.125."
+            )
+        inside = not host_may_look(power) or bool(((power >= low) & (power <= high)).all())  # also refuses NaN
+    else:
+        inside = low <= check_real("power", power, "Pass a float such as 0.125.") <= high
+    if not inside:
         raise ValueError(
             f"power must lie in [{low}, {high}]; got {power}. 0 is Muon, 0.125 is HTMuon, 1 is SGD with momentum, "
             "negative values lift the weak directions."
         )
+
+
+def of_each(power: float | Tensor, shape: tuple[int, ...]) -> float | Tensor:
+    """Exponents of the matrices of a stack `[*batch, m, n]`, as `[*batch]`; what is one for all stays as it is.
+
+    Raises:
+        ValueError: there are not as many as matrices.
+    """
+    if not isinstance(power, Tensor) or power.ndim == 0:
+        return power
+    try:
+        return power.expand(shape[:-2])
+    except RuntimeError:
+        raise ValueError(
+            f"power must have the shape of the batch, {tuple(shape[:-2])}, to be one for each matrix of shape "
+            f"{tuple(shape)}; got {tuple(power.shape)}. Give it as many dimensions, or a float for all of them."
+        ) from None
+
+
+def beside(power: float | Tensor, dims: int) -> float | Tensor:
+    """Exponents with so many dims of length 1 behind those of the batch, so that they broadcast.
+
+    Example:
+        >>> import torch
+        >>> beside(torch.zeros(5), 2).shape, beside(0.125, 2)
+        (torch.Size([5, 1, 1]), 0.125)
+    """
+    return power.view(*power.shape, *(1,) * dims) if isinstance(power, Tensor) and power.ndim else power
 
 
 def check_neutral(name: str, power: float | Tensor, neutral: float) -> None:

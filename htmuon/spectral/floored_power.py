@@ -1,12 +1,12 @@
 """A power above a floor, and level below: negative powers that do not lift what is rounding."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from torch import Tensor
 
 from htmuon._checks import check_number
-from htmuon.spectral.base import MAPS, check_power
+from htmuon.spectral.base import MAPS, beside, check_power, of_each
 
 
 @MAPS.register("floored_power")
@@ -21,7 +21,7 @@ class FlooredPower:
     To train with another floor: `spectral_map=FlooredPower(-0.4, floor=1e-2)`.
 
     Args:
-        exponent: p, in [-1, 1]; what an optimizer calls `power`.
+        exponent: p, in [-1, 1]; what an optimizer calls `power`. Or a tensor `[*batch]` with one for each matrix.
         floor: relative to `sigma_1`, in (0, 1].
 
     Raises:
@@ -44,17 +44,17 @@ class FlooredPower:
     family = None
 
     def __post_init__(self) -> None:
-        check_power(self.exponent)
+        check_power(self.exponent, each=True)
         check_number("floor", self.floor, above=0.0, most=1.0, remedy="Pass a float such as 1e-3.")
 
     @property
     def degree(self) -> float | Tensor:
         """Scales as the p-th power of the matrix."""
-        return self.exponent
+        return beside(self.exponent, 2)
 
     def at(self, shape: tuple[int, ...]) -> Self:
-        """The same for all shapes."""
-        return self
+        """The same for all shapes, but for exponents of each matrix, of which it has one for each then."""
+        return replace(self, exponent=of_each(self.exponent, shape)) if isinstance(self.exponent, Tensor) else self
 
     def parameters(self, ratio: Tensor, stable_rank: Tensor) -> tuple[tuple[float | Tensor, ...], float | Tensor]:
         """It is no member of a family."""
@@ -62,5 +62,5 @@ class FlooredPower:
 
     def __call__(self, relative: Tensor) -> Tensor:
         """`max(x, floor)^p`."""
-        result: Tensor = relative.clamp(min=self.floor) ** self.exponent
+        result: Tensor = relative.clamp(min=self.floor) ** beside(self.exponent, 1)
         return result

@@ -91,9 +91,9 @@ def _size(mapped: Mapped, matrix: Tensor, function: SpectralMap, normalization: 
             torch.linalg.matrix_norm(mapped.matrix, keepdim=True)
         )
     assert normalization == "lmo"
-    assert function.power is not None
     # sum x^(1+p) = <M / sigma_1, O>, by the orthogonality of U and V: no singular values needed.
     relative = matrix.to(mapped.matrix.dtype) / safe_divisor(mapped.reference)
     total = (relative * mapped.matrix).sum(dim=(-2, -1), keepdim=True)
-    factor: Tensor = 1 / safe_divisor(total) ** (function.power / (1 + function.power))
+    power = function.degree  # this normalization is for powers alone
+    factor: Tensor = 1 / safe_divisor(total) ** (power / (1 + power))
     return factor

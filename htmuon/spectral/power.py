@@ -1,13 +1,13 @@
 """`sigma^p`: Muon at 0, HTMuon at 1/8, SGD with momentum at 1."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
 from torch import Tensor
 
 from htmuon.linalg import Axis, Family
-from htmuon.spectral.base import MAPS, check_power
+from htmuon.spectral.base import MAPS, beside, check_power, of_each
 
 # The powers of the polynomial method; the grid holds all multiples of 1/32.
 POWERS = Family(torch.pow, (Axis(-0.25, 1.0, 41),))
@@ -21,10 +21,11 @@ class Power:
     For p in [0, 1] it is the direction of steepest descent under the Schatten-q norm with `q = 1 + 1/p`.
 
     Args:
-        power: the exponent p, in [-1, 1].
+        power: the exponent p, in [-1, 1], or a tensor `[*batch]` with one for each matrix.
 
     Raises:
-        ValueError: the exponent is outside its range.
+        TypeError: the exponent is no number.
+        ValueError: it is outside its range, or there are not as many as matrices.
 
     Example:
         >>> import torch
@@ -35,11 +36,11 @@ class Power:
     power: float | Tensor
 
     def __post_init__(self) -> None:
-        check_power(self.power)
+        check_power(self.power, each=True)
 
     def at(self, shape: tuple[int, ...]) -> Self:
-        """The same for all shapes."""
-        return self
+        """The same for all shapes, but for exponents of each matrix, of which it has one for each then."""
+        return replace(self, power=of_each(self.power, shape)) if isinstance(self.power, Tensor) else self
 
     @property
     def family(self) -> Family:
@@ -48,14 +49,15 @@ class Power:
 
     def parameters(self, ratio: Tensor, stable_rank: Tensor) -> tuple[tuple[float | Tensor, ...], float | Tensor]:
         """`(ratio x)^p = ratio^p x^p`."""
-        return (self.power,), ratio**self.power
+        power = self.power.flatten() if isinstance(self.power, Tensor) and self.power.ndim else self.power
+        return (power,), ratio**power
 
     @property
     def degree(self) -> float | Tensor:
         """Scales as the p-th power of the matrix."""
-        return self.power
+        return beside(self.power, 2)
 
     def __call__(self, relative: Tensor) -> Tensor:
         """`x^p`."""
-        result: Tensor = relative**self.power
+        result: Tensor = relative ** beside(self.power, 1)
         return result

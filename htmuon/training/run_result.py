@@ -11,7 +11,7 @@ import torch
 
 import htmuon
 from htmuon._device import optimizer_state_bytes, peak_memory_bytes
-from htmuon.analysis.hidden import rate_factor
+from htmuon.analysis.hidden import found_by_rules
 from htmuon.training.run_config import DataSplit, RunConfig
 from htmuon.training.task import TaskSource
 
@@ -49,6 +49,7 @@ class RunResult:
         unreadable_samples: samples that the run met and left out, because they are damaged or have no label.
         side_by_side: how many runs the machine trained at a time; with more than one the times are not those of one.
         rate_factors: of the learning rate, by the name of the matrix, as a rate rule has found them; empty without one.
+        powers: of the matrices, by name, as a power rule has found them; empty without one.
     """
 
     final_loss: float
@@ -78,6 +79,7 @@ class RunResult:
     unreadable_samples: int = 0
     side_by_side: int = 1
     rate_factors: dict[str, float] = dataclasses.field(default_factory=dict)
+    powers: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def perplexity(self) -> float:
@@ -145,15 +147,13 @@ def reported_settings(config: RunConfig) -> dict[str, Any]:
 def measured_sizes(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Numbers of parameters, bytes, and the device that they are on."""
     device = next(model.parameters()).device
+    found = {name: found_by_rules(optimizer.state.get(p, {})) for name, p in model.named_parameters()}
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "hidden_parameters": sum(r.parameter.numel() for r in htmuon.route(model).routes if r.view is not None),
         "optimizer_state_bytes": optimizer_state_bytes(optimizer),
-        "rate_factors": {
-            name: round(factor, 6)
-            for name, p in model.named_parameters()
-            if (factor := rate_factor(optimizer.state.get(p, {}))) is not None
-        },
+        "rate_factors": {name: round(of["rate_factor"], 6) for name, of in found.items() if "rate_factor" in of},
+        "powers": {name: round(of["power"], 6) for name, of in found.items() if "power" in of},
         "peak_memory_bytes": peak_memory_bytes(device),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),

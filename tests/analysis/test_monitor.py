@@ -110,6 +110,19 @@ def test_the_factor_of_a_rate_is_recorded_and_counted_in():
     assert [update[key] for key in ("sigma_q0", "sigma_q100")] == pytest.approx([1, 1], abs=3e-5)
 
 
+def test_the_power_of_a_matrix_is_recorded():
+    model = make_model()
+    rule = htmuon.optim.PowerAlignment(speed=5.0, averaging=0.0)
+    optimizer = htmuon.Muon(htmuon.param_groups(model), lr=0.01, method="svd", power_rule=rule)
+    monitor = SpectralMonitor(model, optimizer, every=4)
+    steps(model, optimizer, 4)
+    power = optimizer.state[model[1].weight]["power"].item()
+    assert abs(power) > 0.01
+    [momentum] = picked(monitor.latest, kind="momentum", name="1.weight")
+    assert momentum["power"] == pytest.approx(power, rel=1e-5)
+    assert "rate_factor" not in momentum
+
+
 def test_decay_that_is_part_of_the_gradient_stays_in_the_update():
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.25, weight_decay=0.5)

@@ -27,6 +27,15 @@ def test_rates_that_matrices_find_in_every_layout(world, layout):
 
 
 @pytest.mark.parametrize("layout", layout_problem.LAYOUTS)
+def test_powers_that_matrices_find_in_every_layout(world, layout):
+    settings = {"rate_rule": htmuon.optim.Alignment(speed=1.0, averaging=0.5), "normalization": "rms"}
+    rule = htmuon.optim.PowerAlignment(speed=1.0, averaging=0.5)
+    errors = world(4).run(layout_problem.trained_alike, layout, "htmuon", method="eigh", power_rule=rule, **settings)
+    # As above.
+    assert max(errors) <= 5e-6
+
+
+@pytest.mark.parametrize("layout", layout_problem.LAYOUTS)
 def test_momentum_of_two_averages_and_weights_that_keep_their_norm_in_every_layout(world, layout):
     settings = {"method": "eigh", "momentum_rule": "two_averages", "weight_update": "hyperball"}
     errors = world(4).run(layout_problem.trained_alike, layout, "htmuon", **settings)

@@ -25,6 +25,12 @@ METHODS = [
     {"method": "quintic", "momentum_rule": "sum", "weight_update": "cautious"},
     {"method": "quintic", "weight_update": "independent", "weight_decay": 1e-3},
 ]
+# In place of a schedule.
+POWER_RULES = [
+    {"method": "auto", "power_rule": "alignment"},
+    {"method": "polynomial", "rate_rule": "alignment", "power_rule": {"name": "alignment", "lowest": -0.25}},
+    {"method": "streaming", "power_rule": "alignment", "spectral_map": "floored_power"},
+]
 DOWN = htmuon.power_schedule("linear", start=0.5, end=0.0, total_steps=8)
 
 
@@ -72,6 +78,11 @@ def test_no_schedule_makes_the_host_wait(schedule):
     steps_without_a_look(optimizer)
 
 
+@pytest.mark.parametrize("settings", POWER_RULES, ids=str)
+def test_no_power_rule_makes_the_host_wait(settings):
+    steps_without_a_look(on_device("htmuon", "meta", **settings))
+
+
 def test_newton_schulz_with_a_constant_power_does_not_wait():
     optimizer = on_device("muon", "meta", method="newton_schulz")
     steps_without_a_look(optimizer)
@@ -80,7 +91,11 @@ def test_newton_schulz_with_a_constant_power_does_not_wait():
 @pytest.fixture
 def as_on_an_accelerator(monkeypatch):
     """The host may not look at CPU tensors either."""
-    rooms = {"optim": ("base", "groups", "matrices"), "linalg": ("base", "quintic_steps", "streaming")}
+    rooms = {
+        "optim": ("base", "bracket", "groups", "matrices"),
+        "linalg": ("base", "polynomial", "quintic_steps", "streaming"),
+        "spectral": ("base",),
+    }
     for module in ("htmuon._checks", *(f"htmuon.{room}.{name}" for room, names in rooms.items() for name in names)):
         monkeypatch.setattr(f"{module}.host_may_look", lambda tensor: False)
 
@@ -89,11 +104,24 @@ def as_on_an_accelerator(monkeypatch):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("settings", METHODS[1:], ids=str)
 def test_a_replayed_step_follows_power_and_learning_rate(name, settings):
+    optimizer = check_replay(name, power_schedule=DOWN, **settings)
+    assert optimizer.param_groups[0]["power"] == 0.0
+
+
+@pytest.mark.usefixtures("as_on_an_accelerator")
+@pytest.mark.parametrize("settings", POWER_RULES, ids=str)
+def test_a_replayed_step_follows_the_power_of_each_matrix(settings):
+    optimizer = check_replay("htmuon", **settings)
+    found = [state["power"].item() for state in optimizer.state.values() if "power" in state]
+    assert len(set(found)) == len(found) > 1
+
+
+def check_replay(name, **settings):
+    """Compare ten steps of a network with those of which the third is replayed."""
     replayed, eager = network(), network()
     rate = torch.tensor(0.02)
     optimizers = [
-        htmuon.OPTIMIZERS[name](htmuon.param_groups(m), lr=rate, adamw_lr=rate, power_schedule=DOWN, **settings)
-        for m in (replayed, eager)
+        htmuon.OPTIMIZERS[name](htmuon.param_groups(m), lr=rate, adamw_lr=rate, **settings) for m in (replayed, eager)
     ]
     recording = Recording()
     for step in range(10):
@@ -121,7 +149,7 @@ def test_a_replayed_step_follows_power_and_learning_rate(name, settings):
             assert torch.equal(p, q), step
     assert optimizers[0].skipped_steps == 1
     assert optimizers[0].param_groups[0]["steps_taken"] == 9
-    assert optimizers[0].param_groups[0]["power"] == 0.0
+    return optimizers[0]
 
 
 @pytest.fixture

@@ -48,8 +48,11 @@ def build_figures(comparison: Comparison, summaries: list[OptimizerSummary]) -> 
         figures.insert(0, power_figures.power_figure(summaries))
     if any(run.evolution("weights", "stable_rank").steps for runs in records.values() for run in runs):
         figures.append(spectra_figures.evolution_figure(records, style))
-    if any(run.evolution("momentum", "rate_factor").steps for runs in records.values() for run in runs):
-        figures.append(spectra_figures.rates_figure(records, style))
+    figures += [
+        spectra_figures.found_figure(records, style, key)
+        for key in spectra_figures.FOUND
+        if any(run.evolution("momentum", key).steps for runs in records.values() for run in runs)
+    ]
     if any(run.signal() for runs in records.values() for run in runs):
         figures.append(spectra_figures.signal_figure(records, style))
     if any(run.spectra["weights"] for runs in records.values() for run in runs):

@@ -193,27 +193,54 @@ def _draw_signal(ax: Axes, *, shares: Mapping[str, Sequence[Sequence[float]]], s
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def rates_figure(records: Records, styles: Mapping[str, Style]) -> Figure:
-    """The factors of the learning rate that matrices find for themselves, over the steps, one panel for each type."""
-    found = {
-        spec: [run for run in runs if run.evolution("momentum", "rate_factor").steps] for spec, runs in records.items()
-    }
+# What rules find for each matrix, by its key in the records: the name of the figure, its title, and what it shows.
+FOUND = {
+    "rate_factor": (
+        "rates-over-training",
+        "The rates that matrices find",
+        "The factor of the learning rate that a rule gives a matrix",
+        "factor of lr",
+    ),
+    "power": (
+        "powers-over-training",
+        "The powers that matrices find",
+        "The exponent p that a rule gives a matrix",
+        "power",
+    ),
+}
+
+
+def found_figure(records: Records, styles: Mapping[str, Style], key: str) -> Figure:
+    """What matrices find for themselves, over the steps, one panel for each type of layer.
+
+    Args:
+        records: of the runs.
+        styles: of the optimizers.
+        key: in the records of momentum, one of `FOUND`.
+    """
+    name, title, what, unit = FOUND[key]
+    found = {spec: [run for run in runs if run.evolution("momentum", key).steps] for spec, runs in records.items()}
     types = dict.fromkeys(place.module_type for runs in found.values() for run in runs for place in run.places.values())
     return Figure(
-        name="rates-over-training",
-        title="The rates that matrices find",
-        caption="The factor of the learning rate that a rule gives a matrix, by type of layer: means over layers. "
-        "Lines are means over the seeds, bands reach from the lowest to the highest seed.",
+        name=name,
+        title=title,
+        caption=f"{what}, by type of layer: means over layers. Lines are means over the seeds, bands reach from the "
+        "lowest to the highest seed.",
         panels=tuple(
-            Panel(title=layer_type, draw=partial(_draw_rates, records=found, styles=styles, layer_type=layer_type))
+            Panel(
+                title=layer_type,
+                draw=partial(_draw_found, records=found, styles=styles, key=key, unit=unit, layer_type=layer_type),
+            )
             for layer_type in types
         ),
         small=True,
     )
 
 
-def _draw_rates(ax: Axes, *, records: Records, styles: Mapping[str, Style], layer_type: str) -> None:
+def _draw_found(
+    ax: Axes, *, records: Records, styles: Mapping[str, Style], key: str, unit: str, layer_type: str
+) -> None:
     for spec, runs in records.items():
-        curves = [run.evolution("momentum", "rate_factor", layer_type) for run in runs]
+        curves = [run.evolution("momentum", key, layer_type) for run in runs]
         draw_band(ax, [curve for curve in curves if curve.steps], styles[spec])
-    ax.set(xlabel="step", ylabel="factor of lr")
+    ax.set(xlabel="step", ylabel=unit)

@@ -1,0 +1,213 @@
+"""What the next gradient says of the last update, and the numbers of each matrix that rules move by it.
+
+With G a gradient from fresh data, O the update before it and M the momentum of which O was made, G is compared
+
+- with O: does more of the same still lead downhill? A *rate rule* moves the learning rate of each matrix by it.
+- with what M has beside O: M weighs the strong directions more than O does, so do they deserve more weight? A *power
+  rule* moves the exponent of each matrix by it.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+from operator import itemgetter
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.linalg import vecdot
+
+from htmuon._registry import Registry
+from htmuon._typing import Group, State
+from htmuon.layouts import add_up, part
+from htmuon.layouts.payload import take
+from htmuon.linalg.base import compute_dtype, widest
+from htmuon.optim.momentum_rules import MOMENTUM
+from htmuon.optim.named import part_of
+
+if TYPE_CHECKING:
+    from htmuon.layouts.base import ProcessGroup
+
+# What rules keep of a parameter: the update, and numbers, 0-d and float32.
+LAST_UPDATE = "last_update"
+ALIGNMENT, LOG_RATE = "alignment", "log_rate"
+POWER_ALIGNMENT, POWER = "power_alignment", "power"
+
+# Elements of the matrices that are multiplied by one call: a copy in the cache costs less than the calls that it saves.
+TOGETHER = 2**18
+# Of the square of M's length the share beside O, below which that is rounding.
+PARALLEL = 1e-6
+
+
+class Rule(Protocol):
+    """Moves a number of each matrix."""
+
+    def __call__(self, cosine: Tensor, average: Tensor, value: Tensor, moves: Tensor, /) -> tuple[Tensor, Tensor]:
+        """From the cosines of this step, `[n]`, to the new averages of them and the new numbers, both `[n]`.
+
+        Args:
+            cosine: of the new gradient with the direction that the number stands for.
+            average: of cosines so far.
+            value: the numbers so far.
+            moves: which of them count, `[n]` bool; what is said of the others is not taken.
+        """
+
+
+RATE_RULES: Registry[Rule] = Registry("rate_rule")
+POWER_RULES: Registry[Rule] = Registry("power_rule")
+
+
+def along(correlation: Tensor) -> Tensor:
+    """The cosine of G with O."""
+    return correlation[:, 0, 1]
+
+
+def beside(correlation: Tensor) -> Tensor:
+    """The cosine of G with `M / |M| - <M, O> / (|M| |O|^2) O`, which is M without what it shares with O.
+
+    Example:
+        >>> g, o, m = torch.tensor([1.0, 1.0]), torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0])
+        >>> rows = torch.nn.functional.normalize(torch.stack([g, o, m]), dim=-1)
+        >>> round(beside((rows @ rows.mT)[None]).item(), 4)
+        0.7071
+    """
+    gradient_update, gradient_momentum, update_momentum = (
+        correlation[:, one, other] for one, other in ((0, 1), (0, 2), (1, 2))
+    )
+    rest = 1 - update_momentum.square()
+    cosine = (gradient_momentum - update_momentum * gradient_update) / rest.sqrt()
+    return torch.where(rest > PARALLEL, cosine, torch.nan)
+
+
+class Followed(NamedTuple):
+    """A number of each matrix.
+
+    Attributes:
+        rules: that move it; their kind is the setting of a group that names one.
+        average: the name in the state of the average of cosines.
+        value: that of the number.
+        direction: the cosine, from correlations of G, O and M, `[n, 3, 3]`.
+    """
+
+    rules: Registry[Rule]
+    average: str
+    value: str
+    direction: Callable[[Tensor], Tensor]
+
+    @property
+    def setting(self) -> str:
+        """Of a group: which rule it has, or None."""
+        return self.rules.kind
+
+
+RATES = Followed(RATE_RULES, ALIGNMENT, LOG_RATE, along)
+POWERS = Followed(POWER_RULES, POWER_ALIGNMENT, POWER, beside)
+FOLLOWED = (RATES, POWERS)
+NUMBERS = tuple(name for followed in FOLLOWED for name in (followed.average, followed.value))
+
+
+def numbers(group: Group) -> dict[str, float]:
+    """The numbers that a parameter of a group has, with what they start at.
+
+    Example:
+        >>> numbers({"rate_rule": None, "power_rule": "alignment", "power": 0.125})
+        {'power_alignment': 0.0, 'power': 0.125}
+    """
+    names = [name for f in FOLLOWED if group[f.setting] is not None for name in (f.average, f.value)]
+    return {name: float(group["power"]) if name == POWER else 0.0 for name in names}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A parameter with a gradient now and an update before.
+
+    Attributes:
+        group: its settings.
+        gradient: what this rank holds of it.
+        state: of the parameter.
+        flags: of its matrices that have a gradient: without any it rests.
+    """
+
+    group: Group
+    gradient: Tensor
+    state: State
+    flags: Tensor
+
+
+def advance(seen: Sequence[Seen], finite: Tensor, groups: "Sequence[ProcessGroup]") -> None:
+    """Move the numbers of all parameters that have a rule; nothing moves where the step is not taken.
+
+    Args:
+        seen: parameters of which each has a rule of some kind.
+        finite: 0-d bool, whether the step is taken.
+        groups: of ranks that hold parts of parameters, or copies, which change no cosine.
+    """
+    device = finite.device
+    vectors = [[of.gradient for of in seen], [part(of.state[LAST_UPDATE]) for of in seen]]
+    if any(of.group[POWERS.setting] is not None for of in seen):
+        vectors.append([part(of.state[MOMENTUM]) for of in seen])
+    correlation = _correlation(add_up(_products(vectors).to(device), groups), len(vectors))
+    active = torch.stack([of.flags.any().to(device) for of in seen]) & finite
+    for followed in FOLLOWED:
+        for choice in _different(of.group[followed.setting] for of in seen):
+            places = [place for place, of in enumerate(seen) if of.group[followed.setting] == choice]
+            states = [seen[place].state for place in places]
+            cosine = followed.direction(take(correlation, places))
+            moves = take(active, places) & cosine.isfinite()
+            cosine = torch.where(moves, cosine, 0.0).to(torch.float32)
+            names = (followed.average, followed.value)
+            average, value = (torch.stack([state[name].to(device) for state in states]) for name in names)
+            moved = part_of(followed.rules, choice)(cosine, average, value, moves)
+            for name, before, after in zip(names, (average, value), moved, strict=True):
+                kept = torch.where(moves, after, before)
+                torch._foreach_copy_([state[name] for state in states], list(kept.unbind()))
+
+
+def _different(choices: Iterable[object]) -> list[object]:
+    """Each rule once, which may be a name or a dict."""
+    found: list[object] = []
+    for choice in choices:
+        if choice is not None and choice not in found:
+            found.append(choice)
+    return found
+
+
+def _correlation(products: Tensor, count: int) -> Tensor:
+    """`[n, count, count]` with ones on the diagonal, from inner products of pairs, `[n, count (count + 1) / 2]`."""
+    order = {pair: place for place, pair in enumerate(combinations_with_replacement(range(count), 2))}
+    whole = torch.stack(
+        [torch.stack([products[:, order[min(i, j), max(i, j)]] for j in range(count)], -1) for i in range(count)], -2
+    )
+    length = whole.diagonal(dim1=-2, dim2=-1).sqrt()
+    return whole / (length.unsqueeze(-1) * length.unsqueeze(-2))
+
+
+def _products(vectors: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Inner products of all pairs of what this rank holds of each parameter, in float64 where the device has it.
+
+    Args:
+        vectors: two or more for each parameter, by vector: `[count][n]`.
+    """
+    first, *_ = vectors
+    alike: dict[tuple[torch.Size, torch.device], list[int]] = defaultdict(list)
+    for number, vector in enumerate(first):
+        alike[vector.shape, vector.device].append(number)
+    order, found = [], []
+    for all_alike in alike.values():
+        together = max(1, TOGETHER // max(1, first[all_alike[0]].numel()))
+        for start in range(0, len(all_alike), together):
+            some = all_alike[start : start + together]
+            rows = [_flat([tensors[number] for number in some]) for tensors in vectors]
+            pairs = [vecdot(one, other) for place, one in enumerate(rows) for other in rows[place:]]
+            order += some
+            found.append(torch.stack(pairs, dim=-1).to(widest(rows[0].device)))
+    sums = torch.cat([of_some.to(found[0].device) for of_some in found]).unbind()
+    # On the host: an index that is copied to an accelerator would make it wait, and could not be captured.
+    return torch.stack([row for _, row in sorted(zip(order, sums, strict=True), key=itemgetter(0))])
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    """Equally shaped tensors as rows; one alone is not copied."""
+    rows = tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(list(tensors))
+    return rows.flatten(1).to(compute_dtype(rows.dtype))
