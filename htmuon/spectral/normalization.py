@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from htmuon._checks import host_may_look
 from htmuon._registry import unknown_name
 from htmuon._typing import NORMALIZATIONS, Normalization
 from htmuon.linalg import Mapped
@@ -16,7 +17,8 @@ def check_normalization(name: str, *, power: object) -> None:
     """Raise ValueError unless the normalization exists and is defined for the power (None: any other map)."""
     if name not in NORMALIZATIONS:
         raise unknown_name("normalization", name, list(NORMALIZATIONS))
-    if name == "lmo" and (power is None or (isinstance(power, int | float) and power < 0)):
+    lowest = power.min().item() if isinstance(power, Tensor) and host_may_look(power) else power
+    if name == "lmo" and (power is None or (isinstance(lowest, int | float) and lowest < 0)):
         given = "a map that is not a power" if power is None else f"power={power}"
         raise ValueError(
             f"normalization 'lmo' needs the power map with power in [0, 1], where a Schatten ball exists; got {given}. "

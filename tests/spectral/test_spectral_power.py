@@ -176,7 +176,7 @@ def test_it_stands_in_for_a_newton_schulz_function():
         (lambda m: htmuon.spectral_power(m, math.nan), ValueError, "got nan"),
         (lambda m: htmuon.spectral_power(m, "half"), TypeError, "must be a number; got 'half'"),
         (lambda m: htmuon.spectral_power(m, True), TypeError, "must be a number; got True"),
-        (lambda m: htmuon.spectral_power(m, torch.ones(2)), TypeError, r"0-d floating-point tensor; got shape \(2,\)"),
+        (lambda m: htmuon.spectral_power(m, torch.ones(2)), ValueError, r"shape of the batch, \(\).*got \(2,\)"),
         (lambda m: htmuon.spectral_power(m, 0.1, method="qr"), ValueError, "one of auto, .*got 'qr'"),
         (lambda m: htmuon.spectral_power(m, 0.1, method="newton_schulz"), ValueError, "method='eigh'"),
         (lambda m: htmuon.spectral_power(m, 0.1, normalization="rsm"), ValueError, "Did you mean 'rms'"),
@@ -195,3 +195,69 @@ def test_it_stands_in_for_a_newton_schulz_function():
 def test_bad_input_is_named(call, error, words):
     with pytest.raises(error, match=words):
         call(torch.ones(3, 4))
+
+
+@pytest.mark.parametrize("normalization", [*NORMALIZATIONS, "auto"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "auto",
+        "eigh",
+        "polynomial",
+        "streaming",
+        *({"name": "quintic", "steps": steps, "precision": "float32"} for steps in (4, 7)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("shape", [(12, 30), (30, 12), (17, 17)], ids=str)
+def test_each_matrix_of_a_batch_has_the_power_of_its_own(shape, method, normalization):
+    torch.manual_seed(0)
+    matrix = torch.randn(2, 3, *shape)
+    # Powers are clamped to the range of the method and of the normalization.
+    powers = torch.tensor([[0.0, 0.125, 1.0], [0.5, 0.03, 0.31]])
+    if normalization != "lmo":
+        powers[0, 1] = -0.2
+    result = htmuon.spectral_power(matrix, powers, method=method, normalization=normalization)
+    for i, j in product(range(2), range(3)):
+        alone = htmuon.spectral_power(matrix[i, j], powers[i, j].item(), method=method, normalization=normalization)
+        # Coefficients are interpolated in float32 for a tensor, in float64 for a number, and products stacked.
+        assert relative_error(result[i, j], alone) < 1e-5
+
+
+def test_one_power_for_each_of_the_last_batch_dim():
+    torch.manual_seed(0)
+    matrix, powers = torch.randn(2, 3, 8, 8), torch.tensor([0.0, 0.5, -0.5])
+    result = htmuon.spectral_power(matrix, powers)
+    for j, power in enumerate(powers.tolist()):
+        # Another stack, whose products may be summed in another order.
+        torch.testing.assert_close(result[:, j], htmuon.spectral_power(matrix[:, j], power), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("powers", "method", "message"),
+    [
+        (torch.zeros(4), "auto", r"power must have the shape of the batch, \(2, 3\).*got \(4,\). Give it as many"),
+        (torch.full((2, 3), 1.5), "auto", r"power must lie in \[-1.0, 1.0\]"),
+        (torch.full((2, 3), torch.nan), "auto", r"power must lie in \[-1.0, 1.0\]"),
+        (torch.full((2, 3), -0.5), "polynomial", r"method 'polynomial' needs a power of at least -0.25"),
+        (torch.zeros(2, 3), "newton_schulz", r"method 'newton_schulz' needs power 0 or 2\^-k"),
+    ],
+)
+def test_powers_that_do_not_fit_say_so(powers, method, message):
+    with pytest.raises(ValueError, match=message):
+        htmuon.spectral_power(torch.randn(2, 3, 8, 8), powers, method=method)
+
+
+def test_no_power_of_a_batch_may_be_below_zero_for_a_schatten_ball():
+    powers = torch.tensor([0.5, -0.1])
+    with pytest.raises(ValueError, match=r"normalization 'lmo' needs the power map with power in \[0, 1\]"):
+        htmuon.spectral_power(torch.randn(2, 8, 8), powers, normalization="lmo")
+
+
+def test_maps_of_one_exponent_refuse_several():
+    with pytest.raises(TypeError, match=r"power must be a number or a 0-d floating-point tensor; got shape \(2,\)"):
+        RankPower(torch.zeros(2))
+    with pytest.raises(
+        TypeError, match=r"power must be a number or a floating-point tensor; got shape \(2,\) and dtype"
+    ):
+        Power(torch.zeros(2, dtype=torch.int64))
