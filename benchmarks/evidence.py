@@ -51,6 +51,8 @@ KIND_POWERS = f"{FLOORED},power=0,power.query=0.15,power.value+output+down=-0.7,
 MILDER = "lr_scale.query+key=2,lr_scale.value+output+down=0.7"
 FOUND = f"{MUON},rate_rule=alignment htmuon:rate_rule=alignment"
 KINDS = f"adamw {MUON} htmuon {MUON},{RATES} {FOUND} {KIND_POWERS}"
+# The exact steps' place on a CPU, for powers below zero.
+SEVEN = "method=quintic,steps=7"
 # Of a GPU such runs leave the most idle. The text is 98 English novels, 76 MB, which are not part of this repository;
 # any folder of *.txt files does.
 NOVELS = "llama-tiny --device cuda --data.path novels --batch-size 128 --steps 400 --eval-interval 200 --jobs 6"
@@ -72,6 +74,20 @@ class Experiment:
         return ["htmuon", "compare", *shlex.split(f"{self.words} {self.protocol}"), "--out", f"runs/evidence/{name}"]
 
 
+def logistic(steps: int) -> str:
+    """The schedule from p = 1 to -1/4, at the size with which it was the best."""
+    return f"htmuon:schedule=logistic,start=1,end=-0.25,total_steps={steps},normalization=none,{SEVEN}"
+
+
+def long(steps: int, optimizers: str) -> Experiment:
+    """The narrow network for so many steps of 2,048 tokens."""
+    words = f"{NARROW} --batch-size 16 --steps {steps} --eval-interval {steps} --jobs 2 --optimizers {optimizers}"
+    return Experiment(words)
+
+
+# The scale-free normalizations of p = 1/8, and powers below zero.
+SIZES = "htmuon:normalization=rms htmuon:normalization=spectral htmuon:normalization=lmo"
+BELOW = f"htmuon:power=-0.125,{SEVEN} htmuon:power=-0.25,{SEVEN}"
 EXPERIMENTS = {
     "llama-tiny": Experiment(f"llama-tiny --eval-interval 100 {SAVE} --jobs 2 --optimizers {SIGNS}"),
     "resnet-tiny": Experiment(
@@ -114,11 +130,10 @@ EXPERIMENTS = {
         f"{LONGER} adamw {MUON} {MUON},{RATES} muon:power_rule=alignment muon:power_rule=alignment,{RATES} "
         f"muon:power_rule=alignment,rate_rule=alignment htmuon:{RATES} {KIND_POWERS},{MILDER}"
     ),
-    # Ten tokens for each parameter.
-    "kinds-long": Experiment(
-        f"{NARROW} --batch-size 16 --steps 1625 --eval-interval 1625 --jobs 2 "
-        f"--optimizers {MUON} htmuon {MUON},{RATES} {MUON},rate_rule=alignment"
-    ),
+    # One, four and twenty tokens for each parameter: does it turn in favour of a heavy tail?
+    "long-1": long(163, f"adamw:two_rates=true {MUON} muon htmuon {SIZES} {BELOW} {logistic(163)} {MUON},{RATES}"),
+    "long-4": long(650, f"adamw:two_rates=true {MUON} muon htmuon {SIZES} {BELOW} {logistic(650)} {MUON},{RATES}"),
+    "long-20": long(3250, f"{MUON} htmuon:normalization=rms {MUON},{RATES}"),
     "kinds-resnet-tiny": Experiment(
         f"resnet-tiny --eval-interval 312 --jobs 2 --optimizers {MUON} {MUON},rate_rule=alignment"
     ),

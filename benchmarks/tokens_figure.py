@@ -26,7 +26,9 @@ EXPERIMENTS = {
     "two-rates": NARROW,
     "kinds": NARROW,
     "kinds-powers": NARROW,
-    "kinds-long": NARROW,
+    "long-1": NARROW,
+    "long-4": NARROW,
+    "long-20": NARROW,
 }
 RATES = f"{MUON},lr_scale.query+key=2,lr_scale.value+output+down=0.35"
 POWERS = (
