@@ -9,6 +9,7 @@ from torch.optim.optimizer import ParamsT
 from htmuon._registry import Registry
 from htmuon._typing import AdjustLrFn, MatrixView, Normalization
 from htmuon.linalg import MethodChoice
+from htmuon.optim.arguments import explained
 from htmuon.optim.base import SpectralOptimizer
 from htmuon.optim.momentum_rules import MomentumRuleChoice
 from htmuon.optim.rate_rules import RateRuleChoice
@@ -119,6 +120,7 @@ class HTMuon(SpectralOptimizer):
     """
 
     @classmethod
+    @explained
     def for_model(
         cls,
         model: nn.Module,
@@ -162,6 +164,7 @@ class HTMuon(SpectralOptimizer):
             settings["power"] = power
         return cls(groups, lr=lr, adamw_lr=adamw_lr, **settings)
 
+    @explained
     def __init__(
         self,
         params: ParamsT,
@@ -230,6 +233,7 @@ class Muon(HTMuon):
         Keller Jordan, Muon: An optimizer for hidden layers in neural networks, 2024.
     """
 
+    @explained
     def __init__(
         self,
         params: ParamsT,

@@ -75,6 +75,11 @@ def rates_by_kind(rules: KindRates, names: Sequence[str]) -> dict[str, float]:
         >>> rates_by_kind("kinds", ["0.q_proj.weight", "0.fc1.weight"])
         {'0.q_proj.weight': 2.0}
     """
+    if isinstance(rules, str) and rules != "kinds":
+        raise ValueError(
+            f"lr_scale must be 'kinds', or a mapping from kinds ({', '.join(KINDS)}) or patterns to numbers; got "
+            f"{rules!r}. Did you mean 'kinds'?"
+        )
     if rules == "kinds":
         found = {name: RATES[kind] for name in names if (kind := kind_of(name)) in RATES}
         if not found:

@@ -205,6 +205,10 @@ def test_bad_specs_say_what_is_wrong(spec, message):
 def test_bad_rules_say_what_is_wrong():
     with pytest.raises(TypeError, match=r"power must be a mapping from kinds \(query, .*got 0.5"):
         htmuon.param_groups(blocks(), power=0.5)
+    with pytest.raises(
+        ValueError, match=r"lr_scale must be 'kinds', or a mapping .*got 'kind'. Did you mean 'kinds'\?"
+    ):
+        htmuon.param_groups(blocks(), lr_scale="kind")
     with pytest.raises(TypeError, match=r"lr_scale of 'query' must be a number; got 'fast'"):
         htmuon.param_groups(blocks(), lr_scale={"query": "fast"})
     with pytest.raises(ValueError, match=r"power pattern '\*q_prj\*' matches no matrix of the spectral side"):
