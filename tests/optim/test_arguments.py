@@ -35,11 +35,9 @@ def test_the_class_and_the_method_that_were_called_are_named(kind):
 )
 def test_an_unknown_argument_is_an_error_with_a_remedy(by_model, given, remedy):
     message = rf"^Muon\(...\) takes no argument '{next(iter(given))}'. .*{remedy}"
+    made, of = (htmuon.Muon.for_model, network()) if by_model else (htmuon.Muon, htmuon.param_groups(network()))
     with pytest.raises(TypeError, match=message):
-        if by_model:
-            htmuon.Muon.for_model(network(), lr=0.02, adamw_lr=0.003, **given)
-        else:
-            htmuon.Muon(htmuon.param_groups(network()), lr=0.02, **given)
+        made(of, lr=0.02, adamw_lr=0.003, **given)
 
 
 @pytest.mark.parametrize("argument", ["lr_scale", "spectral", "adamw", "split"])
