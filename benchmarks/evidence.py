@@ -151,6 +151,7 @@ def settings(records: Sequence[RunRecord]) -> dict[str, Any]:
     config, result = records[0].config, next(run.result for run in records if run.result is not None)
     return {
         "recipe": config.recipe,
+        "split": config.split,
         "steps": config.steps,
         "examples_per_step": config.tokens_per_step,
         "parameters": result.parameters,

@@ -10,7 +10,7 @@ from page_parts import fill, markdown
 
 from htmuon.baselines.specs import has_separate_rates, parse_spec
 from htmuon.compare.interval import mean_interval
-from htmuon.compare.labels import label
+from htmuon.compare.labels import label, loss_name
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "evidence"
@@ -168,7 +168,14 @@ def table(result: dict[str, Any]) -> str:
     [baseline] = [row for row in result["optimizers"] if row["spec"] == result["baseline"]]
     quality = "accuracy, %" if on_images(result) else "perplexity"
     baseline_name, _, _ = label(result["baseline"]).partition(" (")
-    head = ["optimizer", "lr", "test loss", quality, f"minus {baseline_name} (95 % interval)", "judgement"]
+    head = [
+        "optimizer",
+        "lr",
+        loss_name(result.get("split", "test")),
+        quality,
+        f"minus {baseline_name} (95 % interval)",
+        "judgement",
+    ]
     timed = "equal_time" in result
     rows = [[*head, "time of a step"] if timed else head]
     for row in result["optimizers"]:

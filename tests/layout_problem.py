@@ -23,6 +23,7 @@ from torch.distributed.tensor.placement_types import _StridedShard
 
 import htmuon
 import htmuon.optim.base
+import htmuon.optim.matrices
 from htmuon.layouts import Single
 from htmuon.optim.bracket import compiled
 
@@ -221,6 +222,19 @@ def trained_alike(
     extra = EVERY[layout](model)
     train(model, build(optimizer, model, **settings, **extra), range(steps))
     return error(model, reference)
+
+
+def sums_over_ranks(layout: str, small: int, **settings: Any) -> tuple[float, int]:
+    """The error of a run in which matrices of `small` elements a rank are worked on one by one, and its all-reduces."""
+    calls, reduce = [0], dist.all_reduce
+
+    def count(*arguments: Any, **words: Any) -> Any:
+        calls[0] += 1
+        return reduce(*arguments, **words)
+
+    with mock.patch.object(htmuon.optim.matrices, "SMALL", small), mock.patch.object(dist, "all_reduce", count):
+        gap = trained_alike(layout, "htmuon", steps=4, method="eigh", **settings)
+    return gap, calls[0]
 
 
 def wrapped_late(layout: str) -> float:

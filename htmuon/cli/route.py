@@ -7,7 +7,8 @@ import re
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +16,6 @@ from typing import Any, cast
 import tyro
 from rich.console import Console
 from rich.text import Text
-from torch import nn
 
 import htmuon
 from htmuon._files import write_json, write_text
@@ -24,13 +24,14 @@ from htmuon.cli.architectures import Architecture, find
 from htmuon.cli.arguments import parse
 from htmuon.recipes import RECIPES
 from htmuon.reporting.tables import plain_table, rich_table
+from htmuon.routing.kinds import KindRates, rates_by_kind
 from htmuon.routing.routes import COLUMNS, Route, Routing
 from htmuon.routing.routing import Parts, SplitRules
 from htmuon.routing.split import split_setting
 from htmuon.training.run_config import RunConfig
 
-# Of the listing: names, and the number of parameters that a line stands for.
-HEADS = (COLUMNS[0], "count", *COLUMNS[1:])
+# The columns of the listing that are words.
+WORDS = (*COLUMNS, "kind")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,8 @@ class RouteArguments:
       htmuon route vit_base_patch16_224 --adamw "*.qkv.*"
       htmuon route torchvision:resnet50
       htmuon route BertForSequenceClassification --split "*.query.weight=12" --every
+      htmuon route llama --lr-scale kinds
+      htmuon route vit_base_patch16_224 --lr-scale up=2 "*.fc2.*=0.35"
 
     Attributes:
         name: what to build; LIBRARY:NAME looks in one library alone.
@@ -56,6 +59,8 @@ class RouteArguments:
         adamw: patterns that force parameters to AdamW.
         split: how fused weights are taken apart: auto, none, or patterns with their parts: "*.qkv.weight=3",
             "*.qkv.weight=4096,1024,1024" or, where the rows of 12 heads take turns, "*.qkv.weight=12x64,64,64".
+        lr_scale: factors of the learning rate, shown beside each matrix: kinds, for the table of rates by kind, or
+            KIND=FACTOR and PATTERN=FACTOR.
         every: give each parameter its own line.
         csv: write a line for each parameter into this file.
         json: write everything into this file.
@@ -65,6 +70,7 @@ class RouteArguments:
     spectral: tuple[str, ...] = ()
     adamw: tuple[str, ...] = ()
     split: tuple[str, ...] = ()
+    lr_scale: tuple[str, ...] = ()
     every: bool = False
     csv: Path | None = None
     json: Path | None = None
@@ -80,13 +86,16 @@ def run(arguments: Sequence[str]) -> None:
         choices["split"] = _split(given.split)
     architecture = find(given.name)
     model = architecture.build()
-    routing = _routing(model, choices)
-    _show(f"{type(model).__name__} of {architecture.library}", routing, every=given.every)
+    with _said():
+        routing = htmuon.route(model, **choices)
+        factors = rates_by_kind(_lr_scale(given.lr_scale), routing.kinds) if given.lr_scale else None
+    listing = Listing(routing, factors)
+    _show(f"{type(model).__name__} of {architecture.library}", listing, every=given.every)
     if given.csv is not None:
-        write_text(_in_a_folder(given.csv), _csv(routing))
+        write_text(_in_a_folder(given.csv), _csv(listing))
     if given.json is not None:
         command = shlex.join(["htmuon", "route", *arguments])
-        write_json(_in_a_folder(given.json), _everything(architecture, routing, command))
+        write_json(_in_a_folder(given.json), _everything(architecture, listing, command))
     for path in filter(None, (given.csv, given.json)):
         print(f"written: {path}")
 
@@ -130,36 +139,89 @@ def percent(count: int, total: int) -> str:
     return f"{100 * count / max(total, 1):.1f} %"
 
 
-def _routing(model: nn.Module, choices: dict[str, Any]) -> Routing:
-    """The routing, with its warnings as messages."""
+@contextmanager
+def _said() -> Iterator[None]:
+    """Print warnings as messages."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        routing = htmuon.route(model, **choices)
+        yield
     for warning in said:
         print(f"htmuon: warning: {warning.message}", file=sys.stderr)
-    return routing
 
 
-def _show(title: str, routing: Routing, *, every: bool) -> None:
-    heads, rows = (COLUMNS, [route.cells for route in routing.routes]) if every else (HEADS, _alike(routing))
+@dataclass(frozen=True)
+class Listing:
+    """What is shown of a model.
+
+    Attributes:
+        routing: where its parameters go.
+        factors: of the learning rate, of the matrices that have one; None where nobody asked for them.
+    """
+
+    routing: Routing
+    factors: Mapping[str, float] | None
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Of `cells`."""
+        *first, reason = COLUMNS
+        return (*first, "kind", *(() if self.factors is None else ("lr factor",)), reason)
+
+    def cells(self) -> list[tuple[str, ...]]:
+        """One row for each parameter."""
+        kinds, rows = self.routing.kinds, []
+        for route in self.routing.routes:
+            *first, reason = route.cells
+            factor = self.factor(route)
+            shown = () if self.factors is None else ("" if factor is None else f"{factor:g}",)
+            rows.append((*first, kinds.get(route.name) or "", *shown, reason))
+        return rows
+
+    def factor(self, route: Route) -> float | None:
+        """Of a matrix; None for other parameters and where nobody asked."""
+        return None if self.factors is None or route.view is None else self.factors.get(route.name, 1.0)
+
+
+def _show(title: str, listing: Listing, *, every: bool) -> None:
+    heads, rows = listing.heads, listing.cells()
+    if not every:
+        heads, rows = (heads[0], "count", *heads[1:]), _alike(rows)
     console = Console(file=sys.stdout, highlight=False)
     print(title)
     if console.is_terminal:
-        console.print(rich_table(heads, rows, words=COLUMNS))
+        console.print(rich_table(heads, rows, words=WORDS))
     else:
-        print(plain_table(heads, rows, words=COLUMNS))
-    for line in summary(routing):
+        print(plain_table(heads, rows, words=WORDS))
+    for line in summary(listing.routing):
         console.print(Text(line), soft_wrap=True)
 
 
-def _alike(routing: Routing) -> list[tuple[str, ...]]:
-    """The cells of the listing with how many parameters they stand for: those whose names differ by numbers alone."""
+def _alike(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """The rows of the listing with how many parameters they stand for: those whose names differ by numbers alone."""
     found: dict[tuple[str, ...], list[str]] = {}
-    for name, *rest in (route.cells for route in routing.routes):
+    for name, *rest in rows:
         found.setdefault((re.sub(r"(?<=\.)\d+(?=\.)", "*", name), *rest), []).append(name)
     return [
         (names[0] if len(names) == 1 else common, str(len(names)), *rest) for (common, *rest), names in found.items()
     ]
+
+
+def _lr_scale(given: Sequence[str]) -> KindRates:
+    """The table of rates by kind, or factors by kind or pattern."""
+    if list(given) == ["kinds"]:
+        return "kinds"
+    factors = {}
+    for word in given:
+        key, _, factor = word.rpartition("=")
+        try:
+            factors[key] = float(factor)
+        except ValueError:
+            key = ""
+        if not key:
+            raise ValueError(
+                f"lr_scale must be kinds, KIND=FACTOR or PATTERN=FACTOR; got {word!r}. Write query=2, say."
+            )
+    return factors
 
 
 def _spectral(given: Sequence[str]) -> Sequence[str] | dict[str, MatrixView]:
@@ -198,18 +260,25 @@ def _parts(word: str) -> Parts:
     return sizes if len(sizes) > 1 else sizes[0]
 
 
-def _row(route: Route) -> dict[str, Any]:
-    return {
-        "parameter": route.name,
-        "shape": list(route.parameter.shape),
-        "optimizer": "AdamW" if route.view is None else "spectral",
-        "view": route.view,
-        "split": split_setting(route.split),
-        "reason": route.reason,
-    }
+def _rows(listing: Listing) -> list[dict[str, Any]]:
+    kinds = listing.routing.kinds
+    return [
+        {
+            "parameter": route.name,
+            "shape": list(route.parameter.shape),
+            "optimizer": "AdamW" if route.view is None else "spectral",
+            "view": route.view,
+            "split": split_setting(route.split),
+            "kind": kinds.get(route.name),
+            **({} if listing.factors is None else {"lr_factor": listing.factor(route)}),
+            "reason": route.reason,
+        }
+        for route in listing.routing.routes
+    ]
 
 
-def _everything(architecture: Architecture, routing: Routing, command: str) -> dict[str, Any]:
+def _everything(architecture: Architecture, listing: Listing, command: str) -> dict[str, Any]:
+    routing = listing.routing
     other = routing.largest_other
     return {
         "command": command,
@@ -219,13 +288,13 @@ def _everything(architecture: Architecture, routing: Routing, command: str) -> d
         "parameters": routing.parameters,
         "spectral_parameters": routing.spectral_parameters,
         "largest_other": None if other is None else other.name,
-        "routes": [_row(route) for route in routing.routes],
+        "routes": _rows(listing),
     }
 
 
-def _csv(routing: Routing) -> str:
+def _csv(listing: Listing) -> str:
     text = io.StringIO()
-    rows = [_row(route) for route in routing.routes]
+    rows = _rows(listing)
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows({**row, "shape": "x".join(map(str, row["shape"]))} for row in rows)

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from htmuon.compare.equal_budget import LossesAtBudget
 from htmuon.compare.interval import CONFIDENCE
-from htmuon.compare.labels import label
+from htmuon.compare.labels import label, loss_name
 from htmuon.compare.paired import PairedLosses
 from htmuon.compare.summary import OptimizerSummary
 from htmuon.reporting.tables import NONE, number
+from htmuon.training.run_config import DataSplit
 
 
 @dataclass(frozen=True)
@@ -98,20 +99,21 @@ def _accuracy(summary: OptimizerSummary) -> str:
 def columns_of(summaries: Sequence[OptimizerSummary]) -> tuple[Column, ...]:
     """The columns of a comparison whose results are `summaries`, at least one."""
     first = summaries[0]
-    return columns(label(first.baseline), images=any(summary.accuracies for summary in summaries))
+    return columns(label(first.baseline), first.split, images=any(summary.accuracies for summary in summaries))
 
 
-def columns(baseline: str, *, images: bool = False) -> tuple[Column, ...]:
+def columns(baseline: str, split: DataSplit, *, images: bool) -> tuple[Column, ...]:
     """The columns of a comparison with the optimizer called `baseline`; the headings leave its settings out."""
     name = baseline.partition(" (")[0]
     unit, data = ("image", "images") if images else ("token", "documents")
+    loss, which = loss_name(split), "held back" if split == "confirmation" else split
     quality = (
-        Column("accuracy [%]", "Share of the test images classified rightly, likewise.", _accuracy)
+        Column("accuracy [%]", f"Share of the images ({which}) classified rightly, likewise.", _accuracy)
         if images
         else Column("perplexity", "Exponential of the mean loss.", lambda s: number(s.perplexity, ".2f"))
     )
     return (
-        Column("test loss", f"Nats per {unit}, test {data}: mean ± standard deviation over seeds.", _loss),
+        Column(loss, f"Nats per {unit}, {data} ({which}): mean ± standard deviation over seeds.", _loss),
         quality,
         Column(f"vs {name}", f"Loss minus {baseline}'s, paired by seed: mean ± standard deviation.", _difference),
         Column(
@@ -145,6 +147,6 @@ def columns(baseline: str, *, images: bool = False) -> tuple[Column, ...]:
             lambda s: number(s.alpha_hill, ".2f"),
             brief=False,
         ),
-        Column(f"steps to {name}", f"Steps to reach {baseline}'s final test loss, at most.", _steps, brief=False),
+        Column(f"steps to {name}", f"Steps to reach {baseline}'s final {loss}, at most.", _steps, brief=False),
         Column(f"{unit}s to {name}", f"The same in training {unit}s.", _tokens, brief=False),
     )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from htmuon.baselines import optimizer_info, parse_spec
+from htmuon.training.run_config import DataSplit
 
 # Okabe and Ito's palette, told apart under all common colour-vision deficiencies; its yellow and black are left out
 # because one vanishes on a light page and the other on a dark one.
@@ -30,6 +31,16 @@ def label(spec: str) -> str:
     name, _, settings = spec.partition(":")
     shown = optimizer_info(name).label
     return f"{shown} ({settings.replace(',', ', ')})" if settings else shown
+
+
+def loss_name(split: DataSplit) -> str:
+    """What the loss of a comparison is called, by the data that judges it.
+
+    Example:
+        >>> loss_name("test"), loss_name("confirmation")
+        ('test loss', 'held-back loss')
+    """
+    return "held-back loss" if split == "confirmation" else f"{split} loss"
 
 
 def style_at(place: int, spec: str) -> Style:

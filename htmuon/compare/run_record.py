@@ -55,7 +55,7 @@ class RunRecord:
 
     @property
     def final_loss(self) -> float:
-        """Test loss of the final weights in nats per token; infinite if the run diverged or stopped."""
+        """Loss on the data that judges, final weights, in nats per token; infinite if the run diverged or stopped."""
         result = self.result
         if result is None or result.diverged or not math.isfinite(result.final_loss):
             return math.inf

@@ -15,6 +15,7 @@ from htmuon.compare.equal_budget import paces
 from htmuon.compare.paired import PairedLosses, paired_differences
 from htmuon.compare.run_record import Curve, Records, RunRecord
 from htmuon.reporting.tables import sample_spread
+from htmuon.training.run_config import DataSplit
 
 _DERIVED = ("perplexity", "accuracy", "accuracy_spread", "optimizer_share", "diverged")
 
@@ -29,7 +30,7 @@ class OptimizerSummary(PairedLosses):
         lr: tuned learning rate of the matrix parameters (of all parameters for AdamW).
         adamw_lr: learning rate of the other parameters.
         seeds: seeds of the runs.
-        losses: final test losses in nats per token (image); infinite where the run diverged or stopped.
+        losses: final losses on `split` in nats per token (image); infinite where the run diverged or stopped.
         differences: losses minus those of the baseline with the same seed; empty where there is none.
         seconds_per_step: the pace of `equal_budget.paces`; NaN if no run was measured.
         optimizer_seconds_per_step: the part of it spent in the optimizer, median over the runs that were measured.
@@ -37,11 +38,12 @@ class OptimizerSummary(PairedLosses):
         peak_memory_bytes: largest over the runs; None where it was not measured.
         alpha_ks: mean over matrices and seeds of the power-law exponent of the final weights, KS estimator.
         alpha_hill: the same, median Hill estimator.
-        steps_to_baseline: first step at which the mean test loss is at most the baseline's final one, by linear
+        steps_to_baseline: first step at which the mean loss is at most the baseline's final one, by linear
             interpolation between evaluations; None if it never is.
         tokens_to_baseline: tokens (images) seen by then.
         skipped_steps: steps skipped for a gradient that was not finite, over all runs.
         accuracies: final accuracies on held-out images, from 0 to 1, of the runs that were measured; empty for text.
+        split: the data that judges: "test", or the part that is held back for a confirmation.
     """
 
     spec: str
@@ -61,6 +63,7 @@ class OptimizerSummary(PairedLosses):
     tokens_to_baseline: float | None
     skipped_steps: int
     accuracies: tuple[float, ...] = ()
+    split: DataSplit = "test"
 
     @property
     def perplexity(self) -> float:
@@ -144,6 +147,7 @@ def _summarize_one(
         tokens_to_baseline=None if steps is None else steps * config.tokens_per_step,
         skipped_steps=sum(result.skipped_steps for result in results),
         accuracies=tuple(result.accuracy for result in results if result.accuracy is not None),
+        split=config.split,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from htmuon.compare.equal_budget import LossesAtBudget
 from htmuon.compare.interval import CONFIDENCE
-from htmuon.compare.labels import label
+from htmuon.compare.labels import label, loss_name
 from htmuon.compare.paired import PairedLosses
 from htmuon.compare.summary import OptimizerSummary, baseline_of
 
@@ -93,7 +93,7 @@ def winner(summaries: Sequence[OptimizerSummary]) -> OptimizerSummary | None:
 def _headline(best: OptimizerSummary, alone: bool) -> str:
     numbers = f"{best.loss:.4f} ({best.quality})"
     doubt = f", but no difference to {label(best.baseline)} is seen" if best.judgement == "no difference seen" else ""
-    return f"{label(best.spec)} reaches {'a' if alone else 'the lowest'} test loss of {numbers}{doubt}."
+    return f"{label(best.spec)} reaches {'a' if alone else 'the lowest'} {loss_name(best.split)} of {numbers}{doubt}."
 
 
 def _against(summary: OptimizerSummary, baseline: OptimizerSummary) -> str:

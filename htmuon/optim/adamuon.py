@@ -12,6 +12,7 @@ from htmuon._checks import check_flag, plain
 from htmuon._typing import AdjustLrFn, Group, Normalization, State
 from htmuon.linalg import MethodChoice
 from htmuon.linalg.base import safe_divisor
+from htmuon.optim.arguments import explained
 from htmuon.optim.htmuon import OPTIMIZERS, HTMuon
 from htmuon.optim.momentum_rules import MomentumRuleChoice
 from htmuon.optim.rate_rules import RateRuleChoice
@@ -111,6 +112,7 @@ class AdaMuon(HTMuon):
     sets_size = True
     own_settings: ClassVar = {"beta2": check_beta2, "sign": partial(check_flag, "sign")}
 
+    @explained
     def __init__(
         self,
         params: ParamsT,
@@ -182,6 +184,7 @@ class AdaMuon(HTMuon):
 class HTAdaMuon(AdaMuon):
     """HTAdaMuon: AdaMuon on heavy-tailed updates, `power=0.125`; all else as `AdaMuon`."""
 
+    @explained
     def __init__(
         self,
         params: ParamsT,

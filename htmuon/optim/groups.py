@@ -35,6 +35,7 @@ from htmuon.optim.settings import (
     counters_device,
     make_plain,
 )
+from htmuon.optim.without_effect import warn_of_no_effect
 
 if TYPE_CHECKING:
     from htmuon.layouts.base import ProcessGroup
@@ -69,7 +70,7 @@ class GroupedOptimizer(Optimizer):
             )
         # For groups that name a map of their own: the power of an object is that of the object alone.
         self._power_of_names = defaults["power"]
-        check_one_power(defaults, usual=self._usual_power())
+        check_one_power(defaults, usual=self._usual_settings()["power"])
         make_plain(defaults, defaults)
         make_plain(other_defaults, other_defaults)
         check_sides(defaults, wait=True)
@@ -85,6 +86,7 @@ class GroupedOptimizer(Optimizer):
         self._constructed = False
         super().__init__(params, defaults)
         self._constructed = True
+        warn_of_no_effect(self.param_groups, self._usual_settings())
 
     def __repr__(self) -> str:
         groups = [(f"Parameter Group {i}", shown(g, self.defaults)) for i, g in enumerate(self.param_groups)]
@@ -118,6 +120,8 @@ class GroupedOptimizer(Optimizer):
             del self.param_groups[before:], self._seen[before:]
             raise
         self._moved = None
+        if self._constructed:
+            warn_of_no_effect(self.param_groups[before:], self._usual_settings())
 
     def _add_group(self, param_group: Group) -> None:
         given = dict(param_group)
@@ -199,8 +203,9 @@ class GroupedOptimizer(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned; tensors are copied, those of matrices in the dtype in which they were saved.
 
-        Settings that an older or another optimizer's state_dict does not name stay as they are. Parameters are matched
-        by name where both sides have names, with a warning if their order differs. The hooks of
+        Settings come with the state, with a warning if that changes `rate_rule`, `momentum_rule` or `weight_update`;
+        those that an older or another optimizer's state_dict does not name stay as they are. Parameters are matched by
+        name where both sides have names, with a warning if their order differs. The hooks of
         `register_load_state_dict_pre_hook` and `..._post_hook` are called as by torch.
 
         Raises:
@@ -243,10 +248,10 @@ class GroupedOptimizer(Optimizer):
         return other
 
     @classmethod
-    def _usual_power(cls) -> object:
-        """The default of `power` in the constructor of the class, or of the nearest one above that names it."""
-        found = (signature(kind).parameters.get("power") for kind in cls.__mro__ if issubclass(kind, Optimizer))
-        return next((parameter.default for parameter in found if parameter is not None), None)
+    def _usual_settings(cls) -> dict[str, object]:
+        """The defaults in the constructor of the class, or of the nearest one above that names a setting."""
+        kinds = [kind for kind in reversed(cls.__mro__) if issubclass(kind, Optimizer)]
+        return {name: p.default for kind in kinds for name, p in signature(kind).parameters.items()}
 
 
 def _warn_of_near_misses(group: Group, known: set[str]) -> None:

@@ -9,6 +9,7 @@ from torch.optim.optimizer import ParamsT
 from htmuon._registry import Registry
 from htmuon._typing import AdjustLrFn, MatrixView, Normalization
 from htmuon.linalg import MethodChoice
+from htmuon.optim.arguments import explained
 from htmuon.optim.base import SpectralOptimizer
 from htmuon.optim.momentum_rules import MomentumRuleChoice
 from htmuon.optim.power_rules import PowerRuleChoice
@@ -66,11 +67,13 @@ class HTMuon(SpectralOptimizer):
         nesterov: look one step ahead.
         momentum_rule: what is remembered of the gradients: `average`, `sum` (`M <- beta M + G`, as SGD has it) or
             `two_averages`, a fast and a slow one; or an object, `htmuon.optim.TwoAverages(slow=0.99)`. Two averages
-            have betas of their own, no Nesterov step, and a second buffer as large as the momentum.
-        weight_decay: times `lr`; with `weight_update="independent"` alone, and with `hyperball` of no meaning.
+            have betas of their own, no Nesterov step, and a second buffer as large as the momentum: a `momentum` that
+            is given has no effect, as a warning says.
+        weight_decay: times `lr`; with `weight_update="independent"` alone, and with `hyperball` of no effect.
         weight_update: how matrices take the update and decay: `decoupled`, `cautious` (only weights decay that the
-            update makes smaller), `independent` (of the rate: a decay of 2e-3, say) or `hyperball` (weights keep their
-            norm, `lr` is relative to it, and zero weights stay zero: not for adapters).
+            update makes smaller), `independent` (of the rate: it needs a `weight_decay` of at most 0.01, 2e-3, say) or
+            `hyperball` (weights keep their norm, and `lr` is relative to it: `weight_decay` and `adjust_lr_fn` have no
+            effect, and weights that are zero stay zero, as a warning says: not for adapters).
         normalization: what fixes the size of O: `none` (the published method: it moves with the p-th power of the
             gradient's scale, and for p < 0 grows as the gradient shrinks), `spectral`, `rms` (the size of Muon's
             update, so that its learning rates carry over), `lmo`; `auto` is `none` for p >= 0 and `rms` for p < 0.
@@ -123,6 +126,7 @@ class HTMuon(SpectralOptimizer):
     """
 
     @classmethod
+    @explained
     def for_model(
         cls,
         model: nn.Module,
@@ -146,7 +150,8 @@ class HTMuon(SpectralOptimizer):
             adamw: patterns that force parameters to AdamW.
             split: how fused weights are taken apart; see `htmuon.route`.
             power: the exponent of all matrices, or exponents of some by kind or pattern; see `htmuon.param_groups`.
-            lr_scale: factors of the learning rate by kind or pattern; see `htmuon.param_groups`.
+            lr_scale: factors of the learning rate by kind or pattern, or `"kinds"`, a table in which a fused `qkv` has
+                none; see `htmuon.param_groups`.
             settings: all else that the optimizer takes.
 
         Raises:
@@ -166,6 +171,7 @@ class HTMuon(SpectralOptimizer):
             settings["power"] = power
         return cls(groups, lr=lr, adamw_lr=adamw_lr, **settings)
 
+    @explained
     def __init__(
         self,
         params: ParamsT,
@@ -236,6 +242,7 @@ class Muon(HTMuon):
         Keller Jordan, Muon: An optimizer for hidden layers in neural networks, 2024.
     """
 
+    @explained
     def __init__(
         self,
         params: ParamsT,

@@ -29,6 +29,8 @@ WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_c
 # Settings of torch's Adam and AdamW that change a step, with the values that this library does not have.
 FOREIGN = (("amsgrad", True), ("maximize", True), ("decoupled_weight_decay", False))
 ADAMW_KEYS = ("step", "exp_avg", "exp_avg_sq")
+# Choices that are made for a run and that a state_dict brings: a change of them is said.
+RULES = ("rate_rule", "momentum_rule", "weight_update")
 
 
 def loaded(state_dict: dict[str, Any], optimizer: "GroupedOptimizer") -> tuple[list[Group], defaultdict[Any, State]]:
@@ -56,7 +58,22 @@ def loaded(state_dict: dict[str, Any], optimizer: "GroupedOptimizer") -> tuple[l
                 load = copied_state if group["use_muon"] else partial(adamw_loaded, who=who)
                 state[parameter] = load(own, parameter)
     state.update(unmatched)
+    _warn_of_other_rules(groups, optimizer.param_groups)
     return groups, state
+
+
+def _warn_of_other_rules(groups: Sequence[Group], mine: Sequence[Group]) -> None:
+    """Warn, once for each, of rules that loading changes."""
+    pairs = [(new, old) for new, old in zip(groups, mine, strict=True) if old["use_muon"]]
+    changed = [(name, old[name], new[name]) for new, old in pairs for name in RULES if new[name] != old[name]]
+    for number, (name, had, brought) in enumerate(changed):
+        if (name, had, brought) not in changed[:number]:
+            warnings.warn(
+                f"the state_dict brings {name}={brought!r} in place of {had!r}, which the optimizer was made with: "
+                f"settings come with the state. To keep yours, set group[{name!r}] = {had!r} after loading for each "
+                f"group in optimizer.param_groups, or remove {name!r} from the groups of the state_dict before.",
+                stacklevel=4,
+            )
 
 
 def _check_kind(saved: State, ours: Sequence[str], who: str) -> None:

@@ -21,6 +21,9 @@ class MomentumRule(Protocol):
 
     Attributes:
         buffers: names in the state, `momentum_buffer` first; each has the shape of the parameter.
+
+    One that has the attribute `ignores`, a dict, is said to have no use for these settings of a group, except for the
+    values in it, as a warning says when the group is made.
     """
 
     buffers: ClassVar[tuple[str, ...]]
@@ -102,6 +105,7 @@ class TwoAverages:
     """
 
     buffers: ClassVar[tuple[str, ...]] = (MOMENTUM, SLOW)
+    ignores: ClassVar[dict[str, tuple[object, ...]]] = {"momentum": (), "nesterov": (False,)}
     fast: float = 0.85
     slow: float = 0.98
     share: float = 0.56

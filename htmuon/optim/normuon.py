@@ -11,6 +11,7 @@ from htmuon._checks import plain
 from htmuon._typing import AdjustLrFn, Group, Normalization, State
 from htmuon.linalg import MethodChoice
 from htmuon.linalg.base import safe_divisor
+from htmuon.optim.arguments import explained
 from htmuon.optim.htmuon import OPTIMIZERS, HTMuon
 from htmuon.optim.momentum_rules import MomentumRuleChoice
 from htmuon.optim.rate_rules import RateRuleChoice
@@ -89,6 +90,7 @@ class NorMuon(HTMuon):
 
     own_settings: ClassVar = {"beta2": check_beta2}
 
+    @explained
     def __init__(
         self,
         params: ParamsT,
@@ -153,6 +155,7 @@ class NorMuon(HTMuon):
 class HTNorMuon(NorMuon):
     """HTNorMuon: NorMuon on heavy-tailed updates, `power=0.125` (arXiv 2603.10067); all else as `NorMuon`."""
 
+    @explained
     def __init__(
         self,
         params: ParamsT,

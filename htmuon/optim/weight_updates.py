@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -19,7 +19,11 @@ Total = Callable[[Tensor], Tensor]
 
 
 class WeightUpdate(Protocol):
-    """Moves equally shaped weights by their updates."""
+    """Moves equally shaped weights by their updates.
+
+    One that has the attribute `ignores`, a dict, is said to have no use for these settings of a group, except for the
+    values in it; one with `keeps_zero` cannot move weights that are zero. Both are warned of when a group is made.
+    """
 
     def __call__(self, weight: Tensor, update: Tensor, rate: float | Tensor, group: Group, total: Total) -> None:
         """Change `weight`, `[stack, *part]` in float32 or wider, in place.
@@ -96,6 +100,9 @@ class Hyperball:
 
     Source: Wen et al., Hyperball Optimization, arXiv 2606.16899.
     """
+
+    ignores: ClassVar[dict[str, tuple[object, ...]]] = {"weight_decay": (0.0,), "adjust_lr_fn": (None, "none")}
+    keeps_zero: ClassVar[bool] = True
 
     def __call__(self, weight: Tensor, update: Tensor, rate: float | Tensor, group: Group, total: Total) -> None:
         """See `WeightUpdate`."""

@@ -4,6 +4,7 @@ Kinds want different learning rates and powers (docs/rates.md). A new spelling i
 """
 
 import math
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -37,14 +38,51 @@ IN_FEED_FORWARD = {"c_proj": "down", "wo": "down"}
 FEED_FORWARD = frozenset({"mlp", "ffn", "feed_forward", "DenseReluDense", "ff"})
 # Of a feed-forward part that is an `nn.Sequential`, with an activation and perhaps a dropout between: torchvision.
 IN_SEQUENCE = {"0": "up", "2": "down", "3": "down"}
+# Layers with a number; they may be those of any network.
+NUMBERED = re.compile(r"(fc|lin|linear)[12]")
 # What stands behind the name of a module in that of its parameter.
 _WEIGHTS = frozenset({"weight", "weight_orig", "weight_v", "original", "original0", "original1", "base_layer"}) | {
     "parametrizations"
 }
+# And what wrappers put before it.
+_NO_MODULES = _WEIGHTS | {"bias", "module", "_orig_mod"}
+
+
+def kinds_of(names: Sequence[str]) -> dict[str, str | None]:
+    """The kind of each parameter of a model, by its name and those beside it; None where they say none.
+
+    `fc1` and `fc2` are a feed-forward part where a module below the model has the two, or is called so, and has no
+    `fc3`; in a plain classifier they are none.
+
+    Args:
+        names: of all parameters.
+
+    Example:
+        >>> kinds_of(["0.fc1.weight", "0.fc2.weight", "fc1.weight", "fc2.weight"])
+        {'0.fc1.weight': 'up', '0.fc2.weight': 'down', 'fc1.weight': None, 'fc2.weight': None}
+    """
+    places = {name: _place(name) for name in names}
+    there = set(places.values())
+    return {name: kind_of(name) if _counts(*place, there) else None for name, place in places.items()}
+
+
+def _place(name: str) -> tuple[tuple[str, ...], str]:
+    """The names of the modules around the one that a parameter is of, and the name of that one."""
+    *around, word = [part for part in name.split(".") if part not in _NO_MODULES] or [""]
+    return tuple(around), word
+
+
+def _counts(around: tuple[str, ...], word: str, there: set[tuple[tuple[str, ...], str]]) -> bool:
+    """Whether the name of a layer counts: one that is numbered, only as the first or the second of two."""
+    numbered = NUMBERED.fullmatch(word)
+    if numbered is None:
+        return True
+    beside = [number for number in (1, 2, 3) if (around, f"{numbered[1]}{number}") in there]
+    return around != () and 3 not in beside and (beside == [1, 2] or around[-1] in FEED_FORWARD)
 
 
 def kind_of(name: str) -> str | None:
-    """The kind of a parameter, by its name; None where the name says none.
+    """The kind of a parameter, by its name alone; None where the name says none.
 
     Example:
         >>> kind_of("model.layers.0.self_attn.q_proj.weight"), kind_of("h.3.mlp.c_proj.weight"), kind_of("0.weight")
@@ -68,26 +106,39 @@ def kind_of(name: str) -> str | None:
     return {"intermediate": "up", "output": "down"}.get(holders[-1] if holders else "") if word == "dense" else None
 
 
-def rates_by_kind(rules: KindRates, names: Sequence[str]) -> dict[str, float]:
+def rates_by_kind(rules: KindRates, kinds: Mapping[str, str | None]) -> dict[str, float]:
     """The factor of the learning rate of each matrix that has one; `"kinds"` stands for `RATES`.
 
+    Args:
+        rules: as for `by_kind`, or `"kinds"`.
+        kinds: of the matrices by their names.
+
+    Raises:
+        TypeError: as `by_kind`.
+        ValueError: as `by_kind`; or it is another word.
+
     Example:
-        >>> rates_by_kind("kinds", ["0.q_proj.weight", "0.fc1.weight"])
+        >>> rates_by_kind("kinds", {"0.q_proj.weight": "query", "0.up_proj.weight": "up"})
         {'0.q_proj.weight': 2.0}
     """
+    if isinstance(rules, str) and rules != "kinds":
+        raise ValueError(
+            f"lr_scale must be 'kinds', or a mapping from kinds ({', '.join(KINDS)}) or patterns to numbers; got "
+            f"{rules!r}. Did you mean 'kinds'?"
+        )
     if rules == "kinds":
-        found = {name: RATES[kind] for name in names if (kind := kind_of(name)) in RATES}
+        found = {name: RATES[kind] for name, kind in kinds.items() if kind in RATES}
         if not found:
             raise ValueError(
-                f"lr_scale='kinds' needs matrices of the kinds {', '.join(RATES)}; there are {_shown(names)}. Pass "
+                f"lr_scale='kinds' needs matrices of the kinds {', '.join(RATES)}; there are {_shown(kinds)}. Pass "
                 "rate_rule='alignment' to the optimizer, by which each matrix finds its rate, or factors by pattern."
             )
         return found
-    return by_kind("lr_scale", rules, names, least=0.0, most=math.inf)
+    return by_kind("lr_scale", rules, kinds, least=0.0, most=math.inf)
 
 
 def by_kind(
-    argument: str, rules: Mapping[str, float], names: Sequence[str], *, least: float, most: float
+    argument: str, rules: Mapping[str, float], kinds: Mapping[str, str | None], *, least: float, most: float
 ) -> dict[str, float]:
     """The value of each matrix for which a rule is given.
 
@@ -95,7 +146,7 @@ def by_kind(
         argument: which takes the rules, for messages.
         rules: values by kind or by pattern over names; of two that match, a pattern counts before a kind, and of two
             patterns the first. One that matches nothing beside others that do is a warning.
-        names: of the matrices.
+        kinds: of the matrices by their names.
         least: the least value that is allowed.
         most: the largest one.
 
@@ -104,8 +155,8 @@ def by_kind(
         ValueError: no rule matches any matrix, or a value is out of range.
 
     Example:
-        >>> names = ["x.0.v_proj.weight", "x.1.v_proj.weight", "x.1.fc1.weight"]
-        >>> by_kind("power", {"value": -0.4, "*.0.*": 0}, names, least=-1, most=1)
+        >>> kinds = {"x.0.v_proj.weight": "value", "x.1.v_proj.weight": "value", "x.1.up_proj.weight": "up"}
+        >>> by_kind("power", {"value": -0.4, "*.0.*": 0}, kinds, least=-1, most=1)
         {'x.0.v_proj.weight': 0.0, 'x.1.v_proj.weight': -0.4}
     """
     if not isinstance(rules, Mapping):
@@ -118,22 +169,22 @@ def by_kind(
         check_number(f"{argument} of {key!r}", value, least=least, most=most, remedy="Pass a float such as 0.5.")
     found: dict[str, str] = {}
     for key in [*(key for key in rules if key not in KINDS), *(key for key in rules if key in KINDS)]:
-        matches = [name for name in names if (kind_of(name) == key if key in KINDS else fnmatchcase(name, key))]
+        matches = [name for name, kind in kinds.items() if (kind == key if key in KINDS else fnmatchcase(name, key))]
         if not matches:
-            _refuse_or_warn(argument, key, names, refuse=len(rules) == 1)
+            _refuse_or_warn(argument, key, kinds, refuse=len(rules) == 1)
         found = {**dict.fromkeys(matches, key), **found}
     if rules and not found:
-        raise ValueError(f"{argument} must name some matrix; none of {', '.join(rules)} is one of {_shown(names)}.")
-    return {name: float(values[found[name]]) for name in names if name in found}
+        raise ValueError(f"{argument} must name some matrix; none of {', '.join(rules)} is one of {_shown(kinds)}.")
+    return {name: float(values[found[name]]) for name in kinds if name in found}
 
 
-def _refuse_or_warn(argument: str, key: str, names: Sequence[str], *, refuse: bool) -> None:
+def _refuse_or_warn(argument: str, key: str, kinds: Mapping[str, str | None], *, refuse: bool) -> None:
     """Say that a rule matches nothing, and what is like it."""
     if key in KINDS:
-        said = f"{argument} of {key!r} matches no matrix of the spectral side; there are {_shown(names)}."
+        said = f"{argument} of {key!r} matches no matrix of the spectral side; there are {_shown(kinds)}."
     else:
         near = [f"the kind {kind!r}" for kind in get_close_matches(key, KINDS, n=1)]
-        near = near or ([nearest(key, names)] if names else [f"there are {_shown(names)}"])
+        near = near or ([nearest(key, [*kinds])] if kinds else [f"there are {_shown(kinds)}"])
         said = (
             f"{argument} pattern {key!r} matches no matrix of the spectral side. Patterns are shell-style over whole "
             f"names, kinds are {', '.join(KINDS)}: {near[0]}."
@@ -143,11 +194,11 @@ def _refuse_or_warn(argument: str, key: str, names: Sequence[str], *, refuse: bo
     warnings.warn(said, stacklevel=5)
 
 
-def _shown(names: Sequence[str]) -> str:
+def _shown(kinds: Mapping[str, str | None]) -> str:
     """The kinds that there are, or some names where there are none."""
-    kinds = dict.fromkeys(kind for kind in map(kind_of, names) if kind is not None)
+    names = [*kinds]
     return (
-        ", ".join(kinds)
+        ", ".join(dict.fromkeys(kind for kind in kinds.values() if kind is not None))
         or ", ".join([*names[:3], "..."][: len(names) + 1] if len(names) > 3 else names)
         or "no matrices"
     )

@@ -9,7 +9,7 @@ from torch.nn import Parameter
 
 from htmuon._checks import check_flag, check_learning_rate, check_number, plain
 from htmuon._typing import Group, MatrixView
-from htmuon.routing.kinds import KindRates, by_kind, rates_by_kind
+from htmuon.routing.kinds import KindRates, by_kind, kinds_of, rates_by_kind
 from htmuon.routing.split import Split, part_shapes
 
 # Of the listing.
@@ -77,6 +77,12 @@ class Routing:
         others = [route for route in self.routes if route.view is None]
         return max(others, key=lambda route: route.parameter.numel(), default=None)
 
+    @property
+    def kinds(self) -> dict[str, str | None]:
+        """What each matrix on the spectral side does in its block, by its name; None where names don't say it."""
+        found = kinds_of([route.name for route in self.routes])
+        return {route.name: found[route.name] for route in self.routes if route.view is not None}
+
     def groups(
         self,
         *,
@@ -99,9 +105,9 @@ class Routing:
         check_flag("named", named)
 
         matrices = [route for route in self.routes if route.view is not None]
-        names = [route.name for route in matrices]
-        powers = {} if power is None else by_kind("power", power, names, least=-1.0, most=1.0)
-        scales = {} if lr_scale is None else rates_by_kind(lr_scale, names)
+        kinds = self.kinds
+        powers = {} if power is None else by_kind("power", power, kinds, least=-1.0, most=1.0)
+        scales = {} if lr_scale is None else rates_by_kind(lr_scale, kinds)
         alike: dict[tuple[Any, ...], list[Route]] = {}
         for route in matrices:
             shared = (route.view, route.split, powers.get(route.name), scales.get(route.name))

@@ -299,7 +299,8 @@ def param_groups(
         power: exponents of some matrices, by kind (`query`, `key`, `value`, `qkv`, `output`, `gate`, `up`, `gate_up`,
             `down`) or by pattern; what none of them names has that of the optimizer.
         lr_scale: factors of the learning rate of some matrices, in the same way; `"kinds"` is a table that was better
-            than one rate for all on a small LLaMA.
+            than one rate for all on a small LLaMA. A fused `qkv`, and what is of no kind, keeps the rate of the
+            optimizer, while value, output and down go slower: nobody has measured the table on such models.
         named: whether the groups hold pairs `(name, parameter)`; else bare parameters, for wrappers that refuse names.
 
     Returns:

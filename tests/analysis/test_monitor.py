@@ -138,8 +138,8 @@ def test_decay_that_is_part_of_the_gradient_stays_in_the_update():
 @pytest.mark.parametrize("weight_update", ["cautious", "independent", "hyperball"])
 def test_what_another_weight_update_does_stays_in_the_update(weight_update):
     model = make_model()
-    groups = htmuon.param_groups(model)
-    optimizer = htmuon.Muon(groups, lr=0.25, method="svd", weight_decay=0.01, weight_update=weight_update)
+    groups, decay = htmuon.param_groups(model), 0.0 if weight_update == "hyperball" else 0.01
+    optimizer = htmuon.Muon(groups, lr=0.25, method="svd", weight_decay=decay, weight_update=weight_update)
     monitor = SpectralMonitor(model, optimizer, every=1)
     before = model[1].weight.detach().clone()
     steps(model, optimizer, 1)

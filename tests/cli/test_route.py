@@ -54,7 +54,7 @@ def test_a_folder_is_listed_as_its_model_is_routed(capsys, folder, tmp_path):
     everything = json.loads((tmp_path / "routes.json").read_text())
     assert [tuple(row["shape"]) for row in everything["routes"]] == [tuple(r.parameter.shape) for r in routing.routes]
     assert lines[0] == "GPT2LMHeadModel of transformers"
-    assert lines[1].split() == ["parameter", "count", "shape", "optimizer", "matrix", "[out,", "in]", "reason"]
+    assert lines[1].split() == ["parameter", "count", "shape", "optimizer", "matrix", "[out,", "in]", "kind", "reason"]
     counts = {line.split()[0]: int(line.split()[1]) for line in lines[2:-4]}
     assert counts["transformer.h.*.mlp.c_fc.weight"] == 3
     assert counts["transformer.wte.weight"] == 1
@@ -88,6 +88,34 @@ def test_patterns_and_parts_are_those_of_route(capsys, folder, tmp_path):
     assert rows["transformer.h.0.attn.c_proj.weight"]["split"] == 2
     assert rows["transformer.h.0.mlp.c_fc.weight"]["optimizer"] == "AdamW"
     assert rows["transformer.wpe.weight"]["view"] == "linear"
+
+
+def test_kinds_and_the_factors_of_their_rates_are_those_of_the_groups(capsys, folder, tmp_path):
+    file = tmp_path / "routes.json"
+    for words, rules in (
+        (["kinds"], "kinds"),
+        (["qkv=2", "*.0.mlp.c_proj.*=0.5"], {"qkv": 2, "*.0.mlp.c_proj.*": 0.5}),
+    ):
+        lines = listed(capsys, folder, "--every", "--lr-scale", *words, "--json", str(file))
+        assert lines[1].split()[-4:] == ["kind", "lr", "factor", "reason"]
+        rows = {row["parameter"]: row for row in json.loads(file.read_text())["routes"]}
+        groups = htmuon.param_groups(GPT2LMHeadModel(GPT2Config(**SMALL)), lr=1.0, lr_scale=rules)
+        expected = {name: group.get("lr") for group in groups if group["use_muon"] for name, _ in group["params"]}
+        assert {name: row["lr_factor"] for name, row in rows.items() if row["optimizer"] == "spectral"} == expected
+        assert {row["lr_factor"] for row in rows.values() if row["optimizer"] == "AdamW"} == {None}
+        kinds = {"attn.c_attn": "qkv", "attn.c_proj": "output", "mlp.c_fc": "up", "mlp.c_proj": "down"}
+        of_first = {name: rows[f"transformer.h.0.{name}.weight"]["kind"] for name in kinds}
+        assert of_first == kinds
+        (line,) = [line for line in lines if line.startswith("transformer.h.0.mlp.c_proj.weight")]
+        assert line.split()[4:6] == ["down", "0.35" if rules == "kinds" else "0.5"]
+
+
+def test_without_factors_there_are_kinds_alone(capsys, folder, tmp_path):
+    listed(capsys, folder, "--json", str(tmp_path / "routes.json"), "--csv", str(tmp_path / "routes.csv"))
+    rows = json.loads((tmp_path / "routes.json").read_text())["routes"]
+    assert {row["kind"] for row in rows} == {"qkv", "output", "up", "down", None}
+    assert not any("lr_factor" in row for row in rows)
+    assert (tmp_path / "routes.csv").read_text().splitlines()[0] == "parameter,shape,optimizer,view,split,kind,reason"
 
 
 @pytest.mark.parametrize(("split", "parts"), [("auto", 3), ("none", None)])
@@ -137,6 +165,12 @@ def test_the_class_of_a_folder_is_the_one_that_it_names(capsys, tmp_path):
         (["nolibrary:llama"], "the library must be one of transformers, timm, torchvision; got 'nolibrary'"),
         (["meta-llama/Llama-3-8B"], "Nothing is downloaded: of a model on the Hub fetch config.json first"),
         (["gpt2", "--split", "qkv"], "PATTERN=PARTS with parts such as 3"),
+        (["gpt2", "--lr-scale", "kind"], "lr_scale must be kinds, KIND=FACTOR or PATTERN=FACTOR; got 'kind'"),
+        (["gpt2", "--lr-scale", "query=fast"], "got 'query=fast'. Write query=2, say"),
+        (
+            ["gpt2", "--lr-scale", "query=2"],
+            "lr_scale of 'query' matches no matrix of the spectral side; there are qkv",
+        ),
         (["gpt2", "--adamw", "mlpp"], "adamw pattern 'mlpp' matches no trainable parameter"),
         (["gpt2", "--spectral", "*.wpe.*=linear", "*.wte.*"], "'*.wte.*' has none. Write =linear"),
         (["clipseg_vision_model"], "got model type 'clipseg_vision_model', a part of others"),

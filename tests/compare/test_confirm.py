@@ -8,6 +8,7 @@ import pytest
 
 from htmuon._files import write_json
 from htmuon.cli import main
+from htmuon.compare.columns import columns_of
 from htmuon.compare.compare_config import CompareConfig
 from htmuon.compare.comparing import compare
 from htmuon.compare.confirm import confirmation
@@ -75,6 +76,11 @@ def test_a_confirmation_runs_and_says_so(tiny: CompareConfig, tmp_path: Path) ->
     assert written["tuning_seeds"] == list(config.tuning_seeds)
     assert written["verdict"][0].startswith("This comparison, tuned again and with 5 fresh seeds, ")
     assert [len(written[view]) for view in ("equal_steps", "equal_time")] == [4, 4]
+    # The name of the loss says by which data it is.
+    assert {row["split"] for row in written["optimizers"]} == {"confirmation"}
+    assert any("held-back loss of" in sentence for sentence in written["verdict"])
+    assert not any("test loss" in sentence for sentence in written["verdict"])
+    assert columns_of(summaries)[0].header == "held-back loss"
     page = (config.out / "report.html").read_text()
     for part in ("after equal training time", "weight decay", "tuned again and with 5 fresh seeds"):
         assert part in page

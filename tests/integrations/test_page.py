@@ -4,12 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
 
 PAGE = Path(__file__).parents[2] / "docs" / "integrations.md"
 LIBRARIES = ("transformers", "accelerate", "lightning", "timm")
-BLOCKS = re.findall(r"```py\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+BEFORE, *BLOCKS = re.findall(r"```py\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
 
 # What these libraries say of a CPU, of short loaders without workers, and of torch 2.14.
 pytestmark = [
@@ -38,13 +36,8 @@ def test_a_block_runs(block, tmp_path, monkeypatch):
     for library in needed(block):
         pytest.importorskip(library)
     monkeypatch.chdir(tmp_path)
-    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 4))
-    points = torch.utils.data.TensorDataset(torch.randn(32, 8), torch.arange(32) % 4)
-    names = {"model": model, "loader": torch.utils.data.DataLoader(points, batch_size=8)}
-    if "Trainer(\n    model" in block:
-        from integrations.language import language_model, sentences
-
-        names |= {"model": language_model(), "data": sentences()}
-    exec(compile(block, str(PAGE), "exec"), names)
+    names = {}
+    for part in (BEFORE, block):
+        exec(compile(part, str(PAGE), "exec"), names)
     if "runs/spectra.jsonl" in block:
         assert (tmp_path / "runs" / "spectra.jsonl").stat().st_size > 0

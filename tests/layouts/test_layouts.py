@@ -26,6 +26,22 @@ def test_rates_that_matrices_find_in_every_layout(world, layout):
     assert max(errors) <= 5e-6
 
 
+@pytest.mark.parametrize("weight_update", ["decoupled", "hyperball"])
+def test_slices_of_unequal_length_take_the_same_sums_on_every_rank(world, weight_update):
+    # Of 13 x 5, two ranks hold 35 and 30 elements: what is worked on one by one, and so sends more often, must not
+    # depend on which.
+    rule = htmuon.optim.Alignment(speed=1.0, averaging=0.5)
+    counts = []
+    for small in (30, 32, 33, 35, 36):
+        settings = {"rate_rule": rule, "weight_update": weight_update}
+        results = world(2).run(layout_problem.sums_over_ranks, "fsdp", small, **settings)
+        assert max(error for error, _ in results) <= 5e-6, small  # as above
+        [count] = {calls for _, calls in results}
+        counts.append(count)
+    # Norms are sums over the ranks: one for each piece.
+    assert (counts[0] > counts[-1]) == (weight_update == "hyperball")
+
+
 @pytest.mark.parametrize("layout", layout_problem.LAYOUTS)
 def test_powers_that_matrices_find_in_every_layout(world, layout):
     settings = {"rate_rule": htmuon.optim.Alignment(speed=1.0, averaging=0.5), "normalization": "rms"}

@@ -303,7 +303,7 @@ def test_a_bad_argument_is_called_as_the_user_calls_it(name, settings, error, wo
 @pytest.mark.parametrize("name", NAMES)
 def test_a_wrong_keyword_names_the_class_that_was_called(name):
     kind = htmuon.OPTIMIZERS[name]
-    with pytest.raises(TypeError, match=rf"\b{kind.__name__}(\.__init__\(\))? got an unexpected keyword argument 'mu'"):
+    with pytest.raises(TypeError, match=rf"^{kind.__name__}\(...\) takes no argument 'mu'"):
         kind([nn.Parameter(torch.eye(3))], mu=0.9)
 
 

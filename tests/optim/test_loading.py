@@ -431,6 +431,36 @@ def test_settings_that_a_state_dict_lacks_stay_as_they_are():
     assert_go_on_alike(model, optimizer, other, fresh)
 
 
+RULES = [
+    ("rate_rule", "alignment", None),
+    ("rate_rule", htmuon.optim.Alignment(speed=0.2), "alignment"),
+    ("momentum_rule", "average", htmuon.optim.TwoAverages(slow=0.99)),
+    ("weight_update", "hyperball", "decoupled"),
+]
+
+
+@pytest.mark.parametrize(("name", "mine", "saved"), [*RULES, *((name, b, a) for name, a, b in RULES)])
+def test_rules_that_a_state_dict_changes_are_said_with_both_and_a_remedy(name, mine, saved):
+    _, optimizer, other, _ = trained_pair(**{name: saved})
+    fresh = htmuon.HTMuon(htmuon.param_groups(other), **{name: mine})
+    groups = optimizer.state_dict()["param_groups"]
+    before, after = fresh.param_groups[0][name], groups[0][name]
+    with pytest.warns(UserWarning, match="the state_dict brings") as said:
+        fresh.load_state_dict(optimizer.state_dict())
+    (sentence,) = [str(warning.message) for warning in said]  # not one for each group
+    assert f"the state_dict brings {name}={after!r} in place of {before!r}, which" in sentence
+    assert f"set group[{name!r}] = {before!r} after loading" in sentence
+    assert {str(group[name]) for group in fresh.param_groups} == {str(after)}
+    # By the remedies, and with the settings of the run that is continued, nothing is said: warnings are errors.
+    for group in groups:
+        del group[name]
+    fresh = htmuon.HTMuon(htmuon.param_groups(other), **{name: mine})
+    fresh.load_state_dict({"state": {}, "param_groups": groups})
+    assert fresh.param_groups[0][name] == before
+    fresh = htmuon.HTMuon(htmuon.param_groups(other), **{name: saved})
+    fresh.load_state_dict(through_a_file(optimizer.state_dict()))
+
+
 def numpy_settings():
     return {
         "lr": np.float32(0.02),

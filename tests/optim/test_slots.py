@@ -1,6 +1,7 @@
 """What a step remembers, and how weights take it: against the formulas, and what must not change them."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -8,6 +9,9 @@ from torch import nn
 
 import htmuon
 from htmuon.optim import MOMENTUM_RULES, WEIGHT_UPDATES, TwoAverages
+
+# Settings without an effect are given all the same: the formulas show that they have none.
+pytestmark = pytest.mark.filterwarnings("ignore:.* has no effect with")
 
 SHAPES = [(6, 6), (9, 4), (3, 8), (2, 5, 7), (3, 2, 2, 3)]
 LR, DECAY, BETA = 0.05, 0.3, 0.9
@@ -120,12 +124,11 @@ def test_steps_follow_the_formulas(momentum, update):
     ids=str,
 )
 def test_every_optimizer_takes_every_choice_and_goes_on_exactly(kind, setting):
-    parameters, optimizer = made(
-        htmuon.OPTIMIZERS[kind], adjust_lr_fn=None, rate_rule="alignment", weight_decay=0.01, **setting
-    )
+    settings = {"adjust_lr_fn": None, "rate_rule": "alignment", "weight_decay": 0.01, **setting}
+    parameters, optimizer = made(htmuon.OPTIMIZERS[kind], **settings)
     for number in range(2):
         step(parameters, optimizer, number)
-    others, resumed = made(htmuon.OPTIMIZERS[kind], copy.deepcopy(parameters), adjust_lr_fn=None, weight_decay=0.01)
+    others, resumed = made(htmuon.OPTIMIZERS[kind], copy.deepcopy(parameters), **settings)
     resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for number in range(2, 4):
         step(parameters, optimizer, number)
@@ -229,9 +232,60 @@ def test_on_the_hyperball_weights_keep_their_norm(dtype):
     for p, norm in zip(parameters, before, strict=True):
         # Of 36 rounded entries and more, some errors cancel.
         torch.testing.assert_close(p.detach().double().norm(), norm, rtol=5 * torch.finfo(dtype).eps, atol=0)
-    zero = nn.Parameter(torch.zeros(4, 3))
-    step([zero], made(parameters=[zero], weight_update="hyperball")[1], 2)
+
+
+def test_weights_that_are_zero_stay_so_on_the_hyperball_and_this_is_said():
+    zero, other = nn.Parameter(torch.zeros(4, 3)), nn.Parameter(torch.eye(3))
+    with pytest.warns(UserWarning, match=r"those that are zero never move, as now one of shape \(4, 3\). Initialize"):
+        _, optimizer = made(parameters=[zero, other], weight_update="hyperball")
+    step([zero, other], optimizer, 2)
     assert torch.equal(zero, torch.zeros(4, 3))
+    assert not torch.equal(other, torch.eye(3))
+    group = {"params": [("late", nn.Parameter(torch.zeros(2, 2)))], "use_muon": True}
+    optimizer = htmuon.Muon([("first", other)], weight_update="hyperball")
+    with pytest.warns(UserWarning, match="never move, as now 'late'. "):
+        optimizer.add_param_group(group)
+
+
+def told(kind, groups, **settings):
+    """What is said of settings without an effect."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        kind(groups, **settings)
+    return [str(warning.message) for warning in said]
+
+
+@pytest.mark.parametrize("by", ["optimizer", "group"])
+@pytest.mark.parametrize(
+    ("rule", "setting", "is_said"),
+    [
+        ({"momentum_rule": "two_averages"}, {"momentum": 0.9}, True),
+        ({"momentum_rule": TwoAverages(fast=0.5)}, {"momentum": 0.9}, True),
+        ({"momentum_rule": "two_averages"}, {"momentum": 0.95}, False),  # the default, which nobody may have chosen
+        ({"momentum_rule": "two_averages"}, {"nesterov": False}, False),  # it takes no Nesterov step
+        ({"momentum_rule": "sum"}, {"momentum": 0.9}, False),
+        ({"weight_update": "hyperball"}, {"weight_decay": 0.2}, True),
+        ({"weight_update": "hyperball"}, {"weight_decay": 0.0}, False),  # it decays nothing
+        ({"weight_update": "hyperball"}, {"adjust_lr_fn": "spectral_unclamped"}, True),
+        ({"weight_update": "hyperball"}, {"adjust_lr_fn": "none"}, False),
+        ({"weight_update": "cautious"}, {"weight_decay": 0.2}, False),
+    ],
+    ids=str,
+)
+def test_a_setting_without_an_effect_is_said_once(by, rule, setting, is_said):
+    of_group = {**rule, **setting} if by == "group" else {}
+    groups = [{"params": [p], "use_muon": True, **of_group} for p in weights()]
+    groups.append({"params": [nn.Parameter(torch.ones(3))], "use_muon": False})
+    said = told(htmuon.Muon, groups, **({} if by == "group" else {**rule, **setting}))
+    name, value = next(iter(setting.items()))
+    assert len(said) == is_said
+    assert all(sentence.startswith(f"{name}={value!r} has no effect with {next(iter(rule))}=") for sentence in said)
+
+
+def test_the_default_of_a_variant_is_its_own():
+    groups = [{"params": weights(), "use_muon": True}]
+    assert told(htmuon.AdaMuon, groups, weight_update="hyperball") == []
+    assert len(told(htmuon.AdaMuon, groups, weight_update="hyperball", adjust_lr_fn="original")) == 1
 
 
 def test_a_second_average_goes_with_its_rule():

@@ -8,7 +8,7 @@ from torch import nn
 
 import htmuon
 from htmuon.baselines import build_optimizer
-from htmuon.routing.kinds import KINDS, kind_of
+from htmuon.routing.kinds import KINDS, kind_of, kinds_of
 
 # Module names of transformers, timm, torchvision, torch and published repositories.
 NAMES = {
@@ -84,6 +84,40 @@ def test_the_table_of_rates_is_refused_where_no_name_says_a_kind():
 @pytest.mark.parametrize(("name", "kind"), NAMES.items())
 def test_kinds_are_read_off_names(name, kind):
     assert kind_of(name) == kind
+
+
+@pytest.mark.parametrize(
+    ("layers", "kinds"),
+    [
+        (["blocks.0.mlp.fc1", "blocks.0.mlp.fc2"], ["up", "down"]),
+        (["layers.0.fc1", "layers.0.fc2"], ["up", "down"]),  # OPT, BART
+        (["layers.0.linear1", "layers.0.linear2"], ["up", "down"]),  # torch
+        (["blocks.0.mlp.fc1_g", "blocks.0.mlp.fc2"], [None, "down"]),  # timm
+        (["fc1", "fc2"], [None, None]),
+        (["fc1", "fc2", "fc3"], [None, None, None]),
+        (["module.fc1", "module.fc2"], [None, None]),  # of a wrapper
+        (["net.fc1", "net.fc2", "net.fc3"], [None, None, None]),
+        (["net.fc1", "other.fc2"], [None, None]),
+        (["net.up_proj", "down_proj"], ["up", "down"]),
+    ],
+    ids=str,
+)
+def test_layers_with_a_number_are_a_feed_forward_part_in_pairs(layers, kinds):
+    names = [f"{layer}.{leaf}" for layer in layers for leaf in ("weight", "bias")]
+    assert [kinds_of(names)[f"{layer}.weight"] for layer in layers] == kinds
+
+
+def test_a_classifier_has_no_feed_forward_part():
+    class Classifier(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc1, self.fc2, self.fc3 = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+
+    assert set(htmuon.route(Classifier()).kinds.values()) == {None}
+    with pytest.raises(ValueError, match=r"needs matrices of the kinds query, .*there are fc1.weight, fc2.weight"):
+        htmuon.param_groups(Classifier(), lr_scale="kinds")
+    # The last layer is a head and no matrix; it counts all the same.
+    assert set(htmuon.route(nn.ModuleDict({"net": Classifier()})).kinds.values()) == {None}
 
 
 def test_no_word_means_two_kinds():
@@ -205,6 +239,10 @@ def test_bad_specs_say_what_is_wrong(spec, message):
 def test_bad_rules_say_what_is_wrong():
     with pytest.raises(TypeError, match=r"power must be a mapping from kinds \(query, .*got 0.5"):
         htmuon.param_groups(blocks(), power=0.5)
+    with pytest.raises(
+        ValueError, match=r"lr_scale must be 'kinds', or a mapping .*got 'kind'. Did you mean 'kinds'\?"
+    ):
+        htmuon.param_groups(blocks(), lr_scale="kind")
     with pytest.raises(TypeError, match=r"lr_scale of 'query' must be a number; got 'fast'"):
         htmuon.param_groups(blocks(), lr_scale={"query": "fast"})
     with pytest.raises(ValueError, match=r"power pattern '\*q_prj\*' matches no matrix of the spectral side"):

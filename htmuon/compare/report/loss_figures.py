@@ -8,7 +8,7 @@ from typing import Literal
 from matplotlib.axes import Axes
 
 from htmuon.compare.equal_budget import paces
-from htmuon.compare.labels import Style
+from htmuon.compare.labels import Style, loss_name
 from htmuon.compare.run_record import Curve, Records
 from htmuon.compare.summary import OptimizerSummary, mean_curve
 from htmuon.compare.tuned_rates import TunedOptimizer
@@ -20,8 +20,9 @@ _ZOOM_FROM = 0.25
 
 def learning_curves(records: Records, styles: Mapping[str, Style], baseline: str, *, timed: bool) -> Figure:
     """Losses over steps and, if `timed`, over time, with the range over seeds, and the differences to the baseline."""
+    loss = loss_name(next(run.config.split for runs in records.values() for run in runs)).capitalize()
     panels = [
-        Panel(title="Test loss", draw=partial(_draw_curves, records=records, styles=styles, kind="evaluation")),
+        Panel(title=loss, draw=partial(_draw_curves, records=records, styles=styles, kind="evaluation")),
         Panel(
             title="Training loss (running mean)",
             draw=partial(_draw_curves, records=records, styles=styles, kind="train"),
@@ -29,10 +30,10 @@ def learning_curves(records: Records, styles: Mapping[str, Style], baseline: str
     ]
     if timed:
         draw_by_time = partial(_draw_by_time, records=records, styles=styles)
-        panels.append(Panel(title="Test loss by training time", draw=draw_by_time))
+        panels.append(Panel(title=f"{loss} by training time", draw=draw_by_time))
     if len(records) > 1 and baseline in records:
         draw = partial(_draw_differences, records=records, styles=styles, baseline=baseline)
-        panels.append(Panel(title=f"Test loss minus {styles[baseline].label}'s", draw=draw))
+        panels.append(Panel(title=f"{loss} minus {styles[baseline].label}'s", draw=draw))
     return Figure(
         name="learning-curves",
         title="Learning curves",

@@ -7,7 +7,7 @@ from functools import partial
 from matplotlib.axes import Axes
 
 from htmuon.compare.interval import CONFIDENCE
-from htmuon.compare.labels import Style, label, style_at, styles
+from htmuon.compare.labels import Style, label, loss_name, style_at, styles
 from htmuon.compare.summary import OptimizerSummary, baseline_of
 from htmuon.compare.sweep import family_of, power_of
 from htmuon.reporting.figures import Figure, Panel
@@ -31,10 +31,11 @@ def families(summaries: Sequence[OptimizerSummary]) -> dict[str, Family]:
 def power_figure(summaries: Sequence[OptimizerSummary]) -> Figure:
     """Loss, and its difference to the baseline, over the power."""
     baseline = baseline_of(summaries)
-    panels = [Panel(title="Test loss by power", draw=partial(_draw_losses, summaries=summaries))]
+    loss = loss_name(summaries[0].split).capitalize()
+    panels = [Panel(title=f"{loss} by power", draw=partial(_draw_losses, summaries=summaries))]
     if baseline is not None and not baseline.diverged:
         draw = partial(_draw_differences, summaries=summaries)
-        panels.append(Panel(title=f"Test loss minus {label(baseline.spec)}'s", draw=draw))
+        panels.append(Panel(title=f"{loss} minus {label(baseline.spec)}'s", draw=draw))
     return Figure(
         name="loss-by-power",
         title="Loss against the power p",
