@@ -30,7 +30,7 @@ WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_c
 FOREIGN = (("amsgrad", True), ("maximize", True), ("decoupled_weight_decay", False))
 ADAMW_KEYS = ("step", "exp_avg", "exp_avg_sq")
 # Choices that are made for a run and that a state_dict brings: a change of them is said.
-RULES = ("rate_rule", "momentum_rule", "weight_update")
+RULES = ("rate_rule", "power_rule", "momentum_rule", "weight_update")
 
 
 def loaded(state_dict: dict[str, Any], optimizer: "GroupedOptimizer") -> tuple[list[Group], defaultdict[Any, State]]:
