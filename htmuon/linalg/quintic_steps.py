@@ -109,7 +109,7 @@ def scaled(matrix: Tensor, factor: Coefficient) -> Tensor:
 def plus(matrix: Tensor, factor: Coefficient, other: Tensor) -> Tensor:
     """`matrix + factor other`, in the memory of `matrix`."""
     if isinstance(factor, Tensor):
-        return matrix.addcmul_(other, factor)
+        return matrix.addcmul_(other, factor.to(matrix.dtype))
     return matrix.add_(other, alpha=factor)
 
 
