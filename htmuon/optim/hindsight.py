@@ -32,8 +32,9 @@ LAST_UPDATE = "last_update"
 ALIGNMENT, LOG_RATE = "alignment", "log_rate"
 POWER_ALIGNMENT, POWER = "power_alignment", "power"
 
-# Elements of the matrices that are multiplied by one call: a copy in the cache costs less than the calls that it saves.
-TOGETHER = 2**18
+# Elements of the matrices that are multiplied by one call: on a CPU their copies stay in the cache of a core, on an
+# accelerator a call costs more than copies.
+TOGETHER, TOGETHER_ON_ACCELERATORS = 2**16, 2**24
 # Of the square of M's length the share beside O, below which that is rounding.
 PARALLEL = 1e-6
 
@@ -187,7 +188,9 @@ def _gram(vectors: Sequence[Sequence[Tensor]]) -> Tensor:
         alike[first.shape, first.device].append(number)
     order, found = [], []
     for all_alike in alike.values():
-        together = max(1, TOGETHER // max(1, vectors[all_alike[0]][0].numel()))
+        first = vectors[all_alike[0]][0]
+        most = TOGETHER if first.device.type == "cpu" else TOGETHER_ON_ACCELERATORS
+        together = max(1, most // max(1, first.numel()))
         for start in range(0, len(all_alike), together):
             some = all_alike[start : start + together]
             order += some
