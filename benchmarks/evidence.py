@@ -86,8 +86,9 @@ def long(steps: int, optimizers: str) -> Experiment:
 
 
 # The scale-free normalizations of p = 1/8, and powers below zero.
-SIZES = "htmuon:normalization=rms htmuon:normalization=spectral htmuon:normalization=lmo"
-BELOW = f"htmuon:power=-0.125,{SEVEN} htmuon:power=-0.25,{SEVEN}"
+HEAVY, LIGHT = "htmuon:normalization=rms", f"htmuon:power=-0.25,{SEVEN}"
+SIZES = f"{HEAVY} htmuon:normalization=spectral htmuon:normalization=lmo"
+BELOW = f"htmuon:power=-0.125,{SEVEN} {LIGHT}"
 EXPERIMENTS = {
     "llama-tiny": Experiment(f"llama-tiny --eval-interval 100 {SAVE} --jobs 2 --optimizers {SIGNS}"),
     "resnet-tiny": Experiment(
@@ -130,10 +131,12 @@ EXPERIMENTS = {
         f"{LONGER} adamw {MUON} {MUON},{RATES} muon:power_rule=alignment muon:power_rule=alignment,{RATES} "
         f"muon:power_rule=alignment,rate_rule=alignment htmuon:{RATES} {KIND_POWERS},{MILDER}"
     ),
-    # One, four and twenty tokens for each parameter: does it turn in favour of a heavy tail?
+    # One, four, ten, twenty and sixty tokens for each parameter: does it turn in favour of a heavy tail?
     "long-1": long(163, f"adamw:two_rates=true {MUON} muon htmuon {SIZES} {BELOW} {logistic(163)} {MUON},{RATES}"),
-    "long-4": long(650, f"adamw:two_rates=true {MUON} muon htmuon {SIZES} {BELOW} {logistic(650)} {MUON},{RATES}"),
-    "long-20": long(3250, f"{MUON} htmuon:normalization=rms {MUON},{RATES}"),
+    "long-4": long(650, f"adamw:two_rates=true {MUON} htmuon {HEAVY} {LIGHT} {logistic(650)} {MUON},{RATES}"),
+    "long-10": long(1625, f"{MUON} {HEAVY} {LIGHT} {MUON},{RATES}"),
+    "long-20": long(3250, f"{MUON} {HEAVY} {MUON},{RATES}"),
+    "long-60": long(9750, f"{MUON} {HEAVY} {MUON},{RATES}"),
     "kinds-resnet-tiny": Experiment(
         f"resnet-tiny --eval-interval 312 --jobs 2 --optimizers {MUON} {MUON},rate_rule=alignment"
     ),

@@ -28,7 +28,9 @@ EXPERIMENTS = {
     "kinds-powers": NARROW,
     "long-1": NARROW,
     "long-4": NARROW,
+    "long-10": NARROW,
     "long-20": NARROW,
+    "long-60": NARROW,
 }
 RATES = f"{MUON},lr_scale.query+key=2,lr_scale.value+output+down=0.35"
 POWERS = (
