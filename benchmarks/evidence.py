@@ -48,7 +48,6 @@ LONGER = f"{NARROW} --batch-size 16 --steps 650 --eval-interval 650 --jobs 2 --o
 RATES = "lr_scale.query+key=2,lr_scale.value+output+down=0.35"
 FLOORED = "htmuon:spectral_map=floored_power,normalization=rms"
 KIND_POWERS = f"{FLOORED},power=0,power.query=0.15,power.value+output+down=-0.7,power.gate+up=-0.4"
-MILDER = "lr_scale.query+key=2,lr_scale.value+output+down=0.7"
 FOUND = f"{MUON},rate_rule=alignment htmuon:rate_rule=alignment"
 KINDS = f"adamw {MUON} htmuon {MUON},{RATES} {FOUND} {KIND_POWERS}"
 # The exact steps' place on a CPU, for powers below zero.
@@ -129,12 +128,17 @@ EXPERIMENTS = {
     # What powers add to rates: runs of `kinds` may be copied into the folder.
     "kinds-powers": Experiment(
         f"{LONGER} adamw {MUON} {MUON},{RATES} muon:power_rule=alignment muon:power_rule=alignment,{RATES} "
-        f"muon:power_rule=alignment,rate_rule=alignment htmuon:{RATES} {KIND_POWERS},{MILDER}"
+        f"muon:power_rule=alignment,rate_rule=alignment {MUON},rate_rule=alignment,{RATES} htmuon:{RATES}"
+    ),
+    # The same rates with other variants of Muon.
+    "kinds-variants": Experiment(
+        f"{LONGER} {MUON} normuon:method=newton_schulz normuon:method=newton_schulz,{RATES} "
+        f"adamuon:method=newton_schulz adamuon:method=newton_schulz,{RATES}"
     ),
     # One, four, ten, twenty and sixty tokens for each parameter: does it turn in favour of a heavy tail?
     "long-1": long(163, f"adamw:two_rates=true {MUON} muon htmuon {SIZES} {BELOW} {logistic(163)} {MUON},{RATES}"),
     "long-4": long(650, f"adamw:two_rates=true {MUON} htmuon {HEAVY} {LIGHT} {logistic(650)} {MUON},{RATES}"),
-    "long-10": long(1625, f"{MUON} {HEAVY} {LIGHT} {MUON},{RATES}"),
+    "long-10": long(1625, f"{MUON} {HEAVY} {MUON},{RATES}"),
     "long-20": long(3250, f"{MUON} {HEAVY} {MUON},{RATES}"),
     "long-60": long(9750, f"{MUON} {HEAVY} {MUON},{RATES}"),
     "kinds-resnet-tiny": Experiment(

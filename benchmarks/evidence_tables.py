@@ -36,7 +36,7 @@ POWERS = {
 }
 # Those of the other choices, and what each optimizer is to be measured against: the same choice without a power.
 CHOICES = ("schedules", "schedules-confirmed", "large-batch", "negative", "normalizations", "embeddings", "variants")
-KINDS = ("kinds", "kinds-confirmed", "kinds-powers", "kinds-llama-tiny", "kinds-resnet-tiny")
+KINDS = ("kinds", "kinds-confirmed", "kinds-powers", "kinds-variants", "kinds-llama-tiny", "kinds-resnet-tiny")
 WITHOUT_POWER = {
     "htmuon": MUON,
     "htnormuon": "normuon:method=newton_schulz",
