@@ -127,7 +127,7 @@ class Polynomial(Method):
             )
         power = function.power
         if isinstance(power, Tensor):
-            power = power.min().item() if host_may_look(power) else None
+            power = power.min().item() if power.numel() and host_may_look(power) else None
         if power is not None and power < LOWEST_POWER:
             raise ValueError(
                 f"method 'polynomial' needs a power of at least {LOWEST_POWER}; got power={power}. Use method='eigh'."

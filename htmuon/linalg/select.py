@@ -86,7 +86,12 @@ def method_setting(choice: MethodChoice) -> str | PartDict:
 
 
 def select_method(
-    matrix: Tensor, function: ScalarFunction, method: MethodChoice = AUTO, tolerance: float = OF_FUNCTIONS
+    matrix: Tensor,
+    function: ScalarFunction,
+    method: MethodChoice = AUTO,
+    tolerance: float = OF_FUNCTIONS,
+    *,
+    any_power: bool = False,
 ) -> Method:
     """The method that computes a function for a stack of matrices; what it returns for `auto` is what `auto` does.
 
@@ -102,6 +107,9 @@ def select_method(
         method: a name in `htmuon.linalg.METHODS`, an object, a dict, `auto` or `exact`.
         tolerance: the largest relative error of the weight of a direction that `auto` allows: 1 %, and 10 % in the
             step of an optimizer.
+        any_power: whether each matrix has a power that moves, also below zero: `auto` then takes seven quintic steps
+            for what is no float64, if they can, to which powers make no difference. Below 1e-3 of the largest singular
+            value their weights go to zero, where those of a negative power would be largest.
 
     Raises:
         TypeError: `method` is none of these.
@@ -122,6 +130,8 @@ def select_method(
         return METHODS["svd"]
     if method == EXACT:
         return METHODS["eigh"]
+    if any_power and SMALL.can(function):
+        return SMALL
     if _suffices(function, tolerance):
         return SMALL if min(matrix.shape[-2:]) < SMALL_SIDE else METHODS[Quintic.name]
     polynomial = METHODS["polynomial"]

@@ -21,7 +21,6 @@ once. One gradient that is not finite masks the whole step, on the device: no pa
 moves. What can raise comes before anything moves.
 """
 
-import warnings
 import zlib
 from collections.abc import Callable
 from functools import partial
@@ -33,13 +32,14 @@ from torch import Tensor
 
 from htmuon._checks import host_may_look
 from htmuon._typing import Group
+from htmuon._warnings import warn
 from htmuon.kernels import full_float32
 from htmuon.layouts import LoadBalancer, agree, check_alike, part_like
 from htmuon.optim.adamw import adamw_update
 from htmuon.optim.buckets import has_gradient, matrix_buckets, other_buckets
 from htmuon.optim.description import describe, describe_gradients, idle
 from htmuon.optim.groups import GroupedOptimizer
-from htmuon.optim.hindsight import LAST_UPDATE, Seen, advance, numbers
+from htmuon.optim.hindsight import Candidate, advance, numbers
 from htmuon.optim.matrices import MatrixStack, run_staggered
 from htmuon.optim.rate_rules import check_one_rule
 from htmuon.optim.rules import Rules
@@ -163,24 +163,28 @@ class SpectralOptimizer(GroupedOptimizer):
         return (finite if any(moving) else None), signals
 
     def _look_back(self, finite: Tensor, signals: dict[Tensor, Tensor]) -> None:
-        """Let the rules look at matrices with a gradient now and an update before."""
+        """Let the rules look at matrices with a gradient; before the first update that is zero, and moves nothing."""
         ruled = [
             (p, group)
             for group in self.param_groups
             if group["use_muon"] and numbers(group)
             for p in group["params"]
-            if has_gradient(p) and LAST_UPDATE in self.state.get(p, {})
+            if has_gradient(p)
         ]
         if ruled:
-            seen = [Seen(group, part_like(cast(Tensor, p.grad), p), self.state[p], signals[p]) for p, group in ruled]
-            advance(seen, finite, self._layouts.groups([p for p, _ in ruled]))
+            gradients = (part_like(cast(Tensor, p.grad), p) for p, _ in ruled)
+            candidates = [
+                Candidate(group, gradient, self.state[p], signals[p])
+                for (p, group), gradient in zip(ruled, gradients, strict=True)
+            ]
+            advance(candidates, finite, self._layouts.groups([p for p, _ in ruled]))
 
     def _warn_idle(self) -> None:
         """Warn, once, of a step without any gradient."""
         parameters = [p for group in self.param_groups for p in group["params"] if p.numel() > 0]
         if parameters and not self._warned_idle:
             self._warned_idle = True
-            warnings.warn(idle(parameters), stacklevel=5)  # torch wraps `step` twice
+            warn(idle(parameters))
 
     def _prepared(
         self, group: Group, finite: Tensor, signals: dict[Tensor, Tensor], ledger: LoadBalancer
@@ -204,7 +208,7 @@ class SpectralOptimizer(GroupedOptimizer):
     def _state_of(self, group: Group, parameter: Tensor, shapes: dict[str, tuple[int, ...]]) -> State:
         """This rank's part of the state of a matrix parameter."""
         dims = batch_dims(parameter.ndim, group["matrix_view"])
-        return spectral_state(self.state[parameter], parameter, shapes, dims, numbers(group))
+        return spectral_state(self.state[parameter], parameter, shapes, dims, group)
 
     def state_shapes(self, group: Group, parameter: Tensor) -> dict[str, tuple[int, ...]]:
         """Those of AdamW, or what the slots and the method declare."""

@@ -14,7 +14,6 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from htmuon._checks import host_may_look
 from htmuon._typing import MatrixView, Normalization, State
 from htmuon.layouts import Bracket
 from htmuon.linalg import Method, ScalarFunction
@@ -73,7 +72,7 @@ class MatrixUpdate:
 def bracket(
     update: MatrixUpdate,
     spectral_map: MapChoice,
-    power: float | Tensor,
+    power: float | Tensor | None,
     device: torch.device,
     *,
     compiling: bool,
@@ -84,39 +83,41 @@ def bracket(
     Args:
         update: what it does.
         spectral_map: the name or the dict of the map.
-        power: of this step, where matrices have none of their own.
+        power: of this step; None where each matrix has its own.
         device: of the parameters.
         compiling: with `torch.compile`, if the method gains by it.
         scheduled: whether the power moves from step to step, so that a compiled form must not rest on its value.
     """
     method = update.method
     compiling = compiling and compilable(method, power)
-    if compiling and scheduled and not method.reads_power and not isinstance(power, Tensor):
+    if compiling and scheduled and not method.reads_power and isinstance(power, int | float):
         power = torch.full((), power, dtype=widest(device), device=device)
     shape = matrix_shape(update.shape, update.view)
-    function = map_of(spectral_map, power).at(shape)
-    prepared = method.prepare(function, device)
 
-    def of_each(powers: Tensor) -> tuple[SpectralMap, ScalarFunction]:
-        alone = len(powers) == 1 and not compiling and host_may_look(powers)
-        given = powers.item() if alone else powers.view(-1, *(1,) * (len(shape) - 2))
-        own = map_of(spectral_map, given).at((len(powers), *shape))
-        return own, method.prepare(own, device)
+    def at(given: float | Tensor, stack: tuple[int, ...] = ()) -> tuple[SpectralMap, ScalarFunction]:
+        function = map_of(spectral_map, given).at((*stack, *shape))
+        return function, method.prepare(function, device)
+
+    common = None if power is None else at(power)
+    fixed = None if isinstance(power, Tensor) else power
 
     def run(direction: Tensor, state: State, powers: Tensor | None) -> tuple[Tensor, State]:
-        own, ready = (function, prepared) if powers is None else of_each(powers)
+        if common is None:
+            assert powers is not None
+            function, prepared = at(powers.view(-1, *(1,) * (len(shape) - 2)), (len(powers),))
+        else:
+            function, prepared = common
         if not compiling:
-            return update(direction, state, own, ready)
-        fixed = None if isinstance(power, Tensor) or powers is not None else power
+            return update(direction, state, function, prepared)
         form = compiled(update, str(spectral_map), fixed, direction.shape, direction.dtype, device)
-        return form(direction, state, own, ready)
+        return form(direction, state, function, prepared)
 
     return run
 
 
-def compilable(method: Method, power: float | Tensor) -> bool:
+def compilable(method: Method, power: float | Tensor | None) -> bool:
     """Whether a compiled bracket can be made, and be better than the eager one, which takes its place where not."""
-    return method.compiles and not (method.reads_power and isinstance(power, Tensor))
+    return method.compiles and not (method.reads_power and not isinstance(power, int | float))
 
 
 @lru_cache(maxsize=1024)

@@ -1,12 +1,12 @@
 """A whole step as a CUDA graph: one call of the host, however many matrices there are."""
 
-import warnings
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from htmuon._checks import check_whole
+from htmuon._warnings import warn
 from htmuon.layouts import is_distributed
 from htmuon.optim.base import SpectralOptimizer
 
@@ -67,10 +67,9 @@ class CapturedStep:
             self._replay, self._ordinary = None, 1
             self._dropped += 1
             if self._dropped == MANY:
-                warnings.warn(
+                warn(
                     f"what a captured step must hold has changed {MANY} times; each time an ordinary step is taken and "
-                    "another captured. Change learning rates only, or call optimizer.step().",
-                    stacklevel=2,
+                    "another captured. Change learning rates only, or call optimizer.step()."
                 )
         if self._replay is None:
             # A state that is allocated while a step is captured would be made anew by each replay.

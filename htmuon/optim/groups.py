@@ -5,7 +5,6 @@ Settings reach a group by the constructor, by `add_param_group`, by a checkpoint
 """
 
 import copy
-import warnings
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from inspect import signature
@@ -18,6 +17,7 @@ from torch.optim.optimizer import ParamsT
 
 from htmuon._checks import host_may_look, plain
 from htmuon._typing import Group
+from htmuon._warnings import warn
 from htmuon.layouts import Layouts
 from htmuon.linalg.base import widest
 from htmuon.optim.choices import check_one_power
@@ -260,7 +260,4 @@ def _warn_of_near_misses(group: Group, known: set[str]) -> None:
         in_a_group = key.removeprefix("adamw_")
         near = [in_a_group] if key != in_a_group and in_a_group in known else get_close_matches(key, known, 1, 0.8)
         if near and near[0] not in key.removeprefix(f"adamw_{near[0]}"):
-            warnings.warn(
-                f"a parameter group has the key {key!r}, which has no effect. Did you mean {near[0]!r}?",
-                stacklevel=6,
-            )
+            warn(f"a parameter group has the key {key!r}, which has no effect. Did you mean {near[0]!r}?")

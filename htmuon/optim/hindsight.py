@@ -7,6 +7,7 @@ With G a gradient from fresh data, O the update before it and M the momentum of 
   rule* moves the exponent of each matrix by it.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from htmuon.layouts.payload import take
 from htmuon.linalg.base import compute_dtype, widest
 from htmuon.optim.momentum_rules import MOMENTUM
 from htmuon.optim.named import part_of
+from htmuon.spectral.base import POWER_RANGE
 
 if TYPE_CHECKING:
     from htmuon.layouts.base import ProcessGroup
@@ -35,8 +37,8 @@ POWER_ALIGNMENT, POWER = "power_alignment", "power"
 # Elements of the matrices that are multiplied by one call: on a CPU their copies stay in the cache of a core, on an
 # accelerator a call costs more than copies.
 TOGETHER, TOGETHER_ON_ACCELERATORS = 2**16, 2**24
-# Of the square of M's length the share beside O, below which that is rounding.
-PARALLEL = 1e-6
+# Of the square of M's length the share beside O, below which that is rounding: of sums in float32, and of narrow state.
+PARALLEL, ROUNDINGS = 1e-6, 4.0
 
 
 class Rule(Protocol):
@@ -57,18 +59,22 @@ RATE_RULES: Registry[Rule] = Registry("rate_rule")
 POWER_RULES: Registry[Rule] = Registry("power_rule")
 
 
-def along(correlation: Tensor) -> Tensor:
-    """The cosine of G with O."""
+def along(correlation: Tensor, parallel: float = 0.0) -> Tensor:
+    """The cosine of G with O; see `aside`."""
     return correlation[:, 0, 1]
 
 
-def beside(correlation: Tensor) -> Tensor:
+def aside(correlation: Tensor, parallel: float = 0.0) -> Tensor:
     """The cosine of G with `M / |M| - <M, O> / (|M| |O|^2) O`, which is M without what it shares with O.
+
+    Args:
+        correlation: of G, O and M, `[n, 3, 3]`.
+        parallel: the share of the square of M's length below which what is left is rounding; the result is NaN.
 
     Example:
         >>> g, o, m = torch.tensor([1.0, 1.0]), torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0])
         >>> rows = torch.nn.functional.normalize(torch.stack([g, o, m]), dim=-1)
-        >>> round(beside((rows @ rows.mT)[None]).item(), 4)
+        >>> round(aside((rows @ rows.mT)[None]).item(), 4)
         0.7071
     """
     gradient_update, gradient_momentum, update_momentum = (
@@ -76,7 +82,7 @@ def beside(correlation: Tensor) -> Tensor:
     )
     rest = 1 - update_momentum.square()
     cosine = (gradient_momentum - update_momentum * gradient_update) / rest.sqrt()
-    return torch.where(rest > PARALLEL, cosine, torch.nan)
+    return torch.where(rest > parallel, cosine, torch.nan)
 
 
 class Followed(NamedTuple):
@@ -86,13 +92,15 @@ class Followed(NamedTuple):
         rules: that move it; their kind is the setting of a group that names one.
         average: the name in the state of the average of cosines.
         value: that of the number.
-        direction: the cosine, from correlations of G, O and M, `[n, 3, 3]`.
+        direction: the cosine, from correlations of G, O and M, `[n, 3, 3]`, and the share that is rounding.
+        most: what no rule takes its magnitude beyond.
     """
 
     rules: Registry[Rule]
     average: str
     value: str
-    direction: Callable[[Tensor], Tensor]
+    direction: Callable[[Tensor, float], Tensor]
+    most: float
 
     @property
     def setting(self) -> str:
@@ -100,26 +108,31 @@ class Followed(NamedTuple):
         return self.rules.kind
 
 
-RATES = Followed(RATE_RULES, ALIGNMENT, LOG_RATE, along)
-POWERS = Followed(POWER_RULES, POWER_ALIGNMENT, POWER, beside)
+RATES = Followed(RATE_RULES, ALIGNMENT, LOG_RATE, along, math.inf)
+POWERS = Followed(POWER_RULES, POWER_ALIGNMENT, POWER, aside, max(POWER_RANGE))
 FOLLOWED = (RATES, POWERS)
 NUMBERS = tuple(name for followed in FOLLOWED for name in (followed.average, followed.value))
 
 
-def numbers(group: Group) -> dict[str, float]:
-    """The numbers that a parameter of a group has, with what they start at.
+def numbers(group: Group) -> tuple[str, ...]:
+    """The numbers that a parameter of a group has.
 
     Example:
-        >>> numbers({"rate_rule": None, "power_rule": "alignment", "power": 0.125})
-        {'power_alignment': 0.0, 'power': 0.125}
+        >>> numbers({"rate_rule": None, "power_rule": "alignment"})
+        ('power_alignment', 'power')
     """
-    names = [name for f in FOLLOWED if group[f.setting] is not None for name in (f.average, f.value)]
-    return {name: float(group["power"]) if name == POWER else 0.0 for name in names}
+    return tuple(name for f in FOLLOWED if group[f.setting] is not None for name in (f.average, f.value))
+
+
+def started(name: str, group: Group, device: torch.device) -> Tensor:
+    """A number before the first step: a power is that of its group, all others are zero."""
+    zero = torch.zeros((), dtype=torch.float32, device=device)
+    return zero.add_(group["power"]) if name == POWER else zero
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A parameter with a gradient now and an update before.
+class Candidate:
+    """A parameter with a gradient.
 
     Attributes:
         group: its settings.
@@ -134,31 +147,36 @@ class Seen:
     flags: Tensor
 
 
-def advance(seen: Sequence[Seen], finite: Tensor, groups: "Sequence[ProcessGroup]") -> None:
+def advance(candidates: Sequence[Candidate], finite: Tensor, groups: "Sequence[ProcessGroup]") -> None:
     """Move the numbers of all parameters that have a rule; nothing moves where the step is not taken.
 
+    What a rule makes infinite or NaN stays as it was.
+
     Args:
-        seen: parameters of which each has a rule of some kind.
+        candidates: parameters of which each has a rule of some kind.
         finite: 0-d bool, whether the step is taken.
         groups: of ranks that hold parts of parameters, or copies, which change no cosine.
     """
     device = finite.device
-    kept = [LAST_UPDATE, *([MOMENTUM] if any(of.group[POWERS.setting] is not None for of in seen) else [])]
-    vectors = [[of.gradient, *(part(of.state[name]) for name in kept)] for of in seen]
+    kept = [LAST_UPDATE, *([MOMENTUM] if any(of.group[POWERS.setting] is not None for of in candidates) else [])]
+    vectors = [[of.gradient, *(part(of.state[name]) for name in kept)] for of in candidates]
     correlation = _correlation(add_up(_gram(vectors).to(device), groups))
-    active = torch.stack([of.flags.any().to(device) for of in seen]) & finite
+    narrowest = max(torch.finfo(of.state[LAST_UPDATE].dtype).eps for of in candidates)
+    parallel = max(PARALLEL, ROUNDINGS * narrowest**2)
+    active = torch.stack([of.flags.any().to(device) for of in candidates]) & finite
     for followed in FOLLOWED:
-        for choice in _different(of.group[followed.setting] for of in seen):
-            places = [place for place, of in enumerate(seen) if of.group[followed.setting] == choice]
-            states = [seen[place].state for place in places]
-            cosine = followed.direction(take(correlation, places))
+        for choice in _different(of.group[followed.setting] for of in candidates):
+            places = [place for place, of in enumerate(candidates) if of.group[followed.setting] == choice]
+            states = [candidates[place].state for place in places]
+            cosine = followed.direction(take(correlation, places), parallel)
             moves = take(active, places) & cosine.isfinite()
             cosine = torch.where(moves, cosine, 0.0).to(torch.float32)
             names = (followed.average, followed.value)
             average, value = (torch.stack([state[name].to(device) for state in states]) for name in names)
             moved = part_of(followed.rules, choice)(cosine, average, value, moves)
+            moves = moves & moved[0].isfinite() & moved[1].isfinite()
             for name, before, after in zip(names, (average, value), moved, strict=True):
-                new = torch.where(moves, after, before)
+                new = torch.where(moves, after.clamp(-followed.most, followed.most), before)
                 torch._foreach_copy_([state[name] for state in states], list(new.unbind()))
 
 
@@ -178,7 +196,7 @@ def _correlation(gram: Tensor) -> Tensor:
 
 
 def _gram(vectors: Sequence[Sequence[Tensor]]) -> Tensor:
-    """Inner products of what this rank has of each parameter, `[n, count, count]`, float64 where the device has that.
+    """Inner products of what this rank has of each parameter, `[n, count, count]`, in float32 or wider.
 
     Args:
         vectors: of each parameter, `[n][count]`.

@@ -6,7 +6,6 @@ a model whose parameters stand in another order.
 
 import copy
 import re
-import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from htmuon._typing import Group
+from htmuon._warnings import warn
 from htmuon.linalg.base import compute_dtype
 from htmuon.optim.settings import COUNTERS, check_parameters, counters_device
 from htmuon.optim.state import State, check_state, copied
@@ -68,11 +68,10 @@ def _warn_of_other_rules(groups: Sequence[Group], mine: Sequence[Group]) -> None
     changed = [(name, old[name], new[name]) for new, old in pairs for name in RULES if new[name] != old[name]]
     for number, (name, had, brought) in enumerate(changed):
         if (name, had, brought) not in changed[:number]:
-            warnings.warn(
+            warn(
                 f"the state_dict brings {name}={brought!r} in place of {had!r}, which the optimizer was made with: "
                 f"settings come with the state. To keep yours, set group[{name!r}] = {had!r} after loading for each "
-                f"group in optimizer.param_groups, or remove {name!r} from the groups of the state_dict before.",
-                stacklevel=4,
+                f"group in optimizer.param_groups, or remove {name!r} from the groups of the state_dict before."
             )
 
 
@@ -138,10 +137,9 @@ def matched_groups(saved: Sequence[Group], groups: Sequence[Group]) -> list[Grou
             "the state_dict must divide the parameters into the same groups as the optimizer; the names are the same, "
             "their groups are not. Build the groups as they were when it was saved."
         )
-    warnings.warn(
+    warn(
         "the parameters of the state_dict stand in another order than those of the optimizer; they are matched by "
-        "name. To load by position, remove 'param_names' from its groups.",
-        stacklevel=4,
+        "name. To load by position, remove 'param_names' from its groups."
     )
     return [_reordered(*by_names[frozenset(names)], names, group) for names, group in zip(ours, groups, strict=True)]
 

@@ -1,6 +1,6 @@
 """How each matrix finds its own power while it trains: a rule moves the exponent.
 
-A new rule is one more class here.
+A new rule is one more class here. It may say in `powers` between which ends it moves them; else they lie in [-1, 1].
 """
 
 from dataclasses import dataclass
@@ -72,6 +72,17 @@ class PowerAlignment:
 
 
 POWER_RULES.register("alignment")(PowerAlignment())
+
+
+def powers_of(rule: Rule) -> tuple[float, float]:
+    """The ends of the range in which a rule moves powers: its `powers`, where it has them.
+
+    Example:
+        >>> powers_of(PowerAlignment()), powers_of(lambda cosine, average, value, moves: (average, value))
+        ((-0.5, 0.5), (-1.0, 1.0))
+    """
+    low, high = getattr(rule, "powers", POWER_RANGE)
+    return low, high
 
 
 def power_rule_of(choice: PowerRuleChoice) -> Rule | None:

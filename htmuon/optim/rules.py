@@ -81,9 +81,8 @@ class Rules:
         method, split = self._method(parameter), self.group["split"]
         buffers = part_of(MOMENTUM_RULES, self.group["momentum_rule"]).buffers
         shapes: dict[str, tuple[int, ...]] = dict.fromkeys(buffers, shape)
-        ruled = numbers(self.group)
-        if ruled:
-            shapes |= {LAST_UPDATE: shape, **dict.fromkeys(ruled, ())}
+        if names := numbers(self.group):
+            shapes |= {LAST_UPDATE: shape, **dict.fromkeys(names, ())}
         for run, matrices in enumerate(part_shapes(shape, self._view(len(shape)), split)):
             kept = {**method.state_shapes(matrices), **self.adaptation.state_shapes(matrices)}
             shapes |= {name if split is None else state_name(name, run): of for name, of in kept.items()}
@@ -116,7 +115,8 @@ class Rules:
         # Matrices as they are computed, of which the choice looks at shape, dtype and device.
         shape = matrix_shape(tuple(parameter.shape), self._view(parameter.ndim))
         matrices = torch.empty((), dtype=parameter.dtype, device=parameter.device).expand(shape)
-        return select_method(matrices, self._map(), self.group["method"], OF_STEPS)
+        ruled = self.group["power_rule"] is not None
+        return select_method(matrices, self._map(), self.group["method"], OF_STEPS, any_power=ruled)
 
     def _map(self) -> SpectralMap:
         """The map at the power of this step; where each matrix has its own, at powers that nobody knows beforehand."""
@@ -152,7 +152,7 @@ class Rules:
         return bracket(
             update,
             group["spectral_map"],
-            group["power"],
+            None if group["power_rule"] is not None else group["power"],
             parameter.device,
             compiling=group["compile"],
             scheduled=group["power_schedule"] is not None,

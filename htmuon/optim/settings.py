@@ -14,14 +14,13 @@ from htmuon.optim.choices import without_objects
 from htmuon.optim.memory import overlaps
 from htmuon.optim.momentum_rules import MOMENTUM_RULES
 from htmuon.optim.named import part_of
-from htmuon.optim.power_rules import power_rule_of
+from htmuon.optim.power_rules import power_rule_of, powers_of
 from htmuon.optim.rate_rules import rate_rule_of
 from htmuon.optim.schedules import schedule_from_dict
 from htmuon.optim.weight_updates import MOST_INDEPENDENT, WEIGHT_UPDATES, Independent
 from htmuon.routing.split import part_shapes, split_of
 from htmuon.routing.views import MINIMUM_DIMS, check_shaped, default_view
 from htmuon.spectral import check_normalization, check_power, map_of
-from htmuon.spectral.base import POWER_RANGE
 
 # What a group with `use_muon=False` uses; all else it holds too, unused, so that every key is in every group.
 ADAMW_SETTINGS = ("use_muon", "lr", "betas", "eps", "weight_decay")
@@ -84,7 +83,7 @@ def _check_spectral_settings(group: Group, *, sets_size: bool) -> None:
     powers = [group["power"]] if schedule is None else list(schedule_from_dict(schedule).powers)
     if rule is not None:
         _check_power_rule(group)
-        powers += getattr(rule, "powers", POWER_RANGE)
+        powers += powers_of(rule)
     for power in powers:
         check_power(power)
         function = map_of(group["spectral_map"], power)
@@ -115,6 +114,15 @@ def _check_power_rule(group: Group) -> None:
             "power_rule must be None with a spectral_map that takes one power for all matrices; got "
             f"{group['power_rule']!r} with {group['spectral_map']!r}. Use spectral_map='power'."
         ) from None
+    rule, start = power_rule_of(group["power_rule"]), known(group["power"])
+    assert rule is not None
+    low, high = powers_of(rule)
+    if start is not None and not low <= start <= high:
+        raise ValueError(
+            f"power must lie in the range of its power_rule, [{low}, {high}], in which every matrix starts at it; got "
+            f"{start}. Pass another power, or a rule with a wider range: htmuon.optim.PowerAlignment(lowest={low:g}, "
+            f"highest={high:g})."
+        )
 
 
 def _is_negative(degree: float | Tensor) -> bool:

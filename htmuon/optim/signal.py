@@ -193,5 +193,5 @@ def _sizes(gradients: list[Tensor], floor: float) -> tuple[Tensor, ...]:
 def _multiplied(norms: tuple[Tensor, ...], factors: list[float]) -> Tensor:
     """`[n]`, each of n 0-d tensors times its factor; no list goes to an accelerator, for which the host would wait."""
     if norms[0].device.type == "cpu":
-        return torch.stack(norms) * torch.tensor(factors, dtype=torch.float32)
+        return torch.stack(norms) * torch.tensor(factors, dtype=torch.float32, device="cpu")
     return torch.stack(torch._foreach_mul(norms, factors))

@@ -1,14 +1,14 @@
 """What an optimizer keeps of a parameter: made when it is first needed, and laid out as the parameter is."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from htmuon._typing import Group
 from htmuon.layouts import allocate, is_distributed, part
 from htmuon.linalg.base import compute_dtype
-from htmuon.optim.hindsight import LAST_UPDATE, NUMBERS, POWER
+from htmuon.optim.hindsight import LAST_UPDATE, NUMBERS, POWER, started
 from htmuon.optim.momentum_rules import MOMENTUM_RULES
 
 State = dict[str, Tensor]
@@ -24,7 +24,7 @@ def spectral_state(
     parameter: Tensor,
     shapes: dict[str, tuple[int, ...]],
     batch_dims: int,
-    starts: Mapping[str, float],
+    group: Group,
 ) -> State:
     """This rank's part of the state of a matrix parameter; a method of before leaves its own.
 
@@ -33,7 +33,7 @@ def spectral_state(
         parameter: the parameter.
         shapes: whole shapes by name, `momentum_buffer` among them.
         batch_dims: the parameter's first dims that count matrices.
-        starts: of the numbers that rules move.
+        group: its settings.
     """
     like_it = as_the_parameter()
     for name in (*like_it, *NUMBERS):  # of a rule that it has no longer
@@ -42,8 +42,8 @@ def spectral_state(
     for name, whole in shapes.items():
         if name in like_it and name not in state:
             state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-        if name in starts and name not in state:
-            state[name] = torch.full((), starts[name], dtype=torch.float32, device=parameter.device)
+        if name in NUMBERS and name not in state:
+            state[name] = started(name, group, parameter.device)
         # The state of a parameter that is now seen as other matrices starts from zero.
         if name not in state or tuple(state[name].shape) != whole:
             state[name] = allocate(parameter, whole, compute_dtype(parameter.dtype), batch_dims)
@@ -82,7 +82,8 @@ def check_state(saved: dict[str, Any], parameter: Tensor, shapes: dict[str, tupl
             )
         own, theirs = _placement(parameter), _placement(saved[name])
         # Statistics are placed in their own way; what has the parameter's shape is placed as it is.
-        if (own is None) != (theirs is None) or (name in as_the_parameter() and own != theirs):
+        placed = (own is None) == (theirs is None) and (name not in as_the_parameter() or own == theirs)
+        if not placed and name not in NUMBERS:  # which every rank has
             raise ValueError(
                 f"{name} of {who} must be placed on the ranks as the parameter is ({own}); that of the state_dict is "
                 f"{theirs}. Load it by set_optimizer_state_dict of torch.distributed.checkpoint.state_dict, which lays "

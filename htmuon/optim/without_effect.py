@@ -1,6 +1,5 @@
 """What is said, when groups are made, of settings without an effect beside others and of weights that cannot move."""
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -8,6 +7,7 @@ from torch import Tensor
 
 from htmuon._registry import Registry
 from htmuon._typing import Group
+from htmuon._warnings import warn
 from htmuon.layouts import is_distributed
 from htmuon.optim.momentum_rules import MOMENTUM_RULES
 from htmuon.optim.named import part_of
@@ -26,7 +26,7 @@ def warn_of_no_effect(groups: Sequence[Group], usual: Mapping[str, object]) -> N
     of_matrices = [group for group in groups if group["use_muon"]]
     said = [sentence for group in of_matrices for sentence in (*_ignored(group, usual), *_still(group))]
     for sentence in dict.fromkeys(said):
-        warnings.warn(sentence, stacklevel=5)
+        warn(sentence)
 
 
 def _ignored(group: Group, usual: Mapping[str, object]) -> Iterable[str]:

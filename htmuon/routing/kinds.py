@@ -5,13 +5,13 @@ Kinds want different learning rates and powers (docs/rates.md). A new spelling i
 
 import math
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Literal
 
 from htmuon._checks import check_number, plain
+from htmuon._warnings import warn
 from htmuon.routing.patterns import nearest
 
 # By the last part of a module's name.
@@ -191,7 +191,7 @@ def _refuse_or_warn(argument: str, key: str, kinds: Mapping[str, str | None], *,
         )
     if refuse:
         raise ValueError(said)
-    warnings.warn(said, stacklevel=5)
+    warn(said)
 
 
 def _shown(kinds: Mapping[str, str | None]) -> str:

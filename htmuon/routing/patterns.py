@@ -1,9 +1,10 @@
 """Shell-style patterns over the names of a model's parameters: what they match, and what to say where they do not."""
 
 import difflib
-import warnings
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+
+from htmuon._warnings import warn
 
 
 def matching(name: str, patterns: Iterable[str]) -> list[str]:
@@ -43,7 +44,7 @@ def check_patterns(argument: str, patterns: Iterable[str], names: Sequence[str],
         )
         if required and len(idle) == len(patterns):
             raise ValueError(said)
-        warnings.warn(said, stacklevel=3)
+        warn(said)
 
 
 def nearest(pattern: str, names: Sequence[str]) -> str:

@@ -5,7 +5,6 @@ activations is a matrix; an embedding, an output head, a stem, a position table,
 is not recognized takes AdamW, and the listing (`print(htmuon.route(model))`) gives the reason for every parameter.
 """
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -16,6 +15,7 @@ from torch.nn import Parameter
 from htmuon._checks import plain
 from htmuon._registry import unknown_name
 from htmuon._typing import MATRIX_VIEWS, Group, MatrixView
+from htmuon._warnings import warn
 from htmuon.layouts import is_flattened
 from htmuon.routing.declared import Holders, Stored, holders
 from htmuon.routing.kinds import KindRates
@@ -329,9 +329,8 @@ def param_groups(
         named=named,
     )
     if not any(group["use_muon"] for group in groups):
-        warnings.warn(
+        warn(
             f"no parameter of {type(model).__name__} is a matrix for the spectral side: everything takes AdamW. "
-            "print(htmuon.route(model)) gives the reasons; send parameters there by spectral=[...].",
-            stacklevel=2,
+            "print(htmuon.route(model)) gives the reasons; send parameters there by spectral=[...]."
         )
     return groups

@@ -66,7 +66,7 @@ def check_power(power: object, *, each: bool = False) -> None:
         )
 
 
-def of_each(power: float | Tensor, shape: tuple[int, ...]) -> float | Tensor:
+def per_matrix(power: float | Tensor, shape: tuple[int, ...]) -> float | Tensor:
     """Exponents of the matrices of a stack `[*batch, m, n]`, as `[*batch]`; what is one for all stays as it is.
 
     Raises:
@@ -83,12 +83,12 @@ def of_each(power: float | Tensor, shape: tuple[int, ...]) -> float | Tensor:
         ) from None
 
 
-def beside(power: float | Tensor, dims: int) -> float | Tensor:
+def broadcastable(power: float | Tensor, dims: int) -> float | Tensor:
     """Exponents with so many dims of length 1 behind those of the batch, so that they broadcast.
 
     Example:
         >>> import torch
-        >>> beside(torch.zeros(5), 2).shape, beside(0.125, 2)
+        >>> broadcastable(torch.zeros(5), 2).shape, broadcastable(0.125, 2)
         (torch.Size([5, 1, 1]), 0.125)
     """
     return power.view(*power.shape, *(1,) * dims) if isinstance(power, Tensor) and power.ndim else power

@@ -6,7 +6,7 @@ from typing import Self
 from torch import Tensor
 
 from htmuon._checks import check_number
-from htmuon.spectral.base import MAPS, beside, check_power, of_each
+from htmuon.spectral.base import MAPS, broadcastable, check_power, per_matrix
 
 
 @MAPS.register("floored_power")
@@ -50,11 +50,11 @@ class FlooredPower:
     @property
     def degree(self) -> float | Tensor:
         """Scales as the p-th power of the matrix."""
-        return beside(self.exponent, 2)
+        return broadcastable(self.exponent, 2)
 
     def at(self, shape: tuple[int, ...]) -> Self:
         """The same for all shapes, but for exponents of each matrix, of which it has one for each then."""
-        return replace(self, exponent=of_each(self.exponent, shape)) if isinstance(self.exponent, Tensor) else self
+        return replace(self, exponent=per_matrix(self.exponent, shape)) if isinstance(self.exponent, Tensor) else self
 
     def parameters(self, ratio: Tensor, stable_rank: Tensor) -> tuple[tuple[float | Tensor, ...], float | Tensor]:
         """It is no member of a family."""
@@ -62,5 +62,5 @@ class FlooredPower:
 
     def __call__(self, relative: Tensor) -> Tensor:
         """`max(x, floor)^p`."""
-        result: Tensor = relative.clamp(min=self.floor) ** beside(self.exponent, 1)
+        result: Tensor = relative.clamp(min=self.floor) ** broadcastable(self.exponent, 1)
         return result

@@ -17,7 +17,7 @@ def check_normalization(name: str, *, power: object) -> None:
     """Raise ValueError unless the normalization exists and is defined for the power (None: any other map)."""
     if name not in NORMALIZATIONS:
         raise unknown_name("normalization", name, list(NORMALIZATIONS))
-    lowest = power.min().item() if isinstance(power, Tensor) and host_may_look(power) else power
+    lowest = -float((power < 0).any()) if isinstance(power, Tensor) and host_may_look(power) else power
     if name == "lmo" and (power is None or (isinstance(lowest, int | float) and lowest < 0)):
         given = "a map that is not a power" if power is None else f"power={power}"
         raise ValueError(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from htmuon.linalg import Axis, Family
-from htmuon.spectral.base import MAPS, beside, check_power, of_each
+from htmuon.spectral.base import MAPS, broadcastable, check_power, per_matrix
 
 # The powers of the polynomial method; the grid holds all multiples of 1/32.
 POWERS = Family(torch.pow, (Axis(-0.25, 1.0, 41),))
@@ -40,7 +40,7 @@ class Power:
 
     def at(self, shape: tuple[int, ...]) -> Self:
         """The same for all shapes, but for exponents of each matrix, of which it has one for each then."""
-        return replace(self, power=of_each(self.power, shape)) if isinstance(self.power, Tensor) else self
+        return replace(self, power=per_matrix(self.power, shape)) if isinstance(self.power, Tensor) else self
 
     @property
     def family(self) -> Family:
@@ -55,9 +55,9 @@ class Power:
     @property
     def degree(self) -> float | Tensor:
         """Scales as the p-th power of the matrix."""
-        return beside(self.power, 2)
+        return broadcastable(self.power, 2)
 
     def __call__(self, relative: Tensor) -> Tensor:
         """`x^p`."""
-        result: Tensor = relative ** beside(self.power, 1)
+        result: Tensor = relative ** broadcastable(self.power, 1)
         return result

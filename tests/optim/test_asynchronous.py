@@ -92,7 +92,7 @@ def test_newton_schulz_with_a_constant_power_does_not_wait():
 def as_on_an_accelerator(monkeypatch):
     """The host may not look at CPU tensors either."""
     rooms = {
-        "optim": ("base", "bracket", "groups", "matrices"),
+        "optim": ("base", "groups", "matrices"),
         "linalg": ("base", "polynomial", "quintic_steps", "streaming"),
         "spectral": ("base",),
     }
