@@ -50,7 +50,7 @@ FLOORED = "htmuon:spectral_map=floored_power,normalization=rms"
 KIND_POWERS = f"{FLOORED},power=0,power.query=0.15,power.value+output+down=-0.7,power.gate+up=-0.4"
 FOUND = f"{MUON},rate_rule=alignment htmuon:rate_rule=alignment"
 KINDS = f"adamw {MUON} htmuon {MUON},{RATES} {FOUND} {KIND_POWERS}"
-# The exact steps' place on a CPU, for powers below zero.
+# Powers below zero at Muon's price: directions below 1e-3 of the largest go to zero, where `eigh` lifts them most.
 SEVEN = "method=quintic,steps=7"
 # Of a GPU such runs leave the most idle. The text is 98 English novels, 76 MB, which are not part of this repository;
 # any folder of *.txt files does.

@@ -86,7 +86,7 @@ def build_optimizer(
     method, "htmuon:method=polynomial,levels=8", or a map; "htmuon:matrices=all" says which parameters are matrices, and
     "htmuon:split=auto" that fused weights are taken apart. "muon:lr_scale.query+key=2" doubles the rate of those
     kinds of matrices, "muon:lr_scale=kinds" takes a table of such factors, and "htmuon:power.down=-0.4" gives one a
-    power of its own.
+    power of its own. A setting that two parts have says whose it is: "...,power_rule.speed=0.05".
 
     Args:
         spec: see `parse_spec`.
@@ -122,12 +122,7 @@ def build_optimizer(
         schedule = _take_schedule(settings, default_power=info.settings["power"])
     else:
         schedule = {}
-    known = dict(info.settings)
-    for kind in (kind for kind in PARTS if kind in info.settings and settings.get(kind) is not None):
-        fields_of_part = _settings_of_part(kind, settings[kind], info.settings)
-        known |= fields_of_part
-        given = {field: settings.pop(field) for field in fields_of_part if field in settings}
-        settings |= {kind: {"name": settings[kind], **given}} if given else {}
+    known = {**info.settings, **_take_parts(settings, info.settings)}
     for key in settings:
         if key not in known:
             others = ["schedule"] if "power" in info.settings else []
@@ -150,6 +145,37 @@ def build_optimizer(
         return info.make(run, **settings, **schedule)
     except (TypeError, ValueError) as error:
         raise ValueError(f"optimizer {spec!r}: {error}") from error
+
+
+def _take_parts(settings: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Put the settings of parts into dicts of these parts; what they could set, by name.
+
+    Args:
+        settings: of a spec; changed.
+        own: settings that the optimizer has itself.
+
+    Raises:
+        ValueError: a part does not exist, or two of them have a setting that is given for neither.
+
+    Example:
+        >>> settings = {"rate_rule": "alignment", "power_rule": "alignment", "rate_rule.speed": 0.1}
+        >>> _ = _take_parts(settings, {"rate_rule": None, "power_rule": None})
+        >>> settings
+        {'rate_rule': {'name': 'alignment', 'speed': 0.1}, 'power_rule': 'alignment'}
+    """
+    kinds = [kind for kind in PARTS if kind in own and settings.get(kind) is not None]
+    fields_of = {kind: _settings_of_part(kind, settings[kind], own) for kind in kinds}
+    for field in list(settings):
+        having = [kind for kind in kinds if field in fields_of[kind]]
+        if len(having) > 1:
+            raise ValueError(
+                f"{field} must say of which part it is, as {' and '.join(having)} have one; write "
+                f"{having[0]}.{field}={settings[field]}."
+            )
+    for kind, of_part in fields_of.items():
+        given = {field: settings.pop(key) for field in of_part for key in (field, f"{kind}.{field}") if key in settings}
+        settings |= {kind: {"name": settings[kind], **given}} if given else {}
+    return {name: value for kind, of in fields_of.items() for f, value in of.items() for name in (f, f"{kind}.{f}")}
 
 
 def _take_rates(settings: dict[str, Any], of_some: dict[str, float]) -> KindRates:

@@ -15,8 +15,9 @@ def expand(
 ) -> tuple[str, ...]:
     """Specs with every power and every schedule in place of each heavy-tailed optimizer that leaves its power open.
 
-    Heavy-tailed are those whose own power is not 0. The others stay as they are, and so does a spec that sets a power
-    or a schedule. A spec made here that means the same as another one is left out: `htmuon:power=0` beside `muon`.
+    Heavy-tailed are those whose own power is not 0. The others stay as they are, and so does a spec that sets a power,
+    a schedule or a rule for powers. A spec made here that means the same as another one is left out: `htmuon:power=0`
+    beside `muon`.
 
     Args:
         optimizers: specs.
@@ -52,14 +53,14 @@ def expand(
 
 
 def power_of(spec: str) -> float | None:
-    """The exponent that a spec keeps during training; None for an optimizer without one, or with a schedule.
+    """The exponent that a spec keeps during training; None for an optimizer without one, with a schedule or a rule.
 
     Example:
         >>> power_of("htmuon:power=0.25"), power_of("muon"), power_of("adamw")
         (0.25, 0.0, None)
     """
     name, settings = parse_spec(spec)
-    if "schedule" in settings:
+    if "schedule" in settings or settings.get("power_rule") is not None:
         return None
     power = settings.get("power", optimizer_info(name).settings.get("power"))
     return float(power) if isinstance(power, (int, float)) else None
@@ -84,7 +85,7 @@ def family_of(spec: str) -> str:
 def _is_open(spec: str) -> bool:
     """Whether a spec is of a heavy-tailed optimizer and says nothing about its power."""
     name, settings = parse_spec(spec)
-    return bool(optimizer_info(name).settings.get("power")) and not {"power", "schedule"} & set(settings)
+    return bool(optimizer_info(name).settings.get("power")) and not {"power", "schedule", "power_rule"} & set(settings)
 
 
 def _meaning(spec: str) -> str:

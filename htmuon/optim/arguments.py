@@ -16,7 +16,9 @@ ELSEWHERE = {
     "betas": "AdamW's are adamw_betas=(0.9, 0.95), and that of the matrices is momentum=0.95.",
     "ns_steps": "Pass method=htmuon.linalg.NewtonSchulz(coefficients=...), a row for each step.",
     "ns_coefficients": "Pass method=htmuon.linalg.NewtonSchulz(coefficients=...).",
-    "maximize": "Negate the loss.",
+    "maximize": "Negate the loss, and leave it out.",
+    "model": "Pass htmuon.param_groups(model), or call for_model(model, lr=..., adamw_lr=...).",
+    "power_rule": "Use Muon or HTMuon: this one changes the mapped momentum, which a power rule compares with the momentum.",
 }
 # What is said of one that is missing.
 NEEDED = {

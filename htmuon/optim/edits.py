@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
 from htmuon._typing import Group
+from htmuon._warnings import warn
 
 
 @dataclass(frozen=True)
@@ -17,17 +18,19 @@ class Seen:
     Attributes:
         momentum: of the group.
         matrices: what says which matrices its parameters are.
+        power: at which matrices start that have a rule for it.
     """
 
     momentum: float
     matrices: tuple[Any, ...]
+    power: object
 
     @classmethod
     def of(cls, group: Group) -> "Seen":
         """What there is to see; `betas[0]` becomes the momentum."""
         if group["use_muon"] and _is_pair(group["betas"]) and group["betas"][0] != group["momentum"]:
             group["betas"] = (group["momentum"], group["betas"][1])
-        return cls(group["momentum"], _matrices(group))
+        return cls(group["momentum"], _matrices(group), group["power"])
 
     def follow(self, group: Group) -> "Seen":
         """Take the momentum from `betas[0]` where that alone was edited; what has then been seen.
@@ -37,6 +40,14 @@ class Seen:
         if group["use_muon"] and _is_pair(group["betas"]) and group["momentum"] == self.momentum:
             group["momentum"] = group["betas"][0]
         return replace(self, momentum=Seen.of(group).momentum)
+
+    def warn_of_power(self, group: Group) -> None:
+        """Warn if a power was edited that its matrices have left behind."""
+        if group["power_rule"] is not None and isinstance(group["power"], float) and group["power"] != self.power:
+            warn(
+                f"power={group['power']!r} of a group has no effect on matrices that a power_rule moves: they started at "
+                'it. Set optimizer.state[p]["power"] of each, or power_rule=None for one power.'
+            )
 
     def has_other_matrices(self, group: Group) -> bool:
         """Whether what its parameters are was edited, so that they must be checked again."""

@@ -182,6 +182,7 @@ class GroupedOptimizer(Optimizer):
                 check_parameters(group)
         for group, seen in zip(self.param_groups, self._seen, strict=True):
             seen.follow(group)  # after all checks: what is refused must not become the momentum
+            seen.warn_of_power(group)
         self._seen = [Seen.of(group) for group in self.param_groups]
 
     def _set_power(self, group: Group) -> None:
@@ -203,9 +204,9 @@ class GroupedOptimizer(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned; tensors are copied, those of matrices in the dtype in which they were saved.
 
-        Settings come with the state, with a warning if that changes `rate_rule`, `momentum_rule` or `weight_update`;
-        those that an older or another optimizer's state_dict does not name stay as they are. Parameters are matched by
-        name where both sides have names, with a warning if their order differs. The hooks of
+        Settings come with the state, with a warning if that changes `rate_rule`, `power_rule`, `momentum_rule` or
+        `weight_update`; those that the state_dict does not name stay as they are. Parameters are matched by name where
+        both sides have names, with a warning if their order differs. The hooks of
         `register_load_state_dict_pre_hook` and `..._post_hook` are called as by torch.
 
         Raises:

@@ -1,6 +1,6 @@
 """What the next gradient says of the last update, and the numbers of each matrix that rules move by it.
 
-With G a gradient from fresh data, O the update before it and M the momentum of which O was made, G is compared
+With G a gradient from fresh data, O the update before it and M the momentum then, G is compared
 
 - with O: does more of the same still lead downhill? A *rate rule* moves the learning rate of each matrix by it.
 - with what M has beside O: M weighs the strong directions more than O does, so do they deserve more weight? A *power

@@ -5,7 +5,6 @@ a model whose parameters stand in another order.
 """
 
 import copy
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
@@ -20,12 +19,11 @@ from htmuon._warnings import warn
 from htmuon.linalg.base import compute_dtype
 from htmuon.optim.settings import COUNTERS, check_parameters, counters_device
 from htmuon.optim.state import State, check_state, copied
+from htmuon.routing.names import WRAPPERS
 
 if TYPE_CHECKING:
     from htmuon.optim.groups import GroupedOptimizer
 
-# What wrappers put before and between the names of the parameters inside.
-WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 # Settings of torch's Adam and AdamW that change a step, with the values that this library does not have.
 FOREIGN = (("amsgrad", True), ("maximize", True), ("decoupled_weight_decay", False))
 ADAMW_KEYS = ("step", "exp_avg", "exp_avg_sq")

@@ -94,7 +94,7 @@ def route_groups(
                 )
             listed[id(member)] = number
         wanted = {id(member) for member in members}
-        own = Routing(tuple(found for found in routing.routes if id(found.parameter) in wanted))
+        own = Routing(tuple(found for found in routing.routes if id(found.parameter) in wanted), routing.names)
         divided += _united([{**part, **_settings(group)} for part in own.groups(named=named)])
     return divided
 

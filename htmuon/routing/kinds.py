@@ -12,6 +12,7 @@ from typing import Literal
 
 from htmuon._checks import check_number, plain
 from htmuon._warnings import warn
+from htmuon.routing.names import WRAPPERS
 from htmuon.routing.patterns import nearest
 
 # By the last part of a module's name.
@@ -44,8 +45,6 @@ NUMBERED = re.compile(r"(fc|lin|linear)[12]")
 _WEIGHTS = frozenset({"weight", "weight_orig", "weight_v", "original", "original0", "original1", "base_layer"}) | {
     "parametrizations"
 }
-# And what wrappers put before it.
-_NO_MODULES = _WEIGHTS | {"bias", "module", "_orig_mod"}
 
 
 def kinds_of(names: Sequence[str]) -> dict[str, str | None]:
@@ -68,7 +67,7 @@ def kinds_of(names: Sequence[str]) -> dict[str, str | None]:
 
 def _place(name: str) -> tuple[tuple[str, ...], str]:
     """The names of the modules around the one that a parameter is of, and the name of that one."""
-    *around, word = [part for part in name.split(".") if part not in _NO_MODULES] or [""]
+    *around, word = [part for part in WRAPPERS.sub("", name).split(".") if part not in _WEIGHTS | {"bias"}] or [""]
     return tuple(around), word
 
 

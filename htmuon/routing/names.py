@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from htmuon.routing.heads import HEAD_NAMES, OUTER_HEAD_NAMES
 
+# What wrappers put before and between the names of the parameters inside.
+WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+
 
 def natural_key(name: str) -> list[str | int]:
     """A key that sorts numbers within names by their value.

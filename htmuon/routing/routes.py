@@ -57,9 +57,11 @@ class Routing:
 
     Attributes:
         routes: one per parameter, in the order of the model.
+        names: of all parameters of the model, also of those that are frozen: kinds are read off them.
     """
 
     routes: tuple[Route, ...]
+    names: tuple[str, ...]
 
     @property
     def parameters(self) -> int:
@@ -80,7 +82,7 @@ class Routing:
     @property
     def kinds(self) -> dict[str, str | None]:
         """What each matrix on the spectral side does in its block, by its name; None where names don't say it."""
-        found = kinds_of([route.name for route in self.routes])
+        found = kinds_of(self.names)
         return {route.name: found[route.name] for route in self.routes if route.view is not None}
 
     def groups(

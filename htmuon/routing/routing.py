@@ -260,7 +260,7 @@ def route(
         routes.append(_split(replace(found, decays=decays), own, rules, unnamed))
     _check_taken("spectral", views, routes, "Write the pattern of a parameter that multiplies.")
     _check_taken("split", rules, routes, "Leave it out, or send the parameter to the spectral side by spectral=[...].")
-    return Routing(tuple(routes))
+    return Routing(tuple(routes), tuple(name for name, _ in model.named_parameters()))
 
 
 def param_groups(

@@ -10,6 +10,11 @@ SETTINGS = {
     "htmuon": {"method": "eigh", "power_schedule": {"name": "linear", "start": 0.5, "end": -0.25, "total_steps": 12}},
     "htnormuon": {"method": "streaming"},
     "htadamuon": {"method": "eigh"},
+    "muon": {
+        "method": "eigh",
+        "rate_rule": {"name": "alignment", "speed": 1.0, "averaging": 0.5},
+        "power_rule": {"name": "alignment", "speed": 0.5, "averaging": 0.5},
+    },
 }
 
 
@@ -32,4 +37,5 @@ def test_a_run_goes_on_with_another_number_of_ranks(
     errors = world(loaded_on).run(
         layout_problem.resumed_alike, loaded_as, optimizer, folder, steps, **SETTINGS[optimizer]
     )
-    assert max(errors) <= 1e-6
+    # With rules sums of squares are added up in another order: 1e-6 of a rate or a power, times all steps.
+    assert max(errors) <= (5e-6 if "rate_rule" in SETTINGS[optimizer] else 1e-6)

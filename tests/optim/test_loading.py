@@ -434,6 +434,7 @@ def test_settings_that_a_state_dict_lacks_stay_as_they_are():
 RULES = [
     ("rate_rule", "alignment", None),
     ("rate_rule", htmuon.optim.Alignment(speed=0.2), "alignment"),
+    ("power_rule", "alignment", None),
     ("momentum_rule", "average", htmuon.optim.TwoAverages(slow=0.99)),
     ("weight_update", "hyperball", "decoupled"),
 ]

@@ -41,7 +41,7 @@ def power_figure(summaries: Sequence[OptimizerSummary]) -> Figure:
         title="Loss against the power p",
         caption="Left: mean and standard deviation over the seeds; the band is the baseline's. Right: mean paired "
         f"difference to the baseline with its {CONFIDENCE:.0%} interval; below zero is better. Each point has its own "
-        "learning rate. Optimizers with a power schedule are in the table alone.",
+        "learning rate. Optimizers with a power schedule or a power rule are in the table alone.",
         panels=tuple(panels),
         own_legend=True,
     )
