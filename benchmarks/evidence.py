@@ -21,7 +21,7 @@ from evidence_tables import RESULTS, ROOT, filled
 
 from htmuon.cli import main as htmuon
 from htmuon.compare.run_record import RunRecord
-from htmuon.routing.kinds import kind_of
+from htmuon.routing.kinds import kinds_of
 
 PAGES = tuple(ROOT / "docs" / page for page in ("results/README.md", "choosing_p.md", "rates.md"))
 FIGURES = ROOT / "docs" / "results" / "figures"
@@ -217,9 +217,10 @@ def found_by_kind(
     """
     found: dict[str, dict[str, list[float]]] = {}
     for run in records:
-        for name, number in (getattr(run.result, field) if run.result is not None else {}).items():
+        numbers = getattr(run.result, field) if run.result is not None else {}
+        for name, kind in kinds_of([*numbers]).items():
             by_kind = found.setdefault(run.config.optimizer.name, {})
-            by_kind.setdefault(kind_of(name) or "other", []).append(number)
+            by_kind.setdefault(kind or "other", []).append(numbers[name])
     return {spec: {kind: [mean(of), min(of), max(of)] for kind, of in kinds.items()} for spec, kinds in found.items()}
 
 

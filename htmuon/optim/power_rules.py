@@ -27,9 +27,9 @@ class PowerAlignment:
         D = M / |M| - <M, O> / (|M| |O|^2) O,   h = <G, D> / (|G| |D|),   p <- p + speed h
 
     M is about the update at p = 1 (Nesterov's looks one gradient ahead), so D turns O towards its strong directions
-    without making it longer in the first order, as the derivative of O by p at a fixed Frobenius norm does. It costs no product, no decomposition and no buffer beside
-    that of the last update. Each matrix starts at the `power` of its group. A parameter has one power, also where it
-    is a stack of experts or fuses several matrices.
+    without making it longer in the first order, as the derivative of O by p at a fixed Frobenius norm does. It costs no
+    product, no decomposition and no buffer beside that of the last update. Each matrix starts at the `power` of its
+    group. A parameter has one power, also where it is a stack of experts or fuses several matrices.
 
     Args:
         speed: of the powers, at each step.
