@@ -11,6 +11,7 @@ from htmuon.baselines.specs import PARTS, part_settings
 from htmuon.linalg import METHODS
 from htmuon.optim import MOMENTUM_RULES, OPTIMIZERS, POWER_RULES, POWER_SCHEDULES, RATE_RULES, WEIGHT_UPDATES
 from htmuon.recipes import RECIPES
+from htmuon.routing.kinds import KINDS
 from htmuon.spectral import MAPS
 
 _NORMALIZATION_LINES = {
@@ -46,6 +47,7 @@ def listing() -> str:
         _section("Weight updates (htmuon:weight_update=cautious)", _entries(WEIGHT_UPDATES)),
         _section("Power schedules (htmuon:schedule=interval,power=0.125,every=5)", _entries(POWER_SCHEDULES)),
         _section("Settings of an optimizer (htmuon:power=0.25,normalization=rms)", map(_settings, (*own, *others))),
+        _section("Settings of some matrices, by kind (muon:lr_scale.query+key=2,power.down=-0.4)", _of_kinds()),
         _section("Settings of a method, map or rule (htmuon:method=polynomial,levels=8)", _part_settings()),
     ]
     return "\n\n".join(sections)
@@ -59,14 +61,26 @@ def _settings(name: str) -> tuple[str, str]:
     return name, _written(optimizer_info(name).settings)
 
 
+def _of_kinds() -> list[tuple[str, str]]:
+    kinds = ", ".join(KINDS)
+    return [
+        (
+            "lr_scale=kinds",
+            "A table of factors of the learning rate, better than one rate for all (docs/rates.md)",
+        ),
+        ("lr_scale.KIND", f"A factor of the learning rate; kinds are {kinds}, with + between them"),
+        ("power.KIND", "The power"),
+    ]
+
+
 def _part_settings() -> list[tuple[str, str]]:
     own = optimizer_info("htmuon").settings
     found = [
-        (name, {key: value for key, value in part_settings(kind, name).items() if key not in own})
+        (f"{kind}={name}", {key: value for key, value in part_settings(kind, name).items() if key not in own})
         for kind, names in PARTS.items()
         for name in names
     ]
-    return [(name, _written(settings)) for name, settings in found if settings]
+    return [(part, _written(settings)) for part, settings in found if settings]
 
 
 def _written(settings: Mapping[str, Any]) -> str:

@@ -45,8 +45,8 @@ class Seen:
         """Warn if a power was edited that its matrices have left behind."""
         if group["power_rule"] is not None and isinstance(group["power"], float) and group["power"] != self.power:
             warn(
-                f"power={group['power']!r} of a group has no effect on matrices that a power_rule moves: it is where they "
-                'start. Set optimizer.state[p]["power"] of each, or power_rule=None for one power.'
+                f"power={group['power']!r} of a group has no effect on matrices that a power_rule moves: they start "
+                'at it. Set optimizer.state[p]["power"] of each, or power_rule=None for one power.'
             )
 
     def has_other_matrices(self, group: Group) -> bool:

@@ -107,6 +107,11 @@ def _check_power_rule(group: Group) -> None:
             f"power_rule must be None beside a power_schedule; got {group['power_rule']!r} and "
             f"{group['power_schedule']!r}, which both set the power. Pass power_schedule=None."
         )
+    if group["normalization"] not in ("auto", "rms"):
+        raise ValueError(
+            "power_rule needs updates of one size at every power; got normalization="
+            f"{group['normalization']!r}, which would make a power a rate. Use normalization='rms'; 'auto' is that here."
+        )
     try:
         map_of(group["spectral_map"], torch.empty(1, device="meta"))
     except TypeError:

@@ -34,7 +34,7 @@ KINDS: dict[str, frozenset[str]] = {
 RATES: dict[str, float] = {"query": 2.0, "key": 2.0, "value": 0.35, "output": 0.35, "down": 0.35}
 KindRates = Mapping[str, float] | Literal["kinds"]
 # Words that say a kind beside what holds them alone: attention, or feed-forward layers.
-IN_ATTENTION = {"c_proj": "output", "proj": "output", "wo": "output", "dense": "output"}
+IN_ATTENTION = {"c_proj": "output", "proj": "output", "wo": "output", "dense": "output", "out": "output"}
 IN_FEED_FORWARD = {"c_proj": "down", "wo": "down"}
 FEED_FORWARD = frozenset({"mlp", "ffn", "feed_forward", "DenseReluDense", "ff"})
 # Of a feed-forward part that is an `nn.Sequential`, with an activation and perhaps a dropout between: torchvision.
@@ -62,7 +62,9 @@ def kinds_of(names: Sequence[str]) -> dict[str, str | None]:
     """
     places = {name: _place(name) for name in names}
     there = set(places.values())
-    return {name: kind_of(name) if _counts(*place, there) else None for name, place in places.items()}
+    found = {name: kind_of(name) if _counts(*place, there) else None for name, place in places.items()}
+    beside_query = {name for name, (around, word) in places.items() if word == "wo" and (around, "wq") in there}
+    return {**found, **dict.fromkeys(beside_query, "output")}
 
 
 def _place(name: str) -> tuple[tuple[str, ...], str]:
@@ -132,6 +134,7 @@ def rates_by_kind(rules: KindRates, kinds: Mapping[str, str | None]) -> dict[str
                 f"lr_scale='kinds' needs matrices of the kinds {', '.join(RATES)}; there are {_shown(kinds)}. Pass "
                 "rate_rule='alignment' to the optimizer, by which each matrix finds its rate, or factors by pattern."
             )
+        _warn_of_a_part(kinds)
         return found
     return by_kind("lr_scale", rules, kinds, least=0.0, most=math.inf)
 
@@ -175,6 +178,19 @@ def by_kind(
     if rules and not found:
         raise ValueError(f"{argument} must name some matrix; none of {', '.join(rules)} is one of {_shown(kinds)}.")
     return {name: float(values[found[name]]) for name in kinds if name in found}
+
+
+def _warn_of_a_part(kinds: Mapping[str, str | None]) -> None:
+    """Warn where a model has some of the kinds in the table alone: nobody has measured a part of it."""
+    missing = [kind for kind in RATES if kind not in kinds.values()]
+    others = [name for name, kind in kinds.items() if kind is None or kind == "qkv"]
+    if missing:
+        which = f", as {others[0]!r} does" if others else ""
+        warn(
+            f"lr_scale='kinds' is a part of its table here: there are {_shown(kinds)}, and no {', '.join(missing)}. "
+            f"What has no factor keeps the rate of the optimizer{which}. Nobody has measured that: give factors by "
+            "kind or pattern, lr_scale={'*.wo.*': 0.35}, or take one rate for all."
+        )
 
 
 def _refuse_or_warn(argument: str, key: str, kinds: Mapping[str, str | None], *, refuse: bool) -> None:

@@ -103,6 +103,7 @@ def test_list_names_and_describes_everything(capsys: pytest.CaptureFixture[str])
         "Weight updates (htmuon:weight_update=cautious):",
         "Power schedules (htmuon:schedule=interval,power=0.125,every=5):",
         "Settings of an optimizer (htmuon:power=0.25,normalization=rms):",
+        "Settings of some matrices, by kind (muon:lr_scale.query+key=2,power.down=-0.4):",
         "Settings of a method, map or rule (htmuon:method=polynomial,levels=8):",
     ]
     entries = [re.fullmatch(r"  (\S+) +(\S.*)", line) for line in lines if line.startswith(" ")]

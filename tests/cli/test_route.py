@@ -90,6 +90,7 @@ def test_patterns_and_parts_are_those_of_route(capsys, folder, tmp_path):
     assert rows["transformer.wpe.weight"]["view"] == "linear"
 
 
+@pytest.mark.filterwarnings("ignore:lr_scale='kinds' is a part of its table:UserWarning")
 def test_kinds_and_the_factors_of_their_rates_are_those_of_the_groups(capsys, folder, tmp_path):
     file = tmp_path / "routes.json"
     for words, rules in (

@@ -382,10 +382,13 @@ def test_rules_of_ones_own():
             ValueError,
             r"method 'polynomial' needs a power of at least -0.25; got power=-0.5",
         ),
-        (
-            {"power_rule": "alignment", "normalization": "lmo"},
-            ValueError,
-            r"normalization 'lmo' needs the power map with power in \[0, 1\]",
+        *(
+            (
+                {"power_rule": "alignment", "normalization": size},
+                ValueError,
+                rf"power_rule needs updates of one size at every power; got normalization='{size}'.*Use normaliz",
+            )
+            for size in ("none", "lmo", "spectral")
         ),
     ],
 )

@@ -99,6 +99,8 @@ def test_kinds_are_read_off_names(name, kind):
         (["net.fc1", "net.fc2", "net.fc3"], [None, None, None]),
         (["net.fc1", "other.fc2"], [None, None]),
         (["net.up_proj", "down_proj"], ["up", "down"]),
+        (["block.wq", "block.wo", "other.wo"], ["query", "output", None]),
+        (["layer.attention.out", "layer.out"], ["output", None]),
     ],
     ids=str,
 )
@@ -273,6 +275,23 @@ def test_a_table_of_factors_takes_what_there_is():
     for spec in ("muon:lr_scale=fast", "muon:lr_scale=kinds,lr_scale.query=2"):
         with pytest.raises(ValueError, match="lr_scale must be kinds, or be given by kind"):
             build_optimizer(spec, blocks(), lr=0.1, adamw_lr=0.003, weight_decay=0.1)
+
+
+def test_a_part_of_the_table_is_a_warning_that_says_what_is_there_and_what_not():
+    class Fused(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.c_attn, self.c_proj = nn.Linear(8, 24), nn.Linear(8, 8)
+            self.mlp = nn.ModuleDict({"up_proj": nn.Linear(8, 16), "down_proj": nn.Linear(16, 8)})
+
+    model = nn.Sequential(nn.Embedding(9, 8), Fused(), nn.Linear(8, 9))
+    said = (
+        r"there are qkv, up, down, and no query, key, value, output. .*as '1.c_attn.weight' does. Nobody has measured"
+    )
+    with pytest.warns(UserWarning, match=said) as warned:
+        groups = htmuon.param_groups(model, lr=0.1, lr_scale="kinds")
+    assert [warning.filename for warning in warned] == [__file__]
+    assert settings_of(groups, "lr")["mlp.down_proj"] == pytest.approx(0.035)
 
 
 def ignored(function, *arguments, **settings):
