@@ -204,7 +204,7 @@ class GroupedOptimizer(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned; tensors are copied, those of matrices in the dtype in which they were saved.
 
-        Settings come with the state, with a warning if that changes `rate_rule`, `power_rule`, `momentum_rule` or
+        Settings come with the state, with a warning if that changes a rule, the map, its power or size, or
         `weight_update`; those that the state_dict does not name stay as they are. Parameters are matched by name where
         both sides have names, with a warning if their order differs. The hooks of
         `register_load_state_dict_pre_hook` and `..._post_hook` are called as by torch.

@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 FOREIGN = (("amsgrad", True), ("maximize", True), ("decoupled_weight_decay", False))
 ADAMW_KEYS = ("step", "exp_avg", "exp_avg_sq")
 # Choices that are made for a run and that a state_dict brings: a change of them is said.
-RULES = ("rate_rule", "power_rule", "momentum_rule", "weight_update")
+CHOICES = (
+    *("rate_rule", "power_rule", "momentum_rule", "weight_update"),
+    *("spectral_map", "normalization", "adjust_lr_fn", "power"),
+)
 
 
 def loaded(state_dict: dict[str, Any], optimizer: "GroupedOptimizer") -> tuple[list[Group], defaultdict[Any, State]]:
@@ -56,14 +59,22 @@ def loaded(state_dict: dict[str, Any], optimizer: "GroupedOptimizer") -> tuple[l
                 load = copied_state if group["use_muon"] else partial(adamw_loaded, who=who)
                 state[parameter] = load(own, parameter)
     state.update(unmatched)
-    _warn_of_other_rules(groups, optimizer.param_groups)
+    _warn_of_other_choices(groups, optimizer.param_groups)
     return groups, state
 
 
-def _warn_of_other_rules(groups: Sequence[Group], mine: Sequence[Group]) -> None:
-    """Warn, once for each, of rules that loading changes."""
+def _differs(name: str, new: Group, old: Group) -> bool:
+    """Whether a choice is another one; a power that a schedule moves is none, nor one that the host must not read."""
+    if name == "power" and (new["power_schedule"] or old["power_schedule"]):
+        return False
+    values = new[name], old[name]
+    return not any(isinstance(value, Tensor) for value in values) and values[0] != values[1]
+
+
+def _warn_of_other_choices(groups: Sequence[Group], mine: Sequence[Group]) -> None:
+    """Warn, once for each, of choices that loading changes."""
     pairs = [(new, old) for new, old in zip(groups, mine, strict=True) if old["use_muon"]]
-    changed = [(name, old[name], new[name]) for new, old in pairs for name in RULES if new[name] != old[name]]
+    changed = [(name, old[name], new[name]) for new, old in pairs for name in CHOICES if _differs(name, new, old)]
     for number, (name, had, brought) in enumerate(changed):
         if (name, had, brought) not in changed[:number]:
             warn(

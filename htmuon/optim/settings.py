@@ -110,7 +110,7 @@ def _check_power_rule(group: Group) -> None:
     if group["normalization"] not in ("auto", "rms"):
         raise ValueError(
             "power_rule needs updates of one size at every power; got normalization="
-            f"{group['normalization']!r}, which would make a power a rate. Use normalization='rms'; 'auto' is that here."
+            f"{group['normalization']!r}, which would make a power a rate. Use 'rms', or 'auto', which is that here."
         )
     try:
         map_of(group["spectral_map"], torch.empty(1, device="meta"))

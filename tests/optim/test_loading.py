@@ -437,6 +437,9 @@ RULES = [
     ("power_rule", "alignment", None),
     ("momentum_rule", "average", htmuon.optim.TwoAverages(slow=0.99)),
     ("weight_update", "hyperball", "decoupled"),
+    ("power", 0.25, 0.5),
+    ("spectral_map", "knee", "power"),
+    ("normalization", "rms", "auto"),
 ]
 
 

@@ -386,7 +386,7 @@ def test_rules_of_ones_own():
             (
                 {"power_rule": "alignment", "normalization": size},
                 ValueError,
-                rf"power_rule needs updates of one size at every power; got normalization='{size}'.*Use normaliz",
+                rf"power_rule needs updates of one size at every power; got normalization='{size}'.*Use 'rms'",
             )
             for size in ("none", "lmo", "spectral")
         ),
