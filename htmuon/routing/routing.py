@@ -18,7 +18,7 @@ from htmuon._typing import MATRIX_VIEWS, Group, MatrixView
 from htmuon._warnings import warn
 from htmuon.layouts import is_flattened
 from htmuon.routing.declared import Holders, Stored, holders
-from htmuon.routing.kinds import KindRates
+from htmuon.routing.kinds import KindRates, kind_of
 from htmuon.routing.patterns import check_patterns, matching
 from htmuon.routing.reparametrized import WeightPlace, is_coordinates, layer_name, places
 from htmuon.routing.roles import is_vector_like, roles, undecayed_names
@@ -114,7 +114,9 @@ def _split(route: Route, own: Stored | None, rules: Mapping[str, Parts], otherwi
         raise ValueError(f"parameter {route.name!r} matches {len(found)} split patterns: {found}. Make one narrower.")
     parts = rules[found[0]] if found else otherwise
     if parts == "auto":
-        return replace(route, split=None if own is None else own.split)
+        known = None if own is None else own.split
+        unsplit = "" if known is not None or kind_of(route.name) != "qkv" else ", fused by its name: not split"
+        return replace(route, split=known, reason=route.reason + unsplit)
     split = None if parts is None else split_of(parts)
     try:
         part_shapes(tuple(route.parameter.shape), route.view, split)

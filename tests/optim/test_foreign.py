@@ -223,10 +223,9 @@ def test_the_state_of_gram_newton_schulz_is_a_sum():
 
 
 def test_a_power_keeps_its_method_and_takes_the_rest():
-    with pytest.warns(UserWarning, match="brings adjust_lr_fn='match_rms_adamw' in place of 'original'"):
-        _, _, optimizer, _ = moved_to(
-            "torch", PEERS[0][1], lambda c: ours_for("torch", c, power=0.125, normalization="rms")
-        )
+    _, _, optimizer, _ = moved_to(
+        "torch", PEERS[0][1], lambda c: ours_for("torch", c, power=0.125, normalization="rms")
+    )
     (group,) = optimizer.param_groups
     assert [group[key] for key in ("power", "method", "normalization")] == [0.125, "auto", "rms"]
     assert [group[key] for key in ("lr", "momentum", "adjust_lr_fn")] == [0.02, 0.95, "match_rms_adamw"]
@@ -240,8 +239,7 @@ def test_a_scheduler_goes_on_from_its_own_rate():
         LambdaLR(optimizer, lambda step: 0.5)
         return optimizer
 
-    with pytest.warns(UserWarning, match="brings adjust_lr_fn='match_rms_adamw' in place of 'original'"):
-        _, _, optimizer, _ = moved_to("timm", make, lambda copies: ours_for("timm", copies))
+    _, _, optimizer, _ = moved_to("timm", make, lambda copies: ours_for("timm", copies))
     assert [(group["lr"], group["initial_lr"]) for group in optimizer.param_groups] == [(0.01, 0.02)] * 2
 
 
