@@ -29,8 +29,13 @@ FOREIGN = (("amsgrad", True), ("maximize", True), ("decoupled_weight_decay", Fal
 ADAMW_KEYS = ("step", "exp_avg", "exp_avg_sq")
 # Choices that are made for a run and that a state_dict brings: a change of them is said.
 CHOICES = (
-    *("rate_rule", "power_rule", "momentum_rule", "weight_update"),
-    *("spectral_map", "normalization", "power"),
+    "rate_rule",
+    "power_rule",
+    "momentum_rule",
+    "weight_update",
+    "spectral_map",
+    "normalization",
+    "power",
 )
 
 
