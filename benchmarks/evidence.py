@@ -149,6 +149,12 @@ EXPERIMENTS = {
         f"{MUON},lr_scale=kinds",
         protocol=PROTOCOL.replace("tune", "missing"),
     ),
+    # The rules, which nobody has told anything of networks, on that one; rates that are stored are taken.
+    "rules-llama-tiny": Experiment(
+        f"{TINY} {MUON} {MUON},lr_scale=kinds {MUON},rate_rule=alignment muon:power_rule=alignment,rate_rule=alignment "
+        "muon:power_rule=alignment,lr_scale=kinds",
+        protocol=PROTOCOL.replace("tune", "missing"),
+    ),
     "novels": Experiment(f"{NOVELS} --optimizers {SIGNS}"),
 }
 

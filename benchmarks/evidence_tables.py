@@ -36,7 +36,17 @@ POWERS = {
 }
 # Those of the other choices, and what each optimizer is to be measured against: the same choice without a power.
 CHOICES = ("schedules", "schedules-confirmed", "large-batch", "negative", "normalizations", "embeddings", "variants")
-KINDS = ("kinds", "kinds-confirmed", "kinds-powers", "kinds-variants", "kinds-llama-tiny", "kinds-resnet-tiny")
+KINDS = (
+    "kinds",
+    "kinds-confirmed",
+    "kinds-powers",
+    "kinds-variants",
+    "kinds-llama-tiny",
+    "rules-llama-tiny",
+    "kinds-resnet-tiny",
+)
+# By tokens for each parameter, and the optimizers whose settings depend on the length by what they have in common.
+LENGTHS = ("long-1", "long-4", "long-10", "long-20", "long-60")
 WITHOUT_POWER = {
     "htmuon": MUON,
     "htnormuon": "normuon:method=newton_schulz",
@@ -56,6 +66,7 @@ def filled(text: str) -> str:
         text = fill(text, experiment, f"\n{section(result)}\n")
     text = fill(text, "by choice", f"\n{by_choice(found)}\n")
     text = fill(text, "rates", f"\n{by_kind(found)}\n")
+    text = fill(text, "by length", f"\n{by_length(found)}\n")
     return fill(text, "by power", f"\n{by_power(found)}\n")
 
 
@@ -95,6 +106,24 @@ def without_choice(spec: str) -> list[str]:
         return []
     matrices = ",matrices=all" if settings.get("matrices") == "all" else ""
     return [WITHOUT_POWER[optimizer] + matrices, *([optimizer] if "normalization" in settings else [])]
+
+
+def by_length(found: dict[str, dict[str, Any]]) -> str:
+    """By how much the loss of each optimizer differs from Muon's, by tokens for each parameter."""
+    lengths = [found[experiment] for experiment in filter(found.__contains__, LENGTHS)]
+    head = [f"{result['steps'] * result['examples_per_step'] / result['parameters']:.0f}" for result in lengths]
+    rows: dict[str, list[str]] = {}
+    for place, result in enumerate(lengths):
+        for row in result["optimizers"]:
+            name = label(row["spec"].replace(f"total_steps={result['steps']},", ""))
+            cells = rows.setdefault(name, [""] * len(lengths))
+            if row["difference"] is not None:
+                shown = f"{row['difference']:+.4f} ({row['difference_low']:+.4f} to {row['difference_high']:+.4f})"
+                cells[place] = f"**{shown}**" if row["judgement"] in ("better", "worse") else shown
+            elif row["spec"] == result["baseline"]:
+                cells[place] = f"loss {row['loss']:.4f}"
+    table = [["tokens for each parameter", *head], *([name, *cells] for name, cells in rows.items())]
+    return markdown(table)
 
 
 def by_kind(found: dict[str, dict[str, Any]]) -> str:

@@ -21,6 +21,7 @@ EXPERIMENTS = {
     "llama-tiny": TINY,
     "schedules": TINY,
     "kinds-llama-tiny": TINY,
+    "rules-llama-tiny": TINY,
     "large-batch": NARROW,
     "negative": NARROW,
     "two-rates": NARROW,
@@ -32,7 +33,9 @@ EXPERIMENTS = {
     "long-20": NARROW,
     "long-60": NARROW,
 }
-RATES = f"{MUON},lr_scale.query+key=2,lr_scale.value+output+down=0.35"
+BY_KIND = "lr_scale.query+key=2,lr_scale.value+output+down=0.35"
+RATES = f"{MUON},{BY_KIND}"
+SEVEN = "method=quintic,steps=7"
 POWERS = (
     "htmuon:spectral_map=floored_power,normalization=rms,power=0,power.query=0.15,power.value+output+down=-0.7,"
     "power.gate+up=-0.4"
@@ -40,11 +43,18 @@ POWERS = (
 LINES = {
     "AdamW, two rates": ("adamw:two_rates=true",),
     "p = 1/8": ("htmuon",),
-    "p = -1/8": ("htmuon:power=-0.125",),
-    "p from 1 to -1/4": tuple(f"htmuon:schedule=logistic,start=1,end=-0.25,total_steps={n}" for n in (125, 200)),
+    "p = 1/8, size of Muon": ("htmuon:normalization=rms",),
+    "p = -1/4, size of Muon": (f"htmuon:power=-0.25,{SEVEN}",),
+    "p from 1 to -1/4": (
+        *(f"htmuon:schedule=logistic,start=1,end=-0.25,total_steps={n}" for n in (125, 200)),
+        *(f"htmuon:schedule=logistic,start=1,end=-0.25,total_steps={n},normalization=none,{SEVEN}" for n in (163, 650)),
+    ),
     "powers by kind": (POWERS,),
     "rates by kind": (RATES, f"{MUON},lr_scale=kinds"),
     "rate rule": (f"{MUON},rate_rule=alignment",),
+    "power rule": ("muon:power_rule=alignment",),
+    "both rules": ("muon:power_rule=alignment,rate_rule=alignment",),
+    "power rule, rates by kind": (f"muon:power_rule=alignment,{BY_KIND}", "muon:power_rule=alignment,lr_scale=kinds"),
 }
 
 
