@@ -107,9 +107,9 @@ def select_method(
         method: a name in `htmuon.linalg.METHODS`, an object, a dict, `auto` or `exact`.
         tolerance: the largest relative error of the weight of a direction that `auto` allows: 1 %, and 10 % in the
             step of an optimizer.
-        any_power: whether each matrix has a power that moves, also below zero: `auto` then takes seven quintic steps
-            for what is no float64, if they can, to which powers make no difference. Below 1e-3 of the largest singular
-            value their weights go to zero, where those of a negative power would be largest.
+        any_power: whether each matrix has a power that moves, also below zero: `auto` then takes quintic steps for what
+            is no float64, if they can, as many as for p >= 0. Below their range, which at p = -1/2 is 7e-3 of the
+            largest singular value for five and 1e-3 for seven, weights go to zero, where those of p would be largest.
 
     Raises:
         TypeError: `method` is none of these.
@@ -130,9 +130,7 @@ def select_method(
         return METHODS["svd"]
     if method == EXACT:
         return METHODS["eigh"]
-    if any_power and SMALL.can(function):
-        return SMALL
-    if _suffices(function, tolerance):
+    if _suffices(function, tolerance) or (any_power and SMALL.can(function)):
         return SMALL if min(matrix.shape[-2:]) < SMALL_SIDE else METHODS[Quintic.name]
     polynomial = METHODS["polynomial"]
     return polynomial if matrix.device.type != "cpu" and polynomial.can(function) else METHODS["eigh"]

@@ -113,7 +113,7 @@ def test_each_matrix_takes_the_step_of_its_own_power(name, method, start):
     assert max(found) - min(found) > 0.01
     for p, old, state, power in zip(weights, before, states, found, strict=True):
         # What `auto` stands for beside a rule.
-        own = {"name": "quintic", "steps": 7} if method == "auto" else method
+        own = {"name": "quintic", "steps": 7} if method == "auto" else method  # of small matrices
         settings = {"lr": 0.02, "method": own, "weight_decay": 0.1, "normalization": "rms"}
         alone = htmuon.OPTIMIZERS[name]([old], power=power, **settings)
         kept = {key for key in state if key not in ("power", "power_alignment", "last_update")}
