@@ -45,6 +45,11 @@ KINDS = (
     "rules-llama-tiny",
     "kinds-resnet-tiny",
 )
+# What the rows of an experiment are measured against beside Muon.
+AGAINST = {
+    "kinds-powers": f"{MUON},lr_scale.query+key=2,lr_scale.value+output+down=0.35",
+    "rules-llama-tiny": f"{MUON},lr_scale=kinds",
+}
 # By tokens for each parameter, and the optimizers whose settings depend on the length by what they have in common.
 LENGTHS = ("long-1", "long-4", "long-10", "long-20", "long-60")
 WITHOUT_POWER = {
@@ -90,12 +95,8 @@ def by_choice(found: dict[str, dict[str, Any]]) -> str:
         # The plain powers have a table of their own.
         pairs = [(spec, other) for spec in by_spec if spec not in POWERS for other in without_choice(spec)]
         for spec, against in pairs:
-            row, other = by_spec[spec], by_spec[against]
-            differences = [a - b for a, b in zip(row["losses"], other["losses"], strict=True)]
-            interval = mean_interval(differences)
-            assert interval is not None
-            shown = f"{fmean(differences):+.4f} ({interval.low:+.4f} to {interval.high:+.4f})"
-            rows.append([f"`{experiment}`", label(spec), name(against), shown, interval.judgement])
+            shown = pair(by_spec[spec], by_spec[against])
+            rows.append([f"`{experiment}`", label(spec), name(against), *shown])
     return markdown(rows)
 
 
@@ -132,12 +133,30 @@ def by_kind(found: dict[str, dict[str, Any]]) -> str:
     for experiment in filter(found.__contains__, KINDS):
         result = found[experiment]
         parts.append(f"`{experiment}`, {result['steps']:,} steps:\n\n{table(result)}")
+        parts += [paired(result, AGAINST[experiment])] if experiment in AGAINST else []
         for field, words in (("rate_factors", "factors found"), ("powers", "powers found")):
             numbers = result.get(field, {})
             kinds = list(dict.fromkeys(kind for of in numbers.values() for kind in of))
             rows = [[label(spec), *map(shown_mean, map(of.get, kinds))] for spec, of in numbers.items()]
             parts += [markdown([[words, *kinds], *rows])] if rows else []
     return "\n\n".join(parts)
+
+
+def paired(result: dict[str, Any], against: str) -> str:
+    """The losses of the other optimizers minus that of one."""
+    by_spec = {row["spec"]: row for row in result["optimizers"]}
+    head = [f"minus {label(against)}", "difference (95 % interval)", "judgement"]
+    return markdown(
+        [head, *([label(spec), *pair(row, by_spec[against])] for spec, row in by_spec.items() if spec != against)]
+    )
+
+
+def pair(row: dict[str, Any], other: dict[str, Any]) -> tuple[str, str]:
+    """The mean paired difference of two optimizers with its interval, and what it says."""
+    differences = [a - b for a, b in zip(row["losses"], other["losses"], strict=True)]
+    interval = mean_interval(differences)
+    assert interval is not None
+    return f"{fmean(differences):+.4f} ({interval.low:+.4f} to {interval.high:+.4f})", interval.judgement
 
 
 def shown_mean(number: list[float] | None) -> str:
