@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from evidence_tables import MUON, ROOT, results
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 
 from htmuon.reporting.figures import Figure, Panel, plain_log_ticks
@@ -84,6 +85,8 @@ def points(found: dict[str, dict[str, Any]], specs: tuple[str, ...]) -> list[Poi
 
 def draw(ax: Axes, *, found: dict[str, dict[str, Any]]) -> None:
     """A line through the points of each network, with intervals; points of different optimizers stand side by side."""
+    # Dark ones first, then light ones.
+    colors = [colormaps["tab20"](place) for place in (*range(0, 20, 2), *range(1, 20, 2))]
     for number, (name, specs) in enumerate(LINES.items()):
         shift = 1.03 ** (number - len(LINES) / 2)
         for network, marker, filled in ((TINY, "s", "white"), (NARROW, "o", None)):
@@ -93,9 +96,9 @@ def draw(ax: Axes, *, found: dict[str, dict[str, Any]]) -> None:
                 [p.tokens * shift for p in some],
                 [p.difference for p in some],
                 yerr=bars,
-                color=f"C{number}",
+                color=colors[number],
                 marker=marker,
-                markerfacecolor=filled or f"C{number}",
+                markerfacecolor=filled or colors[number],
                 markersize=5,
                 capsize=2,
                 linewidth=1.4,
