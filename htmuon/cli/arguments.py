@@ -71,6 +71,8 @@ def _extended(kind: type[T], run: RunConfig, without: Collection[str]) -> type[T
         for field in dataclasses.fields(RunConfig)
         if field.name not in without
     ]
+    if not fields:
+        return kind  # with the help of its own flags, also of those that a run has under the same name
     made = dataclasses.make_dataclass(kind.__name__, fields, bases=(kind,), frozen=True, kw_only=True)
     made.__doc__ = RunConfig.__doc__  # tyro takes the help of each flag from here
     return cast(type[T], made)
