@@ -99,6 +99,14 @@ class Followed(NamedTuple):
         """Of a group: which rule it has, or None."""
         return self.rules.kind
 
+    def looks_back(self, group: Group) -> bool:
+        """Whether a group has a rule that compares gradients with the last update: all do that don't say otherwise."""
+        choice = group[self.setting]
+        if choice is None:
+            return False
+        rule = self.rules[choice["name"]] if isinstance(choice, dict) else part_of(self.rules, choice)
+        return getattr(rule, "looks_back", True)
+
 
 RATES = Followed(RATE_RULES, ALIGNMENT, LOG_RATE, along)
 POWERS = Followed(POWER_RULES, POWER_ALIGNMENT, POWER, beside)
@@ -112,9 +120,17 @@ def numbers(group: Group) -> dict[str, float]:
     Example:
         >>> numbers({"rate_rule": None, "power_rule": "alignment", "power": 0.125})
         {'power_alignment': 0.0, 'power': 0.125}
+        >>> numbers({"rate_rule": None, "power_rule": "held", "power": 0.125})
+        {'power': 0.125}
     """
-    names = [name for f in FOLLOWED if group[f.setting] is not None for name in (f.average, f.value)]
+    ruled = [f for f in FOLLOWED if group[f.setting] is not None]
+    names = [name for f in ruled for name in ((f.average, f.value) if f.looks_back(group) else (f.value,))]
     return {name: float(group["power"]) if name == POWER else 0.0 for name in names}
+
+
+def looks_back(group: Group) -> bool:
+    """Whether the parameters of a group need their last update."""
+    return any(followed.looks_back(group) for followed in FOLLOWED)
 
 
 @dataclass(frozen=True)
@@ -135,20 +151,20 @@ class Seen:
 
 
 def advance(seen: Sequence[Seen], finite: Tensor, groups: "Sequence[ProcessGroup]") -> None:
-    """Move the numbers of all parameters that have a rule; nothing moves where the step is not taken.
+    """Move the numbers of all parameters whose rules look back; nothing moves where the step is not taken.
 
     Args:
-        seen: parameters of which each has a rule of some kind.
+        seen: parameters of which each has such a rule of some kind.
         finite: 0-d bool, whether the step is taken.
         groups: of ranks that hold parts of parameters, or copies, which change no cosine.
     """
     device = finite.device
-    kept = [LAST_UPDATE, *([MOMENTUM] if any(of.group[POWERS.setting] is not None for of in seen) else [])]
+    kept = [LAST_UPDATE, *([MOMENTUM] if any(POWERS.looks_back(of.group) for of in seen) else [])]
     vectors = [[of.gradient, *(part(of.state[name]) for name in kept)] for of in seen]
     correlation = _correlation(add_up(_gram(vectors).to(device), groups))
     active = torch.stack([of.flags.any().to(device) for of in seen]) & finite
     for followed in FOLLOWED:
-        for choice in _different(of.group[followed.setting] for of in seen):
+        for choice in _different(of.group[followed.setting] for of in seen if followed.looks_back(of.group)):
             places = [place for place, of in enumerate(seen) if of.group[followed.setting] == choice]
             states = [seen[place].state for place in places]
             cosine = followed.direction(take(correlation, places))
@@ -166,7 +182,7 @@ def _different(choices: Iterable[object]) -> list[object]:
     """Each rule once, which may be a name or a dict."""
     found: list[object] = []
     for choice in choices:
-        if choice is not None and choice not in found:
+        if choice not in found:
             found.append(choice)
     return found
 
