@@ -59,7 +59,7 @@ def _settings(kind: type[HTMuon]) -> dict[str, Any]:
             if key not in _NOT_IN_SPECS and parameter.kind is inspect.Parameter.KEYWORD_ONLY:
                 found.setdefault(key, parameter.default)
     own = {key: default for key, default in found.items() if not key.startswith("adamw_") or key == "adamw_eps"}
-    return own | {"matrices": "hidden", "split": DEFAULT_SPLIT}
+    return own | {"matrices": "hidden", "split": DEFAULT_SPLIT, "power_by": None}
 
 
 def _family(name: str) -> str:

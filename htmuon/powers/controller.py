@@ -26,6 +26,9 @@ from htmuon.routing.split import part_shapes, parts_of_matrix
 from htmuon.routing.views import default_view, matrix_view
 from htmuon.spectral.base import POWER_RANGE
 
+# Steps between looks.
+EVERY = 100
+
 
 class PowerController:
     """Gives each matrix of an optimizer with `power_rule="held"` a power, by a rule that looks at spectra.
@@ -84,7 +87,7 @@ class PowerController:
         optimizer: torch.optim.Optimizer,
         rule: str | PartDict | SpectralRule = "alpha",
         *,
-        every: int = 100,
+        every: int = EVERY,
     ) -> None:
         self.rule = rule_of(rule)
         check_whole("every", every, 1)
