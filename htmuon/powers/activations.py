@@ -1,7 +1,6 @@
 """What modules multiply their weights by: its Gram matrices, collected during the passes of one step."""
 
 from collections.abc import Collection
-from contextlib import ExitStack
 from functools import partial
 from math import prod
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
 
 from htmuon.kernels import full_float32
 from htmuon.routing.storage import stored_view
@@ -38,20 +38,24 @@ class Activations:
 
     def __init__(self, model: nn.Module, parameters: Collection[Tensor]) -> None:
         self._grams: dict[Tensor, Tensor] = {}
-        self._hooks = ExitStack()
+        self._handles: list[RemovableHandle] = []
         for module in model.modules():
             weight = module._parameters.get("weight")  # not one that is made at each call
             if weight is not None and weight in parameters and _is_known(module, weight):
-                handle = module.register_forward_pre_hook(partial(self._hear, weight))
-                self._hooks.callback(handle.remove)
+                self._handles.append(module.register_forward_pre_hook(partial(self._hear, weight)))
 
     def taken(self) -> dict[Tensor, Tensor]:
         """`A^T A`, `[in, in]`, float32, by weight, of those that took part; nothing is heard any more."""
-        self._hooks.close()
+        while self._handles:
+            self._handles.pop().remove()
         return self._grams
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What hooks on a copy of the model have of it, or on one that is stored: they hear nothing."""
+        return {"_grams": {}, "_handles": []}
+
     def _hear(self, weight: Tensor, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if torch.is_grad_enabled() and inputs and isinstance(inputs[0], Tensor):
+        if self._handles and torch.is_grad_enabled() and inputs and isinstance(inputs[0], Tensor):
             with torch.no_grad(), full_float32():
                 found = _gram(module, inputs[0].detach())
                 self._grams[weight] = self._grams[weight] + found if weight in self._grams else found

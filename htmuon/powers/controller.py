@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from htmuon._checks import check_whole
 from htmuon._typing import Group
@@ -70,11 +71,12 @@ class PowerController:
         True
         >>> controller.close()
 
-    A matrix keeps its power where the rule finds none (a fit that failed), where it had no gradient, and where nobody
-    saw its activations. These are seen of modules that are called and hold the weight themselves, `nn.Linear`,
-    transformers' `Conv1D` and `nn.Conv2d` without groups: not of weights that a function takes (attention of torch,
-    stacked experts), of other convolutions, of recurrent layers, of weights that a parametrization makes, or inside of
-    `torch.compile`, which calls no hooks that come after it. A look that sets no power at all warns, once.
+    A matrix keeps its power in a step that was masked, where the rule finds none (a fit that failed), where it had no
+    gradient to look at, and where nobody saw its activations. These are seen of modules that are called and hold the
+    weight themselves, `nn.Linear`, transformers' `Conv1D` and `nn.Conv2d` without groups: not of weights that a
+    function takes (attention of torch, stacked experts), of other convolutions, of recurrent layers, of weights that a
+    parametrization makes, or inside of `torch.compile`, which calls no hooks that come after it. A look that sets no
+    power at all warns, once.
 
     Not for sharded parameters, which are no whole matrices; with rules that look at activations not for several ranks,
     each of which sees its own. Not for `CapturedStep`, whose replays call no hooks. A look decomposes `[in, in]` in
@@ -150,6 +152,10 @@ class PowerController:
     def _look(self) -> None:
         """Set the powers."""
         grams, found = self._stop_listening(), False
+        gradients = [p.grad for group in self._optimizer.param_groups for p in group["params"] if p.grad is not None]
+        # The largest magnitude is NaN or infinite where any entry is: a step that is masked moves no power either.
+        if not bool(get_total_norm(gradients, norm_type=math.inf).isfinite()):
+            return
         for group in held_groups(self._optimizer):
             for parameter in group["params"]:
                 state = self._optimizer.state.get(parameter, {})

@@ -1,5 +1,8 @@
 """What modules multiply their weights by: against what comes out of them, in float64."""
 
+import copy
+import io
+
 import pytest
 import torch
 from torch import nn
@@ -81,6 +84,21 @@ def test_products_stay_float32_under_autocast():
     exact = inputs.double().mT @ inputs.double()
     # Sums of a hundred products in float32; in bfloat16 they would be off by 1e-1.
     torch.testing.assert_close(heard.taken()[layer.weight].double(), exact, rtol=0, atol=1e-4)
+
+
+def test_copies_of_a_model_and_stored_ones_hear_nothing():
+    model = nn.Sequential(nn.Linear(6, 6))
+    heard = Activations(model, set(model.parameters()))
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    for other in (copy.deepcopy(model), torch.load(file, weights_only=False)):
+        other(torch.randn(5, 6))
+        [hook] = other[0]._forward_pre_hooks.values()
+        assert hook.func.__self__.taken() == {}
+    inputs = torch.randn(5, 6)
+    model(inputs)
+    torch.testing.assert_close(heard.taken()[model[0].weight], inputs.mT @ inputs)
 
 
 def test_what_is_not_heard():

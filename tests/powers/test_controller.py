@@ -143,9 +143,8 @@ def test_steps_that_are_masked_count_and_those_without_gradients_do_not():
         optimizer.step()
     loss_of(model, 1).backward()
     model[0].weight.grad[0, 0] = math.nan
-    optimizer.step()  # the second, a look: masked
-    assert powers(optimizer)[model[0].weight] == before[model[0].weight]
-    assert powers(optimizer)[model[2].weight] != before[model[2].weight]
+    optimizer.step()  # the second, with a look
+    assert powers(optimizer) == before
     state = copy.deepcopy(optimizer.state_dict())
     steps = controller._steps
     optimizer.load_state_dict(state)
