@@ -62,6 +62,7 @@ _ROOMS = (
     "data",
     "integrations",
     "jax",
+    "powers",
     "recipes",
     "training",
 )

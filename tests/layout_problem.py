@@ -224,6 +224,21 @@ def trained_alike(
     return error(model, reference)
 
 
+def trained_with_held_powers(layout: str) -> float:
+    """The same, with a power for each matrix that is set by hand after the first step."""
+    reference, model = Problem(), Problem()
+    settings = {"method": "eigh", "power_rule": "held"}
+    for problem, extra in ((reference, {}), (model, EVERY[layout](model))):
+        optimizer = build("htmuon", problem, **settings, **extra)
+        train(problem, optimizer, range(1))
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for number, p in enumerate(parameters):
+            if "power" in optimizer.state[p]:
+                optimizer.state[p]["power"].fill_(number / len(parameters))
+        train(problem, optimizer, range(1, 4))
+    return error(model, reference)
+
+
 def sums_over_ranks(layout: str, small: int, **settings: Any) -> tuple[float, int]:
     """The error of a run in which matrices of `small` elements a rank are worked on one by one, and its all-reduces."""
     calls, reduce = [0], dist.all_reduce

@@ -14,6 +14,7 @@ ROOMS = (
     "htmuon.linalg",
     "htmuon.optim",
     "htmuon.analysis",
+    "htmuon.powers",
     "htmuon.training",
     "htmuon.recipes",
     "htmuon.checkpoints",

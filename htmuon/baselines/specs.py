@@ -15,7 +15,9 @@ from htmuon.baselines.info import RunInputs
 from htmuon.baselines.registry import optimizer_info
 from htmuon.linalg import METHODS
 from htmuon.linalg.select import AUTO, EXACT
-from htmuon.optim import MOMENTUM_RULES, OPTIMIZERS, POWER_RULES, POWER_SCHEDULES, RATE_RULES, WEIGHT_UPDATES
+from htmuon.optim import MOMENTUM_RULES, OPTIMIZERS, POWER_RULES, POWER_SCHEDULES, RATE_RULES, WEIGHT_UPDATES, Held
+from htmuon.powers import RULES, PowerController, SpectralRule
+from htmuon.powers.controller import EVERY, rule_of
 from htmuon.routing.kinds import KINDS, KindRates
 from htmuon.routing.routing import DEFAULT_SPLIT
 from htmuon.routing.views import default_view
@@ -26,13 +28,15 @@ if TYPE_CHECKING:
     from htmuon.layouts.base import ProcessGroup
 
 Matrices = Literal["hidden", "all"]
-Part = Literal["method", "spectral_map", "rate_rule", "power_rule", "momentum_rule", "weight_update"]
-# What an optimizer is made of that has settings of its own, by the argument that takes it.
+Part = Literal["method", "spectral_map", "rate_rule", "power_rule", "power_by", "momentum_rule", "weight_update"]
+# What an optimizer is made of that has settings of its own, by the argument that takes it. `power_by` is none of the
+# optimizer: it says who sets the powers that it holds.
 PARTS: dict[Part, Registry[Any]] = {
     "method": METHODS,
     "spectral_map": MAPS,
     "rate_rule": RATE_RULES,
     "power_rule": POWER_RULES,
+    "power_by": RULES,
     "momentum_rule": MOMENTUM_RULES,
     "weight_update": WEIGHT_UPDATES,
 }
@@ -86,7 +90,8 @@ def build_optimizer(
     method, "htmuon:method=polynomial,levels=8", or a map; "htmuon:matrices=all" says which parameters are matrices, and
     "htmuon:split=auto" that fused weights are taken apart. "muon:lr_scale.query+key=2" doubles the rate of those
     kinds of matrices, "muon:lr_scale=kinds" takes a table of such factors, and "htmuon:power.down=-0.4" gives one a
-    power of its own. A setting that two parts have says whose it is: "...,power_rule.speed=0.05".
+    power of its own. "muon:power_by=alpha,every=50" lets a rule of `htmuon.powers` set the power of each matrix after
+    every 50 steps. A setting that two parts have says whose it is: "...,power_rule.speed=0.05".
 
     Args:
         spec: see `parse_spec`.
@@ -100,7 +105,8 @@ def build_optimizer(
         steps: of the whole run, where it is known: what some optimizers of other packages plan by.
 
     Raises:
-        ValueError: the name or a setting is unknown, or a value is not valid.
+        ValueError: the name or a setting is unknown, or a value is not valid; several ranks have a rule that looks at
+            activations, of which each rank sees its own.
         ImportError: the package of the optimizer is not installed.
 
     Example:
@@ -123,28 +129,55 @@ def build_optimizer(
     else:
         schedule = {}
     known = {**info.settings, **_take_parts(settings, info.settings)}
+    known |= {"every": EVERY} if settings.get("power_by") is not None else {}
     for key in settings:
         if key not in known:
             others = ["schedule"] if "power" in info.settings else []
             raise unknown_name(f"a setting of {name}", key, [*known, *others])
     try:
+        every, rule = settings.pop("every", EVERY), settings.pop("power_by", None)
+        groups = _groups(
+            model,
+            settings.pop("matrices", matrices),
+            split=settings.pop("split", DEFAULT_SPLIT),
+            power=power or None,
+            lr_scale=lr_scale or None,
+        )
+        if rule is not None:
+            rule = rule_of(rule)
+            _hold_powers(groups, rule, settings, process_group)
         run = RunInputs(
-            groups=_groups(
-                model,
-                settings.pop("matrices", matrices),
-                split=settings.pop("split", DEFAULT_SPLIT),
-                power=power or None,
-                lr_scale=lr_scale or None,
-            ),
+            groups=groups,
             lr=lr,
             adamw_lr=adamw_lr,
             weight_decay=weight_decay,
             steps=steps,
             process_group=process_group,
         )
-        return info.make(run, **settings, **schedule)
+        optimizer = info.make(run, **settings, **schedule)
+        if rule is not None:
+            PowerController(model, optimizer, rule, every=every)  # lives as long as the optimizer, by its hooks
+        return optimizer
     except (TypeError, ValueError) as error:
         raise ValueError(f"optimizer {spec!r}: {error}") from error
+
+
+def _hold_powers(
+    groups: list[Group], rule: SpectralRule, settings: Mapping[str, Any], process_group: "ProcessGroup | None"
+) -> None:
+    """Let groups of matrices hold the powers that a rule will set, by groups because not all optimizers ask for it."""
+    if settings.get("power_rule") is not None:
+        raise ValueError(
+            f"power_by must have no power_rule beside it, for both set the powers; got {settings['power_rule']!r}. "
+            "Leave one out."
+        )
+    if process_group is not None and "activations" in rule.looks_at:
+        raise ValueError(
+            f"{rule!r} needs a single process, which sees all activations. Train with one, or by power_by=alpha."
+        )
+    for group in groups:
+        if group["use_muon"]:
+            group["power_rule"] = Held(lowest=rule.lowest, highest=rule.highest)
 
 
 def _take_parts(settings: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def _settings(kind: type[HTMuon]) -> dict[str, Any]:
     own = {key: default for key, default in found.items() if not key.startswith("adamw_") or key == "adamw_eps"}
     if not kind.takes_power_rule():
         del own["power_rule"]
-    return own | {"matrices": "hidden", "split": DEFAULT_SPLIT}
+    return own | {"matrices": "hidden", "split": DEFAULT_SPLIT, "power_by": None}
 
 
 def _family(name: str) -> str:

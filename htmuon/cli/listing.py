@@ -10,6 +10,7 @@ from htmuon.baselines.info import ADAMW, first_line
 from htmuon.baselines.specs import PARTS, part_settings
 from htmuon.linalg import METHODS
 from htmuon.optim import MOMENTUM_RULES, OPTIMIZERS, POWER_RULES, POWER_SCHEDULES, RATE_RULES, WEIGHT_UPDATES
+from htmuon.powers import RULES
 from htmuon.recipes import RECIPES
 from htmuon.routing.kinds import KINDS
 from htmuon.spectral import MAPS
@@ -43,6 +44,7 @@ def listing() -> str:
         _section("Normalizations", [(name, _NORMALIZATION_LINES[name]) for name in NORMALIZATIONS]),
         _section("Rules for learning rates (htmuon:rate_rule=alignment)", _entries(RATE_RULES)),
         _section("Rules for powers (htmuon:power_rule=alignment)", _entries(POWER_RULES)),
+        _section("Rules for powers that look at spectra (muon:power_by=alpha,every=100)", _entries(RULES)),
         _section("Momentum rules (htmuon:momentum_rule=sum)", _entries(MOMENTUM_RULES)),
         _section("Weight updates (htmuon:weight_update=cautious)", _entries(WEIGHT_UPDATES)),
         _section("Power schedules (htmuon:schedule=interval,power=0.125,every=5)", _entries(POWER_SCHEDULES)),

@@ -9,7 +9,7 @@ from htmuon.optim.hindsight import POWER_RULES, RATE_RULES
 from htmuon.optim.htmuon import OPTIMIZERS, HTMuon, Muon
 from htmuon.optim.momentum_rules import MOMENTUM_RULES, TwoAverages
 from htmuon.optim.normuon import HTNorMuon, NorMuon
-from htmuon.optim.power_rules import PowerAlignment
+from htmuon.optim.power_rules import Held, PowerAlignment
 from htmuon.optim.rate_rules import Alignment
 from htmuon.optim.schedules import POWER_SCHEDULES, power_schedule
 from htmuon.optim.translation import PEERS, Like, like
@@ -29,6 +29,7 @@ __all__ = [
     "HTAdaMuon",
     "HTMuon",
     "HTNorMuon",
+    "Held",
     "Like",
     "Muon",
     "NorMuon",

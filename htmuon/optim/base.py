@@ -39,7 +39,7 @@ from htmuon.optim.adamw import adamw_update
 from htmuon.optim.buckets import has_gradient, matrix_buckets, other_buckets
 from htmuon.optim.description import describe, describe_gradients, idle
 from htmuon.optim.groups import GroupedOptimizer
-from htmuon.optim.hindsight import Candidate, advance, numbers
+from htmuon.optim.hindsight import POWERS, Candidate, advance, looks_back
 from htmuon.optim.matrices import MatrixStack, run_staggered
 from htmuon.optim.rate_rules import check_one_rule
 from htmuon.optim.rules import Rules
@@ -86,7 +86,7 @@ class SpectralOptimizer(GroupedOptimizer):
 
     def _check(self, group: Group, *, wait: bool = False) -> None:
         super()._check(group, wait=wait)
-        if group["use_muon"] and group["power_rule"] is not None and not self.takes_power_rule():
+        if group["use_muon"] and POWERS.looks_back(group) and not self.takes_power_rule():
             raise ValueError(
                 "power_rule needs an update that is the mapped momentum as it is, which it compares with the momentum; "
                 f"got {group['power_rule']!r} in {type(self).__name__}, which changes it. Use Muon or HTMuon."
@@ -171,7 +171,7 @@ class SpectralOptimizer(GroupedOptimizer):
         ruled = [
             (p, group)
             for group in self.param_groups
-            if group["use_muon"] and numbers(group)
+            if group["use_muon"] and looks_back(group)
             for p in group["params"]
             if has_gradient(p)
         ]

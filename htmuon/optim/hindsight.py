@@ -107,6 +107,14 @@ class Followed(NamedTuple):
         """Of a group: which rule it has, or None."""
         return self.rules.kind
 
+    def looks_back(self, group: Group) -> bool:
+        """Whether a group has a rule that compares gradients with the last update: all do that don't say otherwise."""
+        choice = group[self.setting]
+        if choice is None:
+            return False
+        rule = self.rules[choice["name"]] if isinstance(choice, dict) else part_of(self.rules, choice)
+        return getattr(rule, "looks_back", True)
+
 
 RATES = Followed(RATE_RULES, ALIGNMENT, LOG_RATE, along, math.inf)
 POWERS = Followed(POWER_RULES, POWER_ALIGNMENT, POWER, aside, max(POWER_RANGE))
@@ -120,14 +128,22 @@ def numbers(group: Group) -> tuple[str, ...]:
     Example:
         >>> numbers({"rate_rule": None, "power_rule": "alignment"})
         ('power_alignment', 'power')
+        >>> numbers({"rate_rule": None, "power_rule": "held"})
+        ('power',)
     """
-    return tuple(name for f in FOLLOWED if group[f.setting] is not None for name in (f.average, f.value))
+    ruled = [f for f in FOLLOWED if group[f.setting] is not None]
+    return tuple(name for f in ruled for name in ((f.average, f.value) if f.looks_back(group) else (f.value,)))
 
 
 def started(name: str, group: Group, device: torch.device) -> Tensor:
     """A number before the first step: a power is that of its group, all others are zero."""
     zero = torch.zeros((), dtype=torch.float32, device=device)
     return zero.add_(group["power"]) if name == POWER else zero
+
+
+def looks_back(group: Group) -> bool:
+    """Whether the parameters of a group need their last update."""
+    return any(followed.looks_back(group) for followed in FOLLOWED)
 
 
 @dataclass(frozen=True)
@@ -148,24 +164,24 @@ class Candidate:
 
 
 def advance(candidates: Sequence[Candidate], finite: Tensor, groups: "Sequence[ProcessGroup]") -> None:
-    """Move the numbers of all parameters that have a rule; nothing moves where the step is not taken.
+    """Move the numbers of all parameters whose rules look back; nothing moves where the step is not taken.
 
     What a rule makes infinite or NaN stays as it was.
 
     Args:
-        candidates: parameters of which each has a rule of some kind.
+        candidates: parameters of which each has such a rule of some kind.
         finite: 0-d bool, whether the step is taken.
         groups: of ranks that hold parts of parameters, or copies, which change no cosine.
     """
     device = finite.device
-    kept = [LAST_UPDATE, *([MOMENTUM] if any(of.group[POWERS.setting] is not None for of in candidates) else [])]
+    kept = [LAST_UPDATE, *([MOMENTUM] if any(POWERS.looks_back(of.group) for of in candidates) else [])]
     vectors = [[of.gradient, *(part(of.state[name]) for name in kept)] for of in candidates]
     correlation = _correlation(add_up(_gram(vectors).to(device), groups))
     narrowest = max(torch.finfo(of.state[LAST_UPDATE].dtype).eps for of in candidates)
     parallel = max(PARALLEL, ROUNDINGS * narrowest**2)
     active = torch.stack([of.flags.any().to(device) for of in candidates]) & finite
     for followed in FOLLOWED:
-        for choice in _different(of.group[followed.setting] for of in candidates):
+        for choice in _different(of.group[followed.setting] for of in candidates if followed.looks_back(of.group)):
             places = [place for place, of in enumerate(candidates) if of.group[followed.setting] == choice]
             states = [candidates[place].state for place in places]
             cosine = followed.direction(take(correlation, places), parallel)
@@ -184,7 +200,7 @@ def _different(choices: Iterable[object]) -> list[object]:
     """Each rule once, which may be a name or a dict."""
     found: list[object] = []
     for choice in choices:
-        if choice is not None and choice not in found:
+        if choice not in found:
             found.append(choice)
     return found
 

@@ -58,8 +58,9 @@ class HTMuon(SpectralOptimizer):
             `htmuon.optim.Alignment(speed=0.2)`; None is the same rate for all. It keeps the last update of each
             parameter, as large as the momentum.
         power_rule: how each matrix finds its own exponent, from `power` on: `alignment`, or an object,
-            `htmuon.optim.PowerAlignment(speed=0.01)`; None is `power` for all. With `normalization="auto"` the size is
-            then `rms`. It keeps the last update, which a rate rule shares.
+            `htmuon.optim.PowerAlignment(speed=0.01)`; `held` leaves them to you or to `htmuon.powers`; None is `power`
+            for all. With `normalization="auto"` the size is then `rms`. `alignment` keeps the last update, which a rate
+            rule shares.
         spectral_map: a name in `htmuon.spectral.MAPS`: `power` (sigma^p), `rank_power` (i^-p), `knee`, `soft_clip`,
             `hard_clip`, `soren`, or one of your own; or an object, `htmuon.spectral.Knee(0.125, tau=0.02)`, of which
             groups hold the exponent as `power` and the rest as a plain dict.

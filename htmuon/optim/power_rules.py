@@ -1,9 +1,11 @@
 """How each matrix finds its own power while it trains: a rule moves the exponent.
 
 A new rule is one more class here. It may say in `powers` between which ends it moves them; else they lie in [-1, 1].
+Rules that look at spectra now and then set powers that are `held`: `htmuon.powers`.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +17,13 @@ from htmuon.optim.named import part_of
 from htmuon.spectral.base import POWER_RANGE
 
 PowerRuleChoice = str | PartDict | Rule | None
+
+
+def check_bounds(lowest: float, highest: float, low: str, high: str) -> None:
+    """Raise unless a rule may keep powers between `lowest` and `highest`; `low` and `high` are such bounds."""
+    least, most = POWER_RANGE
+    check_number("lowest", lowest, least=least, most=most, remedy=f"Pass a float such as {low}.")
+    check_number("highest", highest, least=lowest, most=most, remedy=f"Pass a float such as {high}.")
 
 
 @dataclass(frozen=True)
@@ -54,11 +63,9 @@ class PowerAlignment:
     highest: float = 0.5
 
     def __post_init__(self) -> None:
-        low, high = POWER_RANGE
         check_number("speed", self.speed, remedy="Pass a float such as 0.02.")
         check_number("averaging", self.averaging, below=1.0, remedy="Pass a float such as 0.95.")
-        check_number("lowest", self.lowest, least=low, most=high, remedy="Pass a float such as -0.5.")
-        check_number("highest", self.highest, least=self.lowest, most=high, remedy="Pass a float such as 0.5.")
+        check_bounds(self.lowest, self.highest, "-0.5", "0.5")
 
     @property
     def powers(self) -> tuple[float, float]:
@@ -72,6 +79,55 @@ class PowerAlignment:
 
 
 POWER_RULES.register("alignment")(PowerAlignment())
+
+
+@dataclass(frozen=True)
+class Held:
+    """A matrix keeps the power that it was given, until somebody sets another: by hand, or by `htmuon.powers`.
+
+    It starts at the `power` of its group. `optimizer.state[p]["power"]`, 0-d and float32, is there from the first step
+    on, counts in the next one and is saved with the state; no last update is kept. With `normalization="auto"` the size
+    of an update is that of Muon's, `rms`, whatever the power.
+
+    Args:
+        lowest: no power that is set is below it; a method that cannot compute it is refused.
+        highest: and none above. Steps don't look whether powers keep to these bounds.
+
+    Raises:
+        TypeError: a bound is no number.
+        ValueError: a bound is out of range.
+
+    Example:
+        >>> import htmuon
+        >>> weight = torch.nn.Parameter(torch.eye(3))
+        >>> optimizer = htmuon.HTMuon([weight], lr=0.02, power_rule="held")
+        >>> weight.sum().backward(); optimizer.step()
+        >>> optimizer.state[weight]["power"]
+        tensor(0.1250)
+        >>> _ = optimizer.state[weight]["power"].fill_(0.5)
+
+    Not for one power that is the same for all, which `group["power"]` is.
+    """
+
+    lowest: float = 0.0
+    highest: float = 1.0
+
+    looks_back: ClassVar = False
+
+    def __post_init__(self) -> None:
+        check_bounds(self.lowest, self.highest, "0.0", "1.0")
+
+    @property
+    def powers(self) -> tuple[float, float]:
+        """The ends of the range of powers."""
+        return self.lowest, self.highest
+
+    def __call__(self, cosine: Tensor, average: Tensor, value: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Rule`: nothing moves."""
+        return average, value
+
+
+POWER_RULES.register("held")(Held())
 
 
 def powers_of(rule: Rule) -> tuple[float, float]:

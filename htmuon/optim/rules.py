@@ -10,7 +10,7 @@ from htmuon.layouts import Bracket, Layout
 from htmuon.linalg import Method, method_of, select_method
 from htmuon.linalg.select import AUTO, EXACT, OF_STEPS
 from htmuon.optim.bracket import MatrixUpdate, bracket
-from htmuon.optim.hindsight import LAST_UPDATE, numbers
+from htmuon.optim.hindsight import LAST_UPDATE, looks_back, numbers
 from htmuon.optim.momentum_rules import MOMENTUM_RULES
 from htmuon.optim.named import part_of
 from htmuon.optim.schedules import schedule_from_dict
@@ -81,8 +81,9 @@ class Rules:
         method, split = self._method(parameter), self.group["split"]
         buffers = part_of(MOMENTUM_RULES, self.group["momentum_rule"]).buffers
         shapes: dict[str, tuple[int, ...]] = dict.fromkeys(buffers, shape)
-        if names := numbers(self.group):
-            shapes |= {LAST_UPDATE: shape, **dict.fromkeys(names, ())}
+        if looks_back(self.group):
+            shapes[LAST_UPDATE] = shape
+        shapes |= dict.fromkeys(numbers(self.group), ())
         for run, matrices in enumerate(part_shapes(shape, self._view(len(shape)), split)):
             kept = {**method.state_shapes(matrices), **self.adaptation.state_shapes(matrices)}
             shapes |= {name if split is None else state_name(name, run): of for name, of in kept.items()}

@@ -213,6 +213,25 @@ def _runs(matrix: Tensor, parts: Interleaved) -> list[Tensor]:
     return [torch.unflatten(piece, -2, run).transpose(-4, -3) for piece, run in zip(pieces, runs, strict=True)]
 
 
+def parts_of_matrix(matrix: Tensor, split: GivenSplit | None) -> list[Tensor]:
+    """The parts of matrices as matrices of their own, a stack for each run of equal parts.
+
+    Args:
+        matrix: `[*batch, out, in]`.
+        split: as a user gives it or a group stores it.
+
+    Returns:
+        `[*batch, parts, rows, in]` each; without a split the matrix as it is.
+
+    Example:
+        >>> [part.shape for part in parts_of_matrix(torch.zeros(64, 32), (32, 16, 16))]
+        [torch.Size([1, 32, 32]), torch.Size([2, 16, 32])]
+    """
+    if split is None:
+        return [matrix]
+    return [run.flatten(-3, -2) for run in _runs(matrix, rows_of_parts(matrix.shape[-2], split))]
+
+
 def split_bracket(brackets: Sequence[Bracket], view: MatrixView, shape: tuple[int, ...], split: GivenSplit) -> Bracket:
     """One bracket for a parameter, from one for each run of its equal parts.
 

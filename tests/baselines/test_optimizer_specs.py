@@ -80,6 +80,42 @@ def test_power_schedule_from_a_spec():
     assert schedules == [None, {"name": "interval", "power": 0.125, "every": 5}]
 
 
+def test_powers_by_a_rule_that_looks_at_spectra():
+    model, draw = make_model(), torch.Generator().manual_seed(0)
+    spec = "htnormuon:power=0.5,power_by=nuclear_rank,every=2,highest=0.75,averaging=0,method=eigh"
+    optimizer = build_optimizer(spec, model, matrices="all", **RATES)
+    hidden = optimizer.param_groups[0]
+    assert hidden["power_rule"] == {"name": "held", "lowest": 0.0, "highest": 0.75}
+    for number in range(4):
+        step(model, optimizer, torch.randn(7, 5, generator=draw))
+        powers = [optimizer.state[p]["power"].item() for p in hidden["params"]]
+        assert (powers == [0.5] * 3) == (number == 0)
+    assert all(0 < power < 0.75 for power in powers)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("muon:power_by=alpa", "rule must be one of alpha, nuclear_rank, schatten; got 'alpa'. Did you mean 'alpha'"),
+        ("muon:power_by=alpha,every=0", "every must be a whole number of at least 1; got 0"),
+        ("muon:power_by=alpha,hevy=1", "Did you mean 'heavy'"),
+        ("muon:power_by=alpha,power_rule=alignment", "power_by must have no power_rule beside it, .* got 'alignment'"),
+        ("muon:power_by=alpha,schedule=interval,every=5", "power_rule must be None beside a power_schedule"),
+        ("muon:power_by=alpha,spectral_map=knee", "power_rule must be None with a spectral_map that takes one power"),
+        ("adamw:power_by=alpha", "a setting of adamw must be one of .*; got 'power_by'"),
+    ],
+)
+def test_bad_specs_of_such_rules(spec, words):
+    with pytest.raises(ValueError, match=words):
+        build_optimizer(spec, make_model(), **RATES)
+
+
+def test_several_ranks_see_no_activations_of_each_other():
+    group = object()  # of ranks: it is refused before it is asked anything
+    with pytest.raises(ValueError, match=r"NuclearRank.* needs a single process, which sees all activations"):
+        build_optimizer("muon:power_by=nuclear_rank", make_model(), process_group=group, **RATES)
+
+
 def test_adamw_is_torchs_adamw_on_the_same_groups():
     ours, theirs = make_model(), make_model()
     optimizer = build_optimizer("adamw", ours, **RATES)

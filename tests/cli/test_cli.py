@@ -99,6 +99,7 @@ def test_list_names_and_describes_everything(capsys: pytest.CaptureFixture[str])
         "Normalizations:",
         "Rules for learning rates (htmuon:rate_rule=alignment):",
         "Rules for powers (htmuon:power_rule=alignment):",
+        "Rules for powers that look at spectra (muon:power_by=alpha,every=100):",
         "Momentum rules (htmuon:momentum_rule=sum):",
         "Weight updates (htmuon:weight_update=cautious):",
         "Power schedules (htmuon:schedule=interval,power=0.125,every=5):",

@@ -52,6 +52,12 @@ def test_powers_that_matrices_find_in_every_layout(world, layout):
 
 
 @pytest.mark.parametrize("layout", layout_problem.LAYOUTS)
+def test_powers_that_are_held_in_every_layout(world, layout):
+    # As above.
+    assert max(world(4).run(layout_problem.trained_with_held_powers, layout)) <= 5e-6
+
+
+@pytest.mark.parametrize("layout", layout_problem.LAYOUTS)
 def test_momentum_of_two_averages_and_weights_that_keep_their_norm_in_every_layout(world, layout):
     settings = {"method": "eigh", "momentum_rule": "two_averages", "weight_update": "hyperball"}
     errors = world(4).run(layout_problem.trained_alike, layout, "htmuon", **settings)

@@ -10,6 +10,7 @@ from torch import nn
 
 import htmuon
 from htmuon.linalg import Polynomial, Quintic
+from htmuon.powers import PowerController
 
 NAMES = list(htmuon.OPTIMIZERS)
 # Of equal shape, and with others between, as in a transformer.
@@ -78,9 +79,18 @@ def test_no_schedule_makes_the_host_wait(schedule):
     steps_without_a_look(optimizer)
 
 
-@pytest.mark.parametrize("settings", POWER_RULES, ids=str)
+@pytest.mark.parametrize("settings", [*POWER_RULES, {"power_rule": "held"}], ids=str)
 def test_no_power_rule_makes_the_host_wait(settings):
     steps_without_a_look(on_device("htmuon", "meta", **settings))
+
+
+def test_a_controller_of_powers_does_not_wait_between_its_looks():
+    optimizer = on_device("htmuon", "meta", power_rule="held")
+    model = nn.ParameterList(p for group in optimizer.param_groups for p in group["params"])
+    # It reads the optimizer's counters once, which have no values here.
+    with mock.patch.object(PowerController, "_count_anew", lambda controller: setattr(controller, "_steps", 0)):
+        PowerController(model, optimizer, "schatten", every=4)
+    steps_without_a_look(optimizer)
 
 
 def test_newton_schulz_with_a_constant_power_does_not_wait():

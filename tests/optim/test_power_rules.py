@@ -350,7 +350,7 @@ def test_rules_of_ones_own():
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"power_rule": "allignment"}, ValueError, r"power_rule must be one of alignment; got 'allignment'"),
+        ({"power_rule": "allignment"}, ValueError, r"power_rule must be one of alignment, held; got 'allignment'"),
         ({"power_rule": 3}, TypeError, r"power_rule must be a name, a dict or an object; got 3"),
         (
             {"power_rule": {"name": "alignment", "lowest": -2.0}},
