@@ -138,7 +138,7 @@ EXPERIMENTS = {
     # One, four, ten, twenty and sixty tokens for each parameter: does it turn in favour of a heavy tail?
     "long-1": long(163, f"adamw:two_rates=true {MUON} muon htmuon {SIZES} {BELOW} {logistic(163)} {MUON},{RATES}"),
     "long-4": long(650, f"adamw:two_rates=true {MUON} htmuon {HEAVY} {LIGHT} {logistic(650)} {MUON},{RATES}"),
-    "long-10": long(1625, f"{MUON} {HEAVY} {MUON},{RATES}"),
+    "long-10": long(1625, f"{MUON} {HEAVY}"),
     "long-20": long(3250, f"{MUON} {HEAVY} {MUON},{RATES}"),
     "long-60": long(9750, f"{MUON} {HEAVY} {MUON},{RATES}"),
     "kinds-resnet-tiny": Experiment(
@@ -149,10 +149,11 @@ EXPERIMENTS = {
         f"{MUON},lr_scale=kinds",
         protocol=PROTOCOL.replace("tune", "missing"),
     ),
-    # The rules, which nobody has told anything of networks, on that one; rates that are stored are taken.
+    # The rules, which nobody has told anything of networks, on that one; rates that are stored are taken, and runs of
+    # `kinds-llama-tiny` may be copied into the folder.
     "rules-llama-tiny": Experiment(
-        f"{TINY} {MUON} {MUON},lr_scale=kinds {MUON},rate_rule=alignment muon:power_rule=alignment,rate_rule=alignment "
-        "muon:power_rule=alignment,lr_scale=kinds",
+        f"llama-tiny --eval-interval 20 --jobs 2 --optimizers {MUON} {MUON},lr_scale=kinds {MUON},rate_rule=alignment "
+        "muon:power_rule=alignment,rate_rule=alignment muon:power_rule=alignment,lr_scale=kinds",
         protocol=PROTOCOL.replace("tune", "missing"),
     ),
     "novels": Experiment(f"{NOVELS} --optimizers {SIGNS}"),
