@@ -149,7 +149,8 @@ def matched_groups(saved: Sequence[Group], groups: Sequence[Group]) -> list[Grou
     if any(frozenset(names) not in by_names for names in ours):
         raise ValueError(
             "the state_dict must divide the parameters into the same groups as the optimizer; the names are the same, "
-            "their groups are not. Build the groups as they were when it was saved."
+            "their groups are not. Build the groups as they were when it was saved; to go on with others, load it into "
+            "these first and take over what they hold: optimizer.state.update(restored.state)."
         )
     warn(
         "the parameters of the state_dict stand in another order than those of the optimizer; they are matched by "
