@@ -59,8 +59,6 @@ def _settings(kind: type[HTMuon]) -> dict[str, Any]:
             if key not in _NOT_IN_SPECS and parameter.kind is inspect.Parameter.KEYWORD_ONLY:
                 found.setdefault(key, parameter.default)
     own = {key: default for key, default in found.items() if not key.startswith("adamw_") or key == "adamw_eps"}
-    if not kind.takes_power_rule():
-        del own["power_rule"]
     return own | {"matrices": "hidden", "split": DEFAULT_SPLIT, "power_by": None}
 
 

@@ -15,6 +15,7 @@ from htmuon.linalg.base import safe_divisor
 from htmuon.optim.arguments import explained
 from htmuon.optim.htmuon import OPTIMIZERS, HTMuon
 from htmuon.optim.momentum_rules import MomentumRuleChoice
+from htmuon.optim.power_rules import PowerRuleChoice
 from htmuon.optim.rate_rules import RateRuleChoice
 from htmuon.optim.rules import FADED
 from htmuon.optim.schedules import ScheduleDict
@@ -123,6 +124,7 @@ class AdaMuon(HTMuon):
         sign: bool = True,
         power_schedule: ScheduleDict | None = None,
         rate_rule: RateRuleChoice = None,
+        power_rule: PowerRuleChoice = None,
         spectral_map: MapChoice = "power",
         momentum: float = 0.95,
         nesterov: bool = True,
@@ -150,6 +152,7 @@ class AdaMuon(HTMuon):
             power=power,
             power_schedule=power_schedule,
             rate_rule=rate_rule,
+            power_rule=power_rule,
             spectral_map=spectral_map,
             momentum=momentum,
             nesterov=nesterov,
@@ -195,6 +198,7 @@ class HTAdaMuon(AdaMuon):
         sign: bool = True,
         power_schedule: ScheduleDict | None = None,
         rate_rule: RateRuleChoice = None,
+        power_rule: PowerRuleChoice = None,
         spectral_map: MapChoice = "power",
         momentum: float = 0.95,
         nesterov: bool = True,
@@ -221,6 +225,7 @@ class HTAdaMuon(AdaMuon):
             sign=sign,
             power_schedule=power_schedule,
             rate_rule=rate_rule,
+            power_rule=power_rule,
             spectral_map=spectral_map,
             momentum=momentum,
             nesterov=nesterov,

@@ -18,7 +18,6 @@ ELSEWHERE = {
     "ns_coefficients": "Pass method=htmuon.linalg.NewtonSchulz(coefficients=...).",
     "maximize": "Negate the loss, and leave it out.",
     "model": "Pass htmuon.param_groups(model), or call for_model(model, lr=..., adamw_lr=...).",
-    "power_rule": "Use Muon or HTMuon: this optimizer changes the mapped momentum, with which a power rule works.",
 }
 # What is said of one that is missing.
 NEEDED = {

@@ -78,15 +78,11 @@ class SpectralOptimizer(GroupedOptimizer):
         """Slot: what happens to the update after the map."""
         return Unadapted()
 
-    @classmethod
-    def takes_power_rule(cls) -> bool:
-        """Whether its update is the mapped momentum as it is, which a power rule compares with the momentum."""
-        slots = ("precondition", "adaptation")
-        return all(getattr(cls, slot) is getattr(SpectralOptimizer, slot) for slot in slots)
-
     def _check(self, group: Group, *, wait: bool = False) -> None:
         super()._check(group, wait=wait)
-        if group["use_muon"] and POWERS.looks_back(group) and not self.takes_power_rule():
+        slots = ("precondition", "adaptation")
+        changed = any(getattr(type(self), slot) is not getattr(SpectralOptimizer, slot) for slot in slots)
+        if group["use_muon"] and changed and POWERS.looks_back(group):
             raise ValueError(
                 "power_rule needs an update that is the mapped momentum as it is, which it compares with the momentum; "
                 f"got {group['power_rule']!r} in {type(self).__name__}, which changes it. Use Muon or HTMuon."

@@ -14,6 +14,7 @@ from htmuon.linalg.base import safe_divisor
 from htmuon.optim.arguments import explained
 from htmuon.optim.htmuon import OPTIMIZERS, HTMuon
 from htmuon.optim.momentum_rules import MomentumRuleChoice
+from htmuon.optim.power_rules import PowerRuleChoice
 from htmuon.optim.rate_rules import RateRuleChoice
 from htmuon.optim.schedules import ScheduleDict
 from htmuon.optim.settings import check_beta2
@@ -100,6 +101,7 @@ class NorMuon(HTMuon):
         beta2: float = 0.95,
         power_schedule: ScheduleDict | None = None,
         rate_rule: RateRuleChoice = None,
+        power_rule: PowerRuleChoice = None,
         spectral_map: MapChoice = "power",
         momentum: float = 0.95,
         nesterov: bool = True,
@@ -126,6 +128,7 @@ class NorMuon(HTMuon):
             power=power,
             power_schedule=power_schedule,
             rate_rule=rate_rule,
+            power_rule=power_rule,
             spectral_map=spectral_map,
             momentum=momentum,
             nesterov=nesterov,
@@ -165,6 +168,7 @@ class HTNorMuon(NorMuon):
         beta2: float = 0.95,
         power_schedule: ScheduleDict | None = None,
         rate_rule: RateRuleChoice = None,
+        power_rule: PowerRuleChoice = None,
         spectral_map: MapChoice = "power",
         momentum: float = 0.95,
         nesterov: bool = True,
@@ -190,6 +194,7 @@ class HTNorMuon(NorMuon):
             beta2=beta2,
             power_schedule=power_schedule,
             rate_rule=rate_rule,
+            power_rule=power_rule,
             spectral_map=spectral_map,
             momentum=momentum,
             nesterov=nesterov,

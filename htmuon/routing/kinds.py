@@ -119,8 +119,8 @@ def rates_by_kind(rules: KindRates, kinds: Mapping[str, str | None]) -> dict[str
         ValueError: as `by_kind`; or it is another word.
 
     Example:
-        >>> rates_by_kind("kinds", {"0.q_proj.weight": "query", "0.up_proj.weight": "up"})
-        {'0.q_proj.weight': 2.0}
+        >>> rates_by_kind({"query": 2, "down": 0.35}, {"0.q_proj.weight": "query", "0.down_proj.weight": "down"})
+        {'0.q_proj.weight': 2.0, '0.down_proj.weight': 0.35}
     """
     if isinstance(rules, str) and rules != "kinds":
         raise ValueError(

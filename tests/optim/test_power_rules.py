@@ -402,6 +402,8 @@ def test_optimizers_that_change_the_update_have_no_power_rule(name):
     group = {"params": [nn.Parameter(torch.eye(3))], "power_rule": "alignment"}
     with pytest.raises(ValueError, match=r"power_rule needs an update that is the mapped momentum.*Use Muon or HTMuon"):
         htmuon.OPTIMIZERS[name]([group])
+    with pytest.raises(ValueError, match=r"power_rule needs an update that is the mapped momentum.*Use Muon or HTMuon"):
+        htmuon.OPTIMIZERS[name]([nn.Parameter(torch.eye(3))], power_rule="alignment")
 
 
 def test_a_power_that_is_none_is_not_loaded():
