@@ -70,6 +70,9 @@ def test_help_teaches_by_examples(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (["train", "llama-tiny", "--help"], ["--optimizer.name", "--resume", "--seed INT", "Examples:"]),
         (["bench", "--help"], ["--methods", "--peers, --no-peers", "llama-1b", "Examples:", "(default: 0.125)"]),
+        # Flags that a run has, too, under the same name and with another meaning.
+        (["route", "--help"], ["--split", "how fused weights are taken apart"]),
+        (["analyze", "--help"], ["--device", "where the spectra are computed"]),
     ],
 )
 def test_help_of_a_command(capsys: pytest.CaptureFixture[str], arguments: list[str], parts: list[str]) -> None:

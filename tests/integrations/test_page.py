@@ -33,11 +33,19 @@ def test_each_library_has_its_lines():
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: needed(block)[0])
 def test_a_block_runs(block, tmp_path, monkeypatch):
-    for library in needed(block):
+    run([BEFORE, block], tmp_path, monkeypatch)
+
+
+def test_the_page_runs_as_a_whole(tmp_path, monkeypatch):
+    run([BEFORE, *BLOCKS], tmp_path, monkeypatch)
+
+
+def run(blocks, folder, monkeypatch):
+    for library in {name for block in blocks for name in needed(block)}:
         pytest.importorskip(library)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(folder)
     names = {}
-    for part in (BEFORE, block):
-        exec(compile(part, str(PAGE), "exec"), names)
-    if "runs/spectra.jsonl" in block:
-        assert (tmp_path / "runs" / "spectra.jsonl").stat().st_size > 0
+    for block in blocks:
+        exec(compile(block, str(PAGE), "exec"), names)
+    for path in re.findall(r'path="(\S+)"', "".join(blocks)):
+        assert (folder / path).stat().st_size > 0

@@ -79,6 +79,25 @@ def test_a_resumed_run_ends_as_one_that_was_never_stopped(tmp_path):
     assert steps == set(range(STEPS + 1))
 
 
+class Rule(TrainerCallback):
+    """As the one in docs/integrations.md."""
+
+    def on_train_begin(self, args, state, control, optimizer, **parts):
+        for group in optimizer.param_groups:
+            if group["use_muon"]:
+                group["rate_rule"] = "alignment"
+
+
+def test_a_rule_that_was_chosen_after_a_checkpoint_can_be_kept(tmp_path):
+    trainer_in(tmp_path).train()
+    resumed = trainer_in(tmp_path, Rule(), rate_rule="alignment")
+    with pytest.warns(UserWarning, match="brings rate_rule=None in place of 'alignment'"):
+        resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    matrices = [p for group in resumed.optimizer.param_groups if group["use_muon"] for p in group["params"]]
+    assert matrices
+    assert all(resumed.optimizer.state[p]["log_rate"] != 0 for p in matrices)
+
+
 def test_the_monitor_changes_nothing_and_stops_with_the_run(tmp_path):
     watching = MonitorCallback(every=1)
     watched, alone = trainer_in(tmp_path, watching), trainer_in(tmp_path)
